@@ -1,0 +1,1 @@
+//! What crosses between kernel, node and home, as data.

@@ -1,0 +1,462 @@
+//! What frames say.
+//!
+//! Hot messages (forwarded calls, operations on home objects) have fixed little-endian headers; control messages are
+//! serde types in postcard's format. Everything a peer sends is checked where it is decoded: lengths against the
+//! frame, counts against the bounds named here.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use zerocopy::byteorder::little_endian::{I64, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Most descriptors a job may bring along.
+pub const DESCRIPTORS_MAX: usize = 4096;
+
+/// Why a payload is not the message that its kind promises.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The payload ends early, or has bytes left over.
+    #[error("malformed {0} from the peer")]
+    Malformed(&'static str),
+    /// Serde could not read it.
+    #[error("unreadable control message from the peer: {0}")]
+    Control(#[from] postcard::Error),
+}
+
+/// Encodes a control message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    Ok(postcard::to_stdvec(message)?)
+}
+
+/// Decodes a control message; bytes left over are an error.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
+    let (message, rest) = postcard::take_from_bytes(bytes)?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(WireError::Malformed("control message"))
+    }
+}
+
+/// Home's first words.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Hello {
+    /// [`crate::PROTOCOL`] of the home. First field, so that any version can read it.
+    pub protocol: u32,
+    /// Version of the program, for messages.
+    pub version: String,
+    /// Real user id at home.
+    pub uid: u32,
+    /// Real group id at home.
+    pub gid: u32,
+    /// Supplementary groups at home.
+    pub groups: Vec<u32>,
+    /// `uname` of home: system name, node name, release, version, machine, domain.
+    pub uname: [String; 6],
+    /// Home's `CLOCK_MONOTONIC` in nanoseconds when this was sent.
+    pub monotonic_ns: u64,
+    /// Home's `CLOCK_BOOTTIME` in nanoseconds when this was sent.
+    pub boottime_ns: u64,
+}
+
+/// The node's first words.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Welcome {
+    /// [`crate::PROTOCOL`] of the node. First field, so that any version can read it.
+    pub protocol: u32,
+    /// Version of the program, for messages.
+    pub version: String,
+    /// Why no session can be had; `None` if all is well.
+    pub refusal: Option<String>,
+    /// Node name, for `afield ps`.
+    pub name: String,
+    /// CPUs that guests may use.
+    pub cpus: u32,
+}
+
+/// What an inherited descriptor is at home, and so what the guest gets on the node.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub enum Inherited {
+    /// A home object, by its handle. `flags` are the open-file flags; `stream` means that it has no offset (a pipe,
+    /// socket or terminal), otherwise it is a regular file whose offset, now `offset`, is shared with home.
+    Handle {
+        handle: u64,
+        flags: u32,
+        stream: bool,
+        offset: i64,
+    },
+    /// One of the devices that are the node's own: `null`, `zero`, `full`, `random` or `urandom`.
+    Device { name: String, flags: u32 },
+    /// A directory (or `O_PATH` descriptor) of home, by its absolute path.
+    Path { path: Vec<u8>, flags: u32 },
+}
+
+/// A descriptor that a job starts with.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number in the guest.
+    pub number: u32,
+    /// What it refers to.
+    pub object: Inherited,
+}
+
+/// Start a guest.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Spawn {
+    /// Home pid, which is also the guest's.
+    pub pid: u32,
+    /// Absolute path of the program at home.
+    pub program: Vec<u8>,
+    /// Arguments, from `argv[0]`.
+    pub arguments: Vec<Vec<u8>>,
+    /// Environment, as `NAME=value`.
+    pub environment: Vec<Vec<u8>>,
+    /// Absolute path of the working directory at home.
+    pub directory: Vec<u8>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Soft and hard limits, indexed by `RLIMIT_*`.
+    pub limits: Vec<(u64, u64)>,
+    /// Signals whose disposition is "ignore", bit `n - 1` for signal `n`.
+    pub ignored: u64,
+    /// Signals blocked, bit `n - 1` for signal `n`.
+    pub blocked: u64,
+    /// Real, effective, saved user ids, then the same for groups.
+    pub ids: [u32; 6],
+    /// Inherited descriptors.
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// Control messages from home to node. The frame's `id` is zero unless said otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub enum ToNode {
+    /// Start a guest; answered by [`ToHome::Spawned`].
+    Spawn(Spawn),
+    /// Answer to [`ToHome::Fork`] (same frame `id`): the child deputy's pid, or the errno of the failed fork.
+    Forked(Result<u32, i32>),
+    /// A signal arrived at the deputy. `info` is the kernel's `siginfo_t`, 128 bytes.
+    Signal { pid: u32, info: Vec<u8> },
+    /// The deputy is gone: end the guest at once. Nobody waits for its status.
+    Kill { pid: u32 },
+    /// The deputy is stopped: the guest must not compute.
+    Hold { pid: u32 },
+    /// The deputy runs again.
+    Release { pid: u32 },
+    /// A home object for which a poll was asked with notification may have become ready.
+    Ready { handle: u64 },
+    /// Answer to [`ToHome::Ping`] (same frame `id`): nothing but the round trip.
+    Pong,
+}
+
+/// Resource use of a guest process, its own threads only.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Usage {
+    /// Time in user mode, microseconds.
+    pub user_us: u64,
+    /// Time in the node's kernel, microseconds.
+    pub system_us: u64,
+    /// Largest resident set, KiB.
+    pub resident_kib_max: u64,
+    /// Page faults without and with input.
+    pub faults: (u64, u64),
+    /// Voluntary and involuntary context switches.
+    pub switches: (u64, u64),
+}
+
+/// Why a guest could not be started.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Error)]
+#[error("{step}: {}", std::io::Error::from_raw_os_error(*errno))]
+pub struct SpawnError {
+    /// What was being done, for example `chdir /home/me`. The step that executes the program is `execve`.
+    pub step: String,
+    /// The errno.
+    pub errno: i32,
+}
+
+/// Control messages from node to home. The frame's `id` is zero unless said otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub enum ToHome {
+    /// The answer to a [`ToNode::Spawn`]. On success the program has been executed.
+    Spawned {
+        pid: u32,
+        result: Result<(), SpawnError>,
+    },
+    /// A guest forks: the deputy of `pid` forks too and [`ToNode::Forked`] brings the child's pid (frame `id` set).
+    Fork {
+        pid: u32,
+        /// Signal for the parent when the child ends (`SIGCHLD` as a rule, 0 for none).
+        exit_signal: u32,
+        /// The child becomes the caller's sibling (`CLONE_PARENT`).
+        sibling: bool,
+    },
+    /// A child deputy that was made for a fork is not needed after all: end it without a trace.
+    Unfork { parent: u32, pid: u32 },
+    /// The guest executes another program now.
+    Exec {
+        pid: u32,
+        /// The command name, at most 15 bytes.
+        name: Vec<u8>,
+        /// Arguments, NUL-separated, as in `/proc/PID/cmdline`; at most 128 KiB.
+        arguments: Vec<u8>,
+    },
+    /// The guest changed its command name (`PR_SET_NAME` by its main thread).
+    Name { pid: u32, name: Vec<u8> },
+    /// The guest ended with this wait status (of `waitpid`).
+    Exit { pid: u32, status: i32, usage: Usage },
+    /// A stop signal's default action: the deputy stops itself with it. Answered by [`ToNode::Release`] when the
+    /// deputy runs again (which is at once if home's kernel ignores the stop).
+    Stop { pid: u32, signal: u32 },
+    /// A call was refused because it is not possible afield.
+    Unsupported { pid: u32, call: u32, errno: i32 },
+    /// Asks for a [`ToNode::Pong`], for measurements.
+    Ping,
+}
+
+/// Head of a forwarded system call (frame kind `Call`), followed by `buffers` times a [`BufferHeader`], each of direction
+/// in or in-out followed by its bytes.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct CallHeader {
+    /// Home pid of the calling process.
+    pub pid: U32,
+    /// Calling thread, as the guest sees it.
+    pub tid: U32,
+    /// System call number, x86-64.
+    pub number: U32,
+    /// Count of buffers, at most six.
+    pub buffers: U32,
+    /// Argument registers. Those that a buffer covers mean nothing; descriptors of home objects are handles.
+    pub arguments: [U64; 6],
+}
+
+/// One memory argument of a forwarded call.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct BufferHeader {
+    /// Which argument it is, 0 to 5.
+    pub argument: u8,
+    /// 1: in, 2: out, 3: both.
+    pub direction: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Length in bytes.
+    pub length: U32,
+}
+
+/// Head of a call's reply, followed by the bytes of all out and in-out buffers in the order of the call. On an error
+/// (`result` negative) no buffers follow.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct CallReply {
+    /// What the call returned: a value, or a negated errno.
+    pub result: I64,
+}
+
+/// Operations on a home object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum HandleOp {
+    /// Read up to `size` bytes; at the shared offset if `offset` is -1. Reply: count, bytes.
+    Read = 1,
+    /// Write the data; at the shared offset if `offset` is -1. Reply: count.
+    Write = 2,
+    /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ToNode::Ready`] follows
+    /// once. Reply: ready events.
+    Poll = 3,
+    /// `ioctl` with command `argument`, the data as input and `size` bytes of room. Reply: result, the memory after
+    /// the call (`size` bytes). If `size` is 0 the argument is the number in `offset`.
+    Ioctl = 4,
+    /// `lseek` to `offset` with whence `argument`. Reply: position.
+    Seek = 5,
+    /// `fstat`. Reply: 0, the kernel's `struct stat` (144 bytes).
+    Stat = 6,
+    /// The process closed its last descriptor of this object: its deputy closes too. No reply.
+    Close = 7,
+    /// `fcntl(F_SETFL)` with `argument`. Reply: 0.
+    SetFlags = 8,
+    /// `fcntl(F_GETFL)`. Reply: flags.
+    GetFlags = 9,
+    /// `fsync` (`argument` 0) or `fdatasync` (1). Reply: 0.
+    Sync = 10,
+    /// The data is a `fuse_setattr_in`: apply it to the open file. Reply: 0.
+    SetAttributes = 11,
+    /// `fallocate` with mode `argument`, `offset` and a length in the data (8 bytes). Reply: 0.
+    Allocate = 12,
+    /// Open the special file (FIFO or device) that the file service knows as node `handle`, with flags `argument`.
+    /// Reply: a new handle.
+    Open = 13,
+}
+
+impl HandleOp {
+    /// Reads the wire's number.
+    pub fn from_wire(value: u32) -> Option<Self> {
+        Some(match value {
+            1 => Self::Read,
+            2 => Self::Write,
+            3 => Self::Poll,
+            4 => Self::Ioctl,
+            5 => Self::Seek,
+            6 => Self::Stat,
+            7 => Self::Close,
+            8 => Self::SetFlags,
+            9 => Self::GetFlags,
+            10 => Self::Sync,
+            11 => Self::SetAttributes,
+            12 => Self::Allocate,
+            13 => Self::Open,
+            _ => return None,
+        })
+    }
+}
+
+/// Head of an operation on a home object (frame kind `Handle`), followed by its data.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct HandleHeader {
+    /// Home pid of the calling process.
+    pub pid: U32,
+    /// A [`HandleOp`].
+    pub op: U32,
+    /// The object.
+    pub handle: U64,
+    /// File offset, -1 for the shared one; see [`HandleOp`].
+    pub offset: I64,
+    /// Depends on the operation.
+    pub argument: U64,
+    /// Bytes of room for the reply's data.
+    pub size: U32,
+    /// Flags of the guest's open file (`O_NONBLOCK`, `O_APPEND`).
+    pub flags: U32,
+}
+
+/// Head of the reply, followed by data.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct HandleReply {
+    /// A value, or a negated errno.
+    pub result: I64,
+}
+
+/// Splits a fixed header from a payload.
+pub fn split<'a, T>(payload: &'a [u8], what: &'static str) -> Result<(&'a T, &'a [u8]), WireError>
+where
+    T: FromBytes + KnownLayout + Immutable + Unaligned,
+{
+    T::ref_from_prefix(payload).map_err(|_| WireError::Malformed(what))
+}
+
+/// A memory argument of a call, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer<'a> {
+    /// Which argument.
+    pub argument: u8,
+    /// Data goes to the call.
+    pub input: bool,
+    /// Data comes from the call.
+    pub output: bool,
+    /// Bytes of memory.
+    pub length: usize,
+    /// The input; empty if it is output only.
+    pub data: &'a [u8],
+}
+
+/// Decodes the buffers behind a [`CallHeader`]: at most six, each argument at most once, inputs complete, nothing
+/// left over.
+pub fn decode_buffers(count: u32, mut rest: &[u8]) -> Result<Vec<Buffer<'_>>, WireError> {
+    const WHAT: WireError = WireError::Malformed("call");
+    if count > 6 {
+        return Err(WHAT);
+    }
+    let mut buffers = Vec::with_capacity(count as usize);
+    let mut seen = 0u8;
+    for _ in 0..count {
+        let (header, after) = split::<BufferHeader>(rest, "call")?;
+        let length = header.length.get() as usize;
+        let (input, output) = (header.direction & 1 != 0, header.direction & 2 != 0);
+        if header.argument > 5
+            || seen & (1 << header.argument) != 0
+            || !(1..=3).contains(&header.direction)
+            || header.reserved != [0; 2]
+            || length > crate::frame::PAYLOAD_BYTES_MAX
+        {
+            return Err(WHAT);
+        }
+        seen |= 1 << header.argument;
+        let (data, after) = if input {
+            after.split_at_checked(length).ok_or(WHAT)?
+        } else {
+            (&[][..], after)
+        };
+        buffers.push(Buffer {
+            argument: header.argument,
+            input,
+            output,
+            length,
+            data,
+        });
+        rest = after;
+    }
+    if rest.is_empty() { Ok(buffers) } else { Err(WHAT) }
+}
+
+/// Appends one buffer in the form that [`decode_buffers`] reads.
+pub fn encode_buffer(payload: &mut Vec<u8>, buffer: &Buffer<'_>) {
+    let header = BufferHeader {
+        argument: buffer.argument,
+        direction: u8::from(buffer.input) | u8::from(buffer.output) << 1,
+        reserved: [0; 2],
+        length: U32::new(buffer.length as u32),
+    };
+    payload.extend_from_slice(header.as_bytes());
+    if buffer.input {
+        payload.extend_from_slice(buffer.data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_round_trip() {
+        let buffers = [
+            Buffer {
+                argument: 1,
+                input: true,
+                output: false,
+                length: 3,
+                data: b"abc",
+            },
+            Buffer {
+                argument: 3,
+                input: false,
+                output: true,
+                length: 144,
+                data: b"",
+            },
+        ];
+        let mut payload = Vec::new();
+        for buffer in &buffers {
+            encode_buffer(&mut payload, buffer);
+        }
+        assert_eq!(decode_buffers(2, &payload).unwrap(), buffers);
+        assert!(decode_buffers(1, &payload).is_err());
+        assert!(decode_buffers(3, &payload).is_err());
+        for cut in 0..payload.len() {
+            assert!(decode_buffers(2, &payload[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn control_messages_refuse_trailing_bytes() {
+        let message = ToHome::Exit {
+            pid: 7,
+            status: 9,
+            usage: Usage::default(),
+        };
+        let mut bytes = encode(&message).unwrap();
+        assert_eq!(decode::<ToHome>(&bytes).unwrap(), message);
+        bytes.push(0);
+        assert!(decode::<ToHome>(&bytes).is_err());
+    }
+}
