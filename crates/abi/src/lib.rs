@@ -1,1 +1,3 @@
 //! What crosses between kernel, node and home, as data.
+
+pub mod fuse;
