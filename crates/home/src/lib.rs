@@ -1,1 +1,13 @@
-//! placeholder
+//! Home's side of afield: the processes whose user mode is elsewhere keep their kernel here.
+//!
+//! * [`run`]: what `afield run` does: describe the job to the agent, then become its root *deputy*.
+//! * [`agent`]: one daemon per user: links to nodes, files for them, and the switchboard between links and deputies.
+//! * [`deputy`]: a process that stands for a guest: makes its system calls, holds its descriptors, gets its signals,
+//!   and dies as it dies.
+//! * [`runtime`]: the directory where agent and jobs meet.
+
+pub mod agent;
+pub mod deputy;
+pub mod place;
+pub mod run;
+pub mod runtime;
