@@ -1,3 +1,6 @@
 //! What crosses between kernel, node and home, as data.
 
+pub mod arch;
+pub mod errno;
 pub mod fuse;
+pub mod syscalls;

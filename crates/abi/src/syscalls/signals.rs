@@ -1,0 +1,41 @@
+//! Signals: home is the authority on who may signal whom; delivery, masks and handlers are the node's.
+
+use super::Arg::{In, None, Value};
+use super::Class::{Both, Event, Home, Node};
+use super::Door::Notify;
+use super::Len::Fixed;
+use super::Test::Any;
+use super::{Row, call, nr, rule};
+
+/// Signals whose disposition home's kernel looks at: whether children become zombies, and whether a background
+/// process may use its terminal.
+const HOME_SIGNALS: &[u32] = &[
+    libc::SIGCHLD as u32,
+    libc::SIGTSTP as u32,
+    libc::SIGTTIN as u32,
+    libc::SIGTTOU as u32,
+];
+
+pub(super) const ROWS: &[Row] = &[
+    call(nr::RT_SIGACTION, Node)
+        .rules(&[rule(
+            0,
+            Any(HOME_SIGNALS),
+            Both,
+            "signum is SIGCHLD, SIGTSTP, SIGTTIN or SIGTTOU",
+        )])
+        // The old action is the node's to tell.
+        .shaped([Value, In(Fixed(32)), None, Value]),
+    call(nr::RT_SIGPROCMASK, Node),
+    call(nr::RT_SIGRETURN, Node),
+    call(nr::RT_SIGPENDING, Node),
+    call(nr::RT_SIGTIMEDWAIT, Node),
+    call(nr::RT_SIGSUSPEND, Node),
+    call(nr::SIGALTSTACK, Node),
+    call(nr::PAUSE, Node),
+    call(nr::KILL, Home).shaped([Value, Value]),
+    call(nr::RT_SIGQUEUEINFO, Home).shaped([Value, Value, In(Fixed(128))]),
+    call(nr::TKILL, Event(Notify)).note("to an own thread on the node, otherwise at home"),
+    call(nr::TGKILL, Event(Notify)).note("to an own thread on the node, otherwise at home"),
+    call(nr::RT_TGSIGQUEUEINFO, Event(Notify)).note("to an own thread on the node, otherwise at home"),
+];
