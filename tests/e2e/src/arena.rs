@@ -1,0 +1,373 @@
+//! The place of one test: its directories, environment, network, agent and node.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::case::Stdin;
+use crate::network::{NODE_ADDRESS, Network, is_listening};
+use crate::process::{MARKER, Watch, list};
+use crate::run::{Outcome, Running};
+use crate::sys::Surroundings;
+use crate::tree::Tree;
+use crate::{Mode, Place, product, tools};
+
+const NODE_PORT: u16 = 7700;
+/// The ordinary user, which needs no entry in `/etc/passwd`.
+const USER: u32 = 64123;
+/// For agent and node to start or stop.
+const DAEMON_BOUND: Duration = Duration::from_secs(10);
+
+/// What to run in an [`Arena`].
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(OsString, OsString)>,
+    pub stdin: Stdin,
+    pub timeout: Duration,
+}
+
+impl Job {
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            stdin: Stdin::Null,
+            timeout,
+        }
+    }
+}
+
+/// Directories, environment, network, agent and node of one test. Its parts go when it does.
+pub struct Arena {
+    base: PathBuf,
+    mode: Mode,
+    network: Option<Network>,
+    node: Option<Running>,
+    watch: Watch,
+}
+
+impl Arena {
+    pub fn new(name: &str, mode: Mode) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let base = std::env::temp_dir().join(format!("afield-e2e-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&base);
+        let network = (mode.place == Place::Tcp).then(Network::new);
+        let watch = Watch::new(base.to_str().expect("a temporary directory with a plain name"));
+        let arena = Self {
+            base,
+            mode,
+            network,
+            node: None,
+            watch,
+        };
+        for folder in ["", "bin", "run", "node-run", "config", "home", "tmp", "work"] {
+            arena.make_folder(&arena.base.join(folder));
+        }
+        if mode.place != Place::Native {
+            product::install(product::binary(), arena.bin(), "afield");
+        }
+        let _ = name;
+        arena
+    }
+
+    fn make_folder(&self, path: &Path) {
+        let private = path.ends_with("run") || path.ends_with("node-run");
+        let mode = if private { 0o700 } else { 0o755 };
+        fs::DirBuilder::new()
+            .mode(mode)
+            .create(path)
+            .expect("the temporary directory is writable");
+        if self.mode.user {
+            chown(path, Some(USER), Some(USER)).expect("root may");
+        }
+    }
+
+    pub(crate) fn bin(&self) -> &'static Path {
+        // A test makes few arenas, and every caller wants to keep this beside a mutable borrow.
+        Box::leak(self.base.join("bin").into_boxed_path())
+    }
+
+    /// The scratch directory of the runs.
+    pub fn work(&self) -> PathBuf {
+        self.base.join("work")
+    }
+
+    /// The folder with the agent's sockets.
+    pub fn runtime(&self) -> PathBuf {
+        self.base.join("run")
+    }
+
+    /// The folder for configuration (`XDG_CONFIG_HOME`).
+    pub fn config(&self) -> PathBuf {
+        self.base.join("config")
+    }
+
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The node's address, as `--on` takes it.
+    pub fn node_address(&self) -> String {
+        format!("{NODE_ADDRESS}:{NODE_PORT}")
+    }
+
+    /// The words that send a command afield.
+    pub fn prefix(&self) -> Vec<OsString> {
+        let mut words = vec![self.bin().join("afield").into(), "run".into()];
+        if self.mode.place == Place::Tcp {
+            words.extend(["--on".into(), self.node_address().into()]);
+        }
+        words.push("--".into());
+        words
+    }
+
+    /// `afield` with these arguments, as a job.
+    pub fn afield(&self, arguments: &[&str]) -> Job {
+        let mut job = Job::new(Duration::from_secs(30));
+        job.arguments.push(self.bin().join("afield").into());
+        job.arguments.extend(arguments.iter().map(Into::into));
+        job
+    }
+
+    /// `afield run` of a shell script, on this mode's node, as a job.
+    pub fn afield_script(&self, script: &str) -> Job {
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = self.prefix();
+        job.arguments.extend(["sh".into(), "-c".into(), script.into()]);
+        job
+    }
+
+    /// Whoever is at home in this mode, in its network namespace.
+    fn at_home(&self) -> Surroundings {
+        Surroundings {
+            user: self.mode.user.then_some(USER),
+            namespaces: self
+                .network
+                .as_ref()
+                .map(|network| network.home.clone())
+                .unwrap_or_default(),
+            unshare: 0,
+        }
+    }
+
+    fn command(&self, job: &Job) -> Command {
+        let (program, arguments) = job.arguments.split_first().expect("a job has a program");
+        let program = match program.to_str().and_then(tools::find) {
+            Some(path) => path,
+            None => program.into(),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.work()).env_clear();
+        command
+            .env("PATH", tools::PATH)
+            .env("HOME", self.base.join("home"))
+            .env("LANG", "C.UTF-8");
+        command
+            .env("TZ", "UTC")
+            .env("TMPDIR", self.base.join("tmp"))
+            .env("USER", "afield");
+        command
+            .env("XDG_CONFIG_HOME", self.config())
+            .env("AFIELD_RUNTIME_DIR", self.runtime());
+        command.env(MARKER, &self.base);
+        command.envs(job.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts a job at home.
+    pub fn start(&self, job: &Job) -> Running {
+        Running::start(
+            self.command(job),
+            &job.stdin,
+            &self.at_home(),
+            &self.watch,
+            job.timeout,
+        )
+    }
+
+    /// Runs a job at home to its end.
+    pub fn run(&self, job: &Job) -> Outcome {
+        self.start(job).wait()
+    }
+
+    /// Runs a job in a fresh scratch directory, after `setup`, and reads what it left there.
+    pub(crate) fn run_fresh(&mut self, setup: &str, job: &Job) -> Outcome {
+        let start = SystemTime::now();
+        self.remove_scratch();
+        for folder in ["work", "home", "tmp"] {
+            self.make_folder(&self.base.join(folder));
+        }
+        if !setup.is_empty() {
+            let mut first = Job::new(Duration::from_secs(60));
+            first.arguments = vec!["bash".into(), "-euc".into(), setup.into()];
+            first.environment.clone_from(&job.environment);
+            self.run(&first).expect_exit(0);
+        }
+        let mut outcome = self.run(job);
+        outcome.window.0 = start;
+        outcome.tree = Tree::read(&self.work(), outcome.window);
+        outcome
+    }
+
+    fn remove_scratch(&self) {
+        for folder in ["work", "home", "tmp"] {
+            // By `rm`, which knows its way out of any depth.
+            let path = self.base.join(folder);
+            let status = Command::new("rm")
+                .arg("-rf")
+                .arg(&path)
+                .status()
+                .expect("rm runs");
+            assert!(status.success(), "cannot remove {}", path.display());
+        }
+    }
+
+    /// Starts the node daemon, in the modes that have one.
+    pub fn start_node(&mut self) {
+        let Some(network) = &self.network else { return };
+        let mut job = self.afield(&["node", "--listen", &format!("{NODE_ADDRESS}:{NODE_PORT}")]);
+        job.timeout = Duration::from_secs(3600);
+        job.environment
+            .push(("AFIELD_RUNTIME_DIR".into(), self.base.join("node-run").into()));
+        let surroundings = Surroundings {
+            namespaces: network.node.clone(),
+            ..self.at_home()
+        };
+        let mut node = Running::start(
+            self.command(&job),
+            &job.stdin,
+            &surroundings,
+            &self.watch,
+            job.timeout,
+        );
+        if !is_listening(node.pid(), NODE_PORT, DAEMON_BOUND) {
+            let is_alive = node.is_alive();
+            let hint = self.watch.describe();
+            self.watch.kill_all();
+            let outcome = node.wait();
+            panic!(
+                "afield node does not listen (alive: {is_alive}; {})\n{}{hint}",
+                outcome.ended,
+                outcome.message()
+            );
+        }
+        self.node = Some(node);
+    }
+
+    /// The node daemon, if there is one.
+    pub fn node_pid(&self) -> Option<i32> {
+        self.node.as_ref().map(Running::pid)
+    }
+
+    /// Stops agent and node, and says what they left behind.
+    pub fn finish(&mut self) -> Vec<String> {
+        let mut report = Vec::new();
+        if self.mode.place != Place::Native {
+            let outcome = self.run(&self.afield(&["agent", "stop"]));
+            if outcome.ended != crate::Ended::Exit(0) {
+                report.push(format!("agent stop: {}: {}", outcome.ended, outcome.message()));
+            }
+            let node = self.node_pid();
+            let left = self.watch.until_none(DAEMON_BOUND, |process| {
+                node.is_none_or(|node| process.session != node && process.parent != node)
+            });
+            if !left.is_empty() {
+                report.push(format!("left by agent stop:\n{}", list(&left)));
+            }
+        }
+        if let Some(node) = self.node.take() {
+            if let Some(pid) = Pid::from_raw(node.pid()) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            let left = self.watch.until_none(DAEMON_BOUND, |_| true);
+            if !left.is_empty() {
+                report.push(format!(
+                    "left by a node that was told to end:\n{}",
+                    self.watch.describe()
+                ));
+                self.watch.kill_all();
+            }
+            report.extend(node.wait().trouble);
+        }
+        let left = self.watch.until_none(Duration::ZERO, |_| true);
+        if !left.is_empty() {
+            report.push(format!("left at the end:\n{}", list(&left)));
+            self.watch.kill_all();
+        }
+        report.extend(self.dirt());
+        report
+    }
+
+    /// Mounts, sockets and temporary files that should not be there when nothing runs.
+    pub fn dirt(&self) -> Vec<String> {
+        let mut report = Vec::new();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+        let base = self.base.to_str().unwrap();
+        report.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(base))
+                .map(|line| format!("mount left: {line}")),
+        );
+        for folder in ["run", "node-run", "tmp"] {
+            for entry in fs::read_dir(self.base.join(folder))
+                .expect("made by this")
+                .flatten()
+            {
+                let kind = entry.file_type().expect("just listed");
+                let is_log = kind.is_file() && entry.path().extension().is_some_and(|name| name == "log");
+                if kind.is_socket() || kind.is_fifo() || kind.is_dir() || (folder == "tmp" && !is_log) {
+                    report.push(format!("left in {folder}: {:?}", entry.file_name()));
+                }
+            }
+        }
+        report
+    }
+
+    /// What agent and node wrote down, for a report.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for folder in ["run", "node-run"] {
+            for entry in fs::read_dir(self.base.join(folder))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                if entry.path().extension().is_some_and(|name| name == "log") {
+                    let log = fs::read_to_string(entry.path()).unwrap_or_default();
+                    let lines: Vec<_> = log.lines().collect();
+                    let last = lines[lines.len().saturating_sub(30)..].join("\n");
+                    text += &format!("{folder}/{:?}:\n{last}\n", entry.file_name());
+                }
+            }
+        }
+        text
+    }
+
+    /// Keeps the directories if that was asked for, and says where.
+    pub(crate) fn keep_if_wanted(&mut self) -> String {
+        if std::env::var_os("AFIELD_E2E_KEEP").is_none() {
+            return String::new();
+        }
+        let place = format!("kept in {}", self.base.display());
+        self.base = PathBuf::new();
+        place
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.watch.kill_all();
+        if !self.base.as_os_str().is_empty() {
+            let _ = Command::new("rm").arg("-rf").arg(&self.base).status();
+        }
+    }
+}
