@@ -2,5 +2,6 @@
 
 pub mod arch;
 pub mod errno;
+pub mod filter;
 pub mod fuse;
 pub mod syscalls;

@@ -60,7 +60,7 @@ pub(super) const ROWS: &[Row] = &[
             Event(Notify),
             "op is EPOLL_CTL_ADD",
         )])
-        .note("home refuses regular files there, as any kernel does"),
+        .note("files of home that are always ready are refused, as natively"),
     call(nr::EPOLL_WAIT, Node),
     call(nr::EPOLL_PWAIT, Node),
     call(nr::EPOLL_PWAIT2, Node),

@@ -4,7 +4,7 @@ use super::Arg::{In, InOut, Out, Value};
 use super::Class::{Both, Event, Home, Never, Node};
 use super::Door::{Notify, Trace};
 use super::Len::Fixed;
-use super::Test::{Any, Equal, MaskClear, MaskSet};
+use super::Test::{Any, Equal, MaskSet};
 use super::{Restart, Row, call, nr, rule};
 
 /// `struct rusage`.
@@ -148,7 +148,7 @@ pub(super) const ROWS: &[Row] = &[
                 Home,
                 "resource is RLIMIT_NPROC or RLIMIT_NICE",
             ),
-            rule(0, MaskClear(u32::MAX), Node, "pid is 0"),
+            rule(0, Equal(0), Node, "pid is 0"),
         ])
         .shaped([Value, Value, In(Fixed(RLIMIT_BYTES)), Out(Fixed(RLIMIT_BYTES))]),
     call(nr::GETRUSAGE, Node)
