@@ -1,0 +1,73 @@
+//! What a guest's descriptor refers to, by `/proc/TID/fdinfo`.
+
+use std::fs;
+
+/// A descriptor of a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Inode number; in the world's root that is the file door's node id.
+    pub inode: u64,
+    /// File offset.
+    pub offset: i64,
+    /// Mount it was opened on.
+    pub mount: u64,
+    /// For a pidfd: the process, as the world knows it.
+    pub process: Option<u32>,
+}
+
+/// Looks a descriptor up; `None` if it is not open.
+pub fn look_up(tid: i32, number: u32) -> Option<Descriptor> {
+    parse(&fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}")).ok()?)
+}
+
+/// True if the process has a descriptor for the file door's node.
+pub fn has_node(tid: i32, node: u64) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{tid}/fdinfo")) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        fs::read_to_string(entry.path())
+            .ok()
+            .and_then(|text| parse(&text))
+            .is_some_and(|descriptor| descriptor.inode == node)
+    })
+}
+
+fn parse(text: &str) -> Option<Descriptor> {
+    let mut descriptor = Descriptor::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else {
+            continue;
+        };
+        let value = value.trim();
+        match key {
+            "pos" => descriptor.offset = value.parse().ok()?,
+            "mnt_id" => descriptor.mount = value.parse().ok()?,
+            "ino" => descriptor.inode = value.parse().ok()?,
+            "NSpid" => descriptor.process = value.split_whitespace().last().and_then(|pid| pid.parse().ok()),
+            _ => {}
+        }
+    }
+    Some(descriptor)
+}
+
+/// The system call that a waiting thread is in, and its arguments, by `/proc/TID/syscall`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentCall {
+    /// Number.
+    pub number: u64,
+    /// Argument registers.
+    pub arguments: [u64; 6],
+}
+
+/// The system call that a thread waits in; `None` if it runs, or waits outside of one (a page fault).
+pub fn current_call(tid: i32) -> Option<CurrentCall> {
+    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+    let mut words = text.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let mut arguments = [0; 6];
+    for argument in &mut arguments {
+        *argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some(CurrentCall { number, arguments })
+}

@@ -1,0 +1,763 @@
+//! Home objects behind the file door: inherited descriptors, and special files opened at home.
+//!
+//! Every request becomes an operation of the deputy whose process asks, and completes when that answers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use afield_abi::fuse::{
+    AllocateRequest, Attributes, AttributesReply, EntryReply, IoctlReply, IoctlRequest, Opcode, OpenReply,
+    OpenRequest, PollReply, PollRequest, ReadRequest, RequestHeader, SeekReply, SeekRequest, Statx,
+    StatxReply, StatxTime, SyncRequest, WriteReply, WriteRequest, open_reply_flag,
+};
+use afield_abi::fuse::{POLL_SCHEDULE_NOTIFY, SYNC_DATA_ONLY};
+use afield_link::frame::{FILE_ID, Kind};
+use afield_link::stream::LinkError;
+use afield_link::wire::{self, HandleHeader, HandleOp, HandleReply, WireError};
+use tracing::debug;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::descriptors::{current_call, has_node};
+use super::files::{Files, HANDLE, HIDDEN, Pending, SPECIAL, TRANSFER_BYTES_MAX, data_reply, error_reply};
+use super::terminal::{Transfer, legacy_transfer};
+use crate::session::Shared;
+use crate::sys::{memory, signals};
+use crate::trace::{Correction, Order, STAT_BYTES, is_status_call};
+
+/// A request that waits for the deputy.
+#[derive(Debug)]
+pub struct Request {
+    /// Home pid of the caller's process.
+    pub pid: u32,
+    /// The caller has a signal.
+    pub interrupted: bool,
+    /// The calling thread in the session's pid namespace.
+    tid: i32,
+    /// The object.
+    handle: u64,
+    kind: Asked,
+}
+
+/// What was asked.
+#[derive(Debug)]
+enum Asked {
+    Attributes {
+        node: u64,
+        correct: bool,
+    },
+    Statx {
+        node: u64,
+        correct: bool,
+    },
+    Open {
+        node: u64,
+    },
+    Read {
+        shared_offset: bool,
+        size: usize,
+    },
+    Write {
+        shared_offset: bool,
+    },
+    Poll,
+    Ioctl {
+        encoded: bool,
+        place: u64,
+        output: usize,
+    },
+    Seek,
+    Plain,
+}
+
+/// What the node knows of a home object.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// It has no offset.
+    stream: bool,
+    /// Where the node's kernel believes the shared offset to be, after the last operation that moved it.
+    offset: i64,
+}
+
+/// The home objects of a session.
+#[derive(Debug, Default)]
+pub struct Handles {
+    known: Mutex<HashMap<u64, Known>>,
+    /// The handle that a special file's node was last opened as.
+    special: Mutex<HashMap<u64, u64>>,
+    /// Polling open files, in the kernel's numbering, by handle.
+    watchers: Mutex<HashMap<u64, Vec<u64>>>,
+}
+
+impl Handles {
+    /// Makes an object known.
+    pub fn add(&self, handle: u64, stream: bool, offset: i64) {
+        let known = Known { stream, offset };
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(handle, known);
+    }
+
+    fn get(&self, handle: u64) -> Option<Known> {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .copied()
+    }
+
+    /// True if the object has an offset that is shared with home.
+    pub fn is_seekable(&self, handle: u64) -> bool {
+        self.get(handle).is_some_and(|known| !known.stream)
+    }
+
+    /// Sets where the node's kernel believes the offset to be.
+    pub fn set_offset(&self, handle: u64, offset: i64) {
+        if let Some(known) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&handle)
+        {
+            known.offset = offset;
+        }
+    }
+
+    fn advance(&self, handle: u64, count: i64) {
+        if let Some(known) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&handle)
+        {
+            known.offset += count;
+        }
+    }
+
+    /// Those who poll an object, who will have to ask again.
+    pub fn take_watchers(&self, handle: u64) -> Vec<u64> {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.remove(&handle).unwrap_or_default()
+    }
+
+    fn watch(&self, handle: u64, kernel_handle: u64) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = watchers.entry(handle).or_default();
+        if !list.contains(&kernel_handle) {
+            list.push(kernel_handle);
+        }
+    }
+
+    fn opened_special(&self, node: u64, handle: u64) {
+        self.special
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node, handle);
+    }
+
+    /// The object behind a node.
+    pub fn of_node(&self, node: u64) -> Option<u64> {
+        if node & HANDLE != 0 {
+            Some(node & !HANDLE)
+        } else if node & SPECIAL != 0 {
+            self.special
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&node)
+                .copied()
+        } else {
+            None
+        }
+    }
+}
+
+fn hidden_attributes() -> Attributes {
+    Attributes {
+        inode: HIDDEN,
+        mode: libc::S_IFDIR | 0o700,
+        links: 2,
+        block_size: 4096,
+        ..Attributes::default()
+    }
+}
+
+/// Attributes under which the node's kernel sees an object; what guests see is corrected at the end of their call.
+fn stand_in(node: u64) -> Attributes {
+    Attributes {
+        inode: node,
+        mode: libc::S_IFREG | 0o666,
+        links: 1,
+        block_size: 4096,
+        ..Attributes::default()
+    }
+}
+
+/// The hidden directory's entry in the root.
+pub fn reply_hidden_entry(files: &Files, unique: u64) {
+    let entry = EntryReply {
+        node: HIDDEN,
+        attributes: hidden_attributes(),
+        ..EntryReply::default()
+    };
+    files.reply(&data_reply(unique, &[entry.as_bytes()]));
+}
+
+/// A request on the hidden directory, a home object or an opened special file.
+pub fn request(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) {
+    let result = if header.node == HIDDEN {
+        hidden(shared, opcode, header, body)
+    } else {
+        object(shared, opcode, header, body)
+    };
+    match result {
+        Ok(Some(reply)) => shared.files.reply(&reply),
+        Ok(None) => {}
+        Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
+    }
+}
+
+/// `Some` reply if it is answered here, `None` if the answer comes later, or a positive errno.
+type Outcome = Result<Option<Vec<u8>>, i32>;
+
+fn hidden(shared: &Shared, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Outcome {
+    match opcode {
+        Opcode::GetAttributes => {
+            let reply = AttributesReply {
+                attributes: hidden_attributes(),
+                ..AttributesReply::default()
+            };
+            Ok(Some(data_reply(header.unique, &[reply.as_bytes()])))
+        }
+        Opcode::Lookup => {
+            let name = body.strip_suffix(&[0]).ok_or(libc::EINVAL)?;
+            let handle: u64 = std::str::from_utf8(name)
+                .ok()
+                .and_then(|name| name.parse().ok())
+                .ok_or(libc::ENOENT)?;
+            shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
+            let node = HANDLE | handle;
+            let entry = EntryReply {
+                node,
+                attributes: stand_in(node),
+                ..EntryReply::default()
+            };
+            Ok(Some(data_reply(header.unique, &[entry.as_bytes()])))
+        }
+        Opcode::Access => Ok(Some(error_reply(header.unique, 0))),
+        _ => Err(libc::EACCES),
+    }
+}
+
+/// The reads and writes that name their offset.
+fn is_positional(tid: i32) -> bool {
+    match current_call(tid).map(|call| call.number as i64) {
+        Some(libc::SYS_pread64 | libc::SYS_pwrite64 | libc::SYS_preadv | libc::SYS_pwritev) => true,
+        Some(libc::SYS_preadv2 | libc::SYS_pwritev2) => {
+            current_call(tid).is_some_and(|call| call.arguments[3] != u64::MAX)
+        }
+        Some(_) => false,
+        // A page fault.
+        None => true,
+    }
+}
+
+struct Operation<'a> {
+    op: HandleOp,
+    handle: u64,
+    offset: i64,
+    argument: u64,
+    size: usize,
+    flags: u32,
+    data: &'a [u8],
+}
+
+impl Operation<'_> {
+    fn new(op: HandleOp, handle: u64) -> Self {
+        Self {
+            op,
+            handle,
+            offset: -1,
+            argument: 0,
+            size: 0,
+            flags: 0,
+            data: &[],
+        }
+    }
+
+    fn send(&self, shared: &Shared, pid: u32, id: u64) -> Result<(), i32> {
+        let header = HandleHeader {
+            pid: pid.into(),
+            op: (self.op as u32).into(),
+            handle: self.handle.into(),
+            offset: self.offset.into(),
+            argument: self.argument.into(),
+            size: (self.size as u32).into(),
+            flags: self.flags.into(),
+        };
+        shared
+            .writer
+            .write_frame(Kind::Handle, id, &[header.as_bytes(), self.data])
+            .map_err(|error| {
+                debug!("{:?}: {error}", self.op);
+                libc::EIO
+            })
+    }
+}
+
+/// Sends an operation of home's deputy `pid` that is not a file request, under a call's frame id.
+pub fn send_operation(
+    shared: &Shared,
+    id: u64,
+    pid: u32,
+    op: HandleOp,
+    handle: u64,
+    (offset, argument, size): (i64, u64, usize),
+) -> Result<(), i32> {
+    Operation {
+        offset,
+        argument,
+        size,
+        ..Operation::new(op, handle)
+    }
+    .send(shared, pid, id)
+}
+
+fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Outcome {
+    let files = &shared.files;
+    let unique = header.unique;
+    let node = header.node;
+    let Some((tid, pid)) = shared.guests.find_inner(header.pid) else {
+        return without_caller(shared, opcode, header);
+    };
+    fn read<T: FromBytes>(body: &[u8]) -> Result<T, i32> {
+        T::read_from_prefix(body)
+            .map(|(record, _)| record)
+            .map_err(|_| libc::EINVAL)
+    }
+    let ask = |handle: u64, kind: Asked, operation: Operation<'_>| -> Outcome {
+        files.expect(
+            unique,
+            Pending::Handle(Request {
+                pid,
+                interrupted: false,
+                tid,
+                handle,
+                kind,
+            }),
+        );
+        operation.send(shared, pid, unique | FILE_ID).inspect_err(|_| {
+            files.take(unique);
+        })?;
+        Ok(None)
+    };
+    let by_node = || files.handles.of_node(node).ok_or(libc::EBADF);
+    match opcode {
+        Opcode::GetAttributes | Opcode::Statx => {
+            let Ok(handle) = by_node() else {
+                // A special file that is just being opened.
+                let reply = AttributesReply {
+                    attributes: stand_in(node),
+                    ..AttributesReply::default()
+                };
+                return Ok(Some(data_reply(unique, &[reply.as_bytes()])));
+            };
+            let correct = current_call(tid).is_some_and(|call| is_status_call(call.number));
+            let kind = if opcode == Opcode::Statx {
+                Asked::Statx { node, correct }
+            } else {
+                Asked::Attributes { node, correct }
+            };
+            ask(handle, kind, Operation::new(HandleOp::Stat, handle))
+        }
+        Opcode::Open => {
+            let request: OpenRequest = read(body)?;
+            if node & HANDLE != 0 {
+                let handle = node & !HANDLE;
+                let known = files.handles.get(handle).ok_or(libc::ENOENT)?;
+                return Ok(Some(open_reply(unique, handle, known.stream)));
+            }
+            let operation = Operation {
+                argument: u64::from(request.flags),
+                ..Operation::new(HandleOp::Open, node & !SPECIAL)
+            };
+            ask(0, Asked::Open { node }, operation)
+        }
+        Opcode::Read => {
+            let request: ReadRequest = read(body)?;
+            let size = (request.size as usize).min(TRANSFER_BYTES_MAX);
+            let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
+            let shared_offset = known.stream || !is_positional(tid);
+            if shared_offset {
+                follow_seek(shared, pid, request.handle, known, request.offset as i64)?;
+            }
+            // The kernel cuts longer reads up, and would wait for more after a full piece.
+            let size = if known.stream && size == TRANSFER_BYTES_MAX {
+                size - 1
+            } else {
+                size
+            };
+            let operation = Operation {
+                offset: if shared_offset { -1 } else { request.offset as i64 },
+                size,
+                flags: request.flags,
+                ..Operation::new(HandleOp::Read, request.handle)
+            };
+            ask(request.handle, Asked::Read { shared_offset, size }, operation)
+        }
+        Opcode::Write => {
+            let request: WriteRequest = read(body)?;
+            let data = body.get(size_of::<WriteRequest>()..).ok_or(libc::EINVAL)?;
+            let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
+            let shared_offset = known.stream || !is_positional(tid);
+            if shared_offset && request.flags & libc::O_APPEND as u32 == 0 {
+                follow_seek(shared, pid, request.handle, known, request.offset as i64)?;
+            }
+            let operation = Operation {
+                offset: if shared_offset { -1 } else { request.offset as i64 },
+                flags: request.flags,
+                data,
+                ..Operation::new(HandleOp::Write, request.handle)
+            };
+            ask(request.handle, Asked::Write { shared_offset }, operation)
+        }
+        Opcode::Poll => {
+            let request: PollRequest = read(body)?;
+            let notify = request.flags & POLL_SCHEDULE_NOTIFY != 0;
+            if notify {
+                files.handles.watch(request.handle, request.kernel_handle);
+            }
+            let operation = Operation {
+                argument: u64::from(request.events),
+                size: usize::from(notify),
+                ..Operation::new(HandleOp::Poll, request.handle)
+            };
+            ask(request.handle, Asked::Poll, operation)
+        }
+        Opcode::Ioctl => {
+            let request: IoctlRequest = read(body)?;
+            let input = body.get(size_of::<IoctlRequest>()..).ok_or(libc::EINVAL)?;
+            ioctl(shared, header, (tid, pid), &request, input)
+        }
+        Opcode::Flush => {
+            let request: afield_abi::fuse::FlushRequest = read(body)?;
+            if !has_node(tid, node) {
+                Operation::new(HandleOp::Close, request.handle).send(shared, pid, 0)?;
+            }
+            Ok(Some(error_reply(unique, 0)))
+        }
+        Opcode::Sync => {
+            let request: SyncRequest = read(body)?;
+            let operation = Operation {
+                argument: u64::from(request.flags & SYNC_DATA_ONLY),
+                ..Operation::new(HandleOp::Sync, request.handle)
+            };
+            ask(request.handle, Asked::Plain, operation)
+        }
+        Opcode::SetAttributes => {
+            let handle = by_node()?;
+            let operation = Operation {
+                data: body,
+                ..Operation::new(HandleOp::SetAttributes, handle)
+            };
+            // The reply's attributes are the stand-in's.
+            ask(handle, Asked::Attributes { node, correct: false }, operation)
+        }
+        Opcode::Allocate => {
+            let request: AllocateRequest = read(body)?;
+            let length = request.length.to_le_bytes();
+            let operation = Operation {
+                offset: request.offset as i64,
+                argument: u64::from(request.mode),
+                data: &length,
+                ..Operation::new(HandleOp::Allocate, request.handle)
+            };
+            ask(request.handle, Asked::Plain, operation)
+        }
+        Opcode::Seek => {
+            let request: SeekRequest = read(body)?;
+            let operation = Operation {
+                offset: request.offset as i64,
+                argument: u64::from(request.whence),
+                ..Operation::new(HandleOp::Seek, request.handle)
+            };
+            ask(request.handle, Asked::Seek, operation)
+        }
+        Opcode::Release | Opcode::Access => Ok(Some(error_reply(unique, 0))),
+        Opcode::GetExtended | Opcode::SetExtended | Opcode::ListExtended | Opcode::RemoveExtended => {
+            Err(libc::EOPNOTSUPP)
+        }
+        Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait => Err(libc::ENOLCK),
+        _ => Err(libc::EPERM),
+    }
+}
+
+/// A request by nobody in particular, or by a thread of init on its way to become a guest.
+fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Outcome {
+    match opcode {
+        Opcode::GetAttributes => {
+            let reply = AttributesReply {
+                attributes: stand_in(header.node),
+                ..AttributesReply::default()
+            };
+            Ok(Some(data_reply(header.unique, &[reply.as_bytes()])))
+        }
+        Opcode::Open if header.node & HANDLE != 0 => {
+            let handle = header.node & !HANDLE;
+            let known = shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
+            Ok(Some(open_reply(header.unique, handle, known.stream)))
+        }
+        Opcode::Flush | Opcode::Release | Opcode::Access => Ok(Some(error_reply(header.unique, 0))),
+        _ => Err(libc::EIO),
+    }
+}
+
+fn open_reply(unique: u64, handle: u64, stream: bool) -> Vec<u8> {
+    let kind = if stream { open_reply_flag::STREAM } else { 0 };
+    let reply = OpenReply {
+        handle,
+        open_flags: open_reply_flag::DIRECT_IO | open_reply_flag::PARALLEL_DIRECT_WRITES | kind,
+        backing: 0,
+    };
+    data_reply(unique, &[reply.as_bytes()])
+}
+
+/// If the guest has moved the offset on the node alone, moves it at home, ahead of the operation that relies on it.
+fn follow_seek(shared: &Shared, pid: u32, handle: u64, known: Known, offset: i64) -> Result<(), i32> {
+    if known.stream || known.offset == offset {
+        return Ok(());
+    }
+    shared.files.handles.set_offset(handle, offset);
+    Operation {
+        offset,
+        argument: libc::SEEK_SET as u64,
+        ..Operation::new(HandleOp::Seek, handle)
+    }
+    .send(shared, pid, 0)
+}
+
+fn ioctl(
+    shared: &Arc<Shared>,
+    header: &RequestHeader,
+    (tid, pid): (i32, u32),
+    request: &IoctlRequest,
+    input: &[u8],
+) -> Outcome {
+    let encoded = request.in_size != 0 || request.out_size != 0;
+    let legacy = if encoded {
+        None
+    } else {
+        legacy_transfer(request.command)
+    };
+    let Transfer {
+        input: wanted,
+        output,
+    } = legacy.unwrap_or(Transfer {
+        input: 0,
+        output: request.out_size as usize,
+    });
+    let size = if encoded {
+        (request.out_size as usize).max(input.len())
+    } else {
+        wanted.max(output)
+    };
+    let (unique, handle, command, argument) =
+        (header.unique, request.handle, request.command, request.argument);
+    let pending = Pending::Handle(Request {
+        pid,
+        interrupted: false,
+        tid,
+        handle,
+        kind: Asked::Ioctl {
+            encoded,
+            place: argument,
+            output: if encoded {
+                request.out_size as usize
+            } else {
+                output
+            },
+        },
+    });
+    let send = move |shared: &Shared, data: &[u8]| {
+        shared.files.expect(unique, pending);
+        let operation = Operation {
+            offset: argument as i64,
+            argument: u64::from(command),
+            size,
+            data,
+            ..Operation::new(HandleOp::Ioctl, handle)
+        };
+        if let Err(errno) = operation.send(shared, pid, unique | FILE_ID) {
+            shared.files.take(unique);
+            shared.files.reply(&error_reply(unique, errno));
+        }
+    };
+    if wanted == 0 {
+        send(shared, input);
+    } else {
+        shared.with_memory(Box::new(move |shared| {
+            let mut data = vec![0; wanted];
+            match memory::read(tid, argument, &mut data) {
+                Ok(()) => send(shared, &data),
+                Err(error) => shared
+                    .files
+                    .reply(&error_reply(unique, crate::sys::errno(&error))),
+            }
+        }));
+    }
+    Ok(None)
+}
+
+/// The deputy's answer.
+pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u8]) -> Result<(), LinkError> {
+    let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
+    let result = reply.result.get();
+    let files = &shared.files;
+    if result < 0 {
+        let errno = i32::try_from(-result)
+            .ok()
+            .filter(|errno| *errno < 512)
+            .unwrap_or(libc::EIO);
+        let reply = error_reply(unique, errno);
+        if errno == libc::EPIPE && matches!(request.kind, Asked::Write { .. }) {
+            raise_broken_pipe(shared, &request);
+        }
+        if errno == libc::EINTR && request.interrupted {
+            let tid = request.tid;
+            shared.orders.give(Order::ReplyInterrupted { tid, reply });
+        } else {
+            files.reply(&reply);
+        }
+        return Ok(());
+    }
+    let malformed = || LinkError::from(WireError::Malformed("handle reply"));
+    let reply = match request.kind {
+        Asked::Attributes { node, correct } => {
+            let attributes = AttributesReply {
+                attributes: stand_in(node),
+                ..AttributesReply::default()
+            };
+            let reply = data_reply(unique, &[attributes.as_bytes()]);
+            if correct {
+                return correct_status(shared, request.tid, data, reply);
+            }
+            reply
+        }
+        Asked::Statx { node, correct } => {
+            let reply = data_reply(unique, &[stand_in_statx(node).as_bytes()]);
+            if correct {
+                return correct_status(shared, request.tid, data, reply);
+            }
+            reply
+        }
+        Asked::Open { node } => {
+            let handle = result as u64;
+            files.handles.add(handle, true, 0);
+            files.handles.opened_special(node, handle);
+            open_reply(unique, handle, true)
+        }
+        Asked::Read { shared_offset, size } => {
+            if data.len() as i64 != result || data.len() > size {
+                return Err(malformed());
+            }
+            if shared_offset {
+                files.handles.advance(request.handle, result);
+            }
+            data_reply(unique, &[data])
+        }
+        Asked::Write { shared_offset } => {
+            if shared_offset {
+                files.handles.advance(request.handle, result);
+            }
+            let reply = WriteReply {
+                size: result as u32,
+                padding: 0,
+            };
+            data_reply(unique, &[reply.as_bytes()])
+        }
+        Asked::Poll => {
+            let reply = PollReply {
+                events: result as u32,
+                padding: 0,
+            };
+            data_reply(unique, &[reply.as_bytes()])
+        }
+        Asked::Seek => data_reply(
+            unique,
+            &[SeekReply {
+                offset: result as u64,
+            }
+            .as_bytes()],
+        ),
+        Asked::Plain => error_reply(unique, 0),
+        Asked::Ioctl {
+            encoded,
+            place,
+            output,
+        } => {
+            let answer = IoctlReply {
+                result: result as i32,
+                ..IoctlReply::default()
+            };
+            if encoded {
+                let data = data.get(..output.min(data.len())).unwrap_or_default();
+                data_reply(unique, &[answer.as_bytes(), data])
+            } else if output == 0 {
+                data_reply(unique, &[answer.as_bytes()])
+            } else {
+                let data = data.get(..output).ok_or_else(malformed)?.to_vec();
+                let tid = request.tid;
+                shared.with_memory(Box::new(move |shared| {
+                    let reply = match memory::write(tid, place, &data) {
+                        Ok(()) => data_reply(unique, &[answer.as_bytes()]),
+                        Err(error) => error_reply(unique, crate::sys::errno(&error)),
+                    };
+                    shared.files.reply(&reply);
+                }));
+                return Ok(());
+            }
+        }
+    };
+    files.reply(&reply);
+    Ok(())
+}
+
+fn stand_in_statx(node: u64) -> StatxReply {
+    let attributes = stand_in(node);
+    StatxReply {
+        statx: Statx {
+            // STATX_BASIC_STATS
+            mask: 0x7ff,
+            mode: attributes.mode as u16,
+            links: 1,
+            inode: attributes.inode,
+            block_size: 4096,
+            mtime: StatxTime::default(),
+            ..Statx::default()
+        },
+        ..StatxReply::default()
+    }
+}
+
+fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Result<(), LinkError> {
+    let status: [u8; STAT_BYTES] = data.try_into().map_err(|_| WireError::Malformed("file status"))?;
+    shared.orders.give(Order::Correct {
+        tid,
+        correction: Correction::Status(Box::new(status)),
+        reply,
+    });
+    Ok(())
+}
+
+/// FUSE does not raise it for a failing write.
+fn raise_broken_pipe(shared: &Shared, request: &Request) {
+    let leader = shared
+        .guests
+        .lock()
+        .process(request.pid)
+        .map(|process| process.leader);
+    if let Some(leader) = leader
+        && let Err(error) = signals::kill_thread(leader, request.tid, libc::SIGPIPE)
+    {
+        debug!("SIGPIPE: {error}");
+    }
+}

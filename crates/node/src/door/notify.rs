@@ -1,0 +1,415 @@
+//! The notify door: calls that the filter sends here instead of executing them.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use afield_abi::syscalls::{self, Arg, Class, Restart, nr};
+use afield_link::frame::Kind;
+use afield_link::wire::{self, Buffer, CallHeader, HandleOp, ToHome};
+use tracing::{debug, warn};
+use zerocopy::IntoBytes;
+
+use super::descriptors::{Descriptor, look_up};
+use super::files::{HANDLE, SPECIAL};
+use super::handles;
+use crate::session::{self, Call, Shared, Then};
+use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
+use crate::sys::signals::State;
+use crate::sys::{errno, memory};
+use crate::trace::{Order, is_status_call};
+
+/// Serves the listener of a job on a thread of its own, until no process has its filter any more.
+pub fn start(shared: &Arc<Shared>, listener: Listener) -> io::Result<()> {
+    let door = Door {
+        shared: Arc::clone(shared),
+        listener: Arc::new(listener),
+        reported: HashSet::new(),
+    };
+    session::start("notify", move || door.serve())
+}
+
+struct Door {
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+    /// Calls that the user has been told of.
+    reported: HashSet<u32>,
+}
+
+/// What to do with a notified call at once.
+enum Verdict {
+    Answer(Answer),
+    /// Home answers later.
+    Later,
+}
+
+/// `prctl` option.
+const PR_SET_NAME: u64 = 15;
+/// `waitid` kinds.
+const P_PID: u64 = 1;
+const P_PIDFD: u64 = 3;
+
+impl Door {
+    fn serve(mut self) {
+        loop {
+            match self.listener.receive() {
+                Ok(Some(notification)) => self.notified(&notification),
+                Ok(None) => return,
+                Err(error) => return warn!("the notify door closes: {error}"),
+            }
+        }
+    }
+
+    fn notified(&mut self, notification: &Notification) {
+        let tid = notification.tid as i32;
+        let Some(pid) = self.shared.guests.pid_of(tid) else {
+            // It has been killed in between.
+            return self.answer(notification.id, Answer::Result(-i64::from(libc::ESRCH)));
+        };
+        let verdict = match self.decide(notification, tid, pid) {
+            Ok(verdict) => verdict,
+            Err(error) => Verdict::Answer(Answer::Result(-i64::from(error))),
+        };
+        if let Verdict::Answer(answer) = verdict {
+            self.answer(notification.id, answer);
+        }
+    }
+
+    fn answer(&self, id: u64, answer: Answer) {
+        if let Err(error) = self.listener.answer(id, answer) {
+            warn!("answering a call: {error}");
+        }
+    }
+
+    fn decide(&mut self, notification: &Notification, tid: i32, pid: u32) -> Result<Verdict, i32> {
+        let number = notification.number as u32;
+        let mut arguments = notification.arguments;
+        if notification.arch != ARCH_X86_64 {
+            self.report(pid, number, libc::ENOSYS);
+            return Err(libc::ENOSYS);
+        }
+        match syscalls::class_of(number, &arguments) {
+            Class::Home => {
+                if number == nr::WAITID && arguments[0] == P_PIDFD {
+                    let descriptor = look_up(tid, arguments[1] as u32).ok_or(libc::EBADF)?;
+                    arguments[0] = P_PID;
+                    arguments[1] = u64::from(descriptor.process.ok_or(libc::EBADF)?);
+                }
+                self.forward(notification, tid, pid, number, arguments, Then::Answer)
+            }
+            Class::Both => self.forward(notification, tid, pid, number, arguments, Then::Execute),
+            Class::Never(error) => {
+                self.report(pid, number, error);
+                Err(error)
+            }
+            // Calls that the filter's options send here.
+            Class::File | Class::Node if number == nr::LSEEK => self.seek(notification, tid, pid),
+            Class::File if is_status_call(u64::from(number)) => {
+                self.shared.orders.give(Order::AnswerStopping {
+                    tid,
+                    listener: Arc::clone(&self.listener),
+                    notification: notification.id,
+                });
+                Ok(Verdict::Later)
+            }
+            _ => self.local(notification, tid, pid, number, arguments),
+        }
+    }
+
+    /// Tells the user once that a call is not possible.
+    fn report(&mut self, pid: u32, call: u32, errno: i32) {
+        if self.reported.insert(call)
+            && let Err(error) = self
+                .shared
+                .writer
+                .write_control(0, &ToHome::Unsupported { pid, call, errno })
+        {
+            debug!("telling home: {error}");
+        }
+    }
+
+    /// Calls that the session itself has to know of.
+    fn local(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        number: u32,
+        arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
+        match number {
+            nr::TGKILL | nr::RT_TGSIGQUEUEINFO | nr::TKILL => {
+                let target = if number == nr::TKILL {
+                    arguments[0]
+                } else {
+                    arguments[1]
+                } as u32;
+                match self.shared.guests.find_inner(target) {
+                    Some((target, owner)) if owner == pid => {
+                        // To a thread of its own. If that waits at home it has to be woken there.
+                        self.answer(notification.id, Answer::Continue);
+                        if target != tid {
+                            self.shared.orders.give(Order::Look { tid: target });
+                        }
+                        Ok(Verdict::Later)
+                    }
+                    // To another process: home's, as all signals between processes.
+                    _ if number == nr::RT_TGSIGQUEUEINFO => Err(libc::EPERM),
+                    _ => {
+                        let (process, signal) = if number == nr::TKILL {
+                            (arguments[0], arguments[1])
+                        } else {
+                            (arguments[0], arguments[2])
+                        };
+                        if (process as i32) <= 0 {
+                            return Err(libc::EINVAL);
+                        }
+                        self.forward(
+                            notification,
+                            tid,
+                            pid,
+                            nr::KILL,
+                            [process, signal, 0, 0, 0, 0],
+                            Then::Answer,
+                        )
+                    }
+                }
+            }
+            nr::TIMER_SETTIME => {
+                self.shared.note_timer(pid);
+                EXECUTE
+            }
+            nr::PRCTL if arguments[0] == PR_SET_NAME => {
+                let leader = self
+                    .shared
+                    .guests
+                    .lock()
+                    .process(pid)
+                    .map(|process| process.leader);
+                if leader == Some(tid) {
+                    let name = memory::read_string(tid, arguments[1], 15).or_else(|_| {
+                        let mut name = vec![0; 15];
+                        memory::read(tid, arguments[1], &mut name).map(|()| name)
+                    });
+                    let name = name.map_err(|error| errno(&error))?;
+                    if let Err(error) = self.shared.writer.write_control(0, &ToHome::Name { pid, name }) {
+                        debug!("telling home: {error}");
+                    }
+                }
+                EXECUTE
+            }
+            nr::EPOLL_CTL => {
+                if self.is_plain_file(tid, arguments[2] as u32) {
+                    Err(libc::EPERM)
+                } else {
+                    EXECUTE
+                }
+            }
+            nr::FCNTL => match self.home_object(tid, arguments[0] as u32) {
+                Some((handle, _)) => {
+                    let change = (0, arguments[2], 0);
+                    self.operate(
+                        notification,
+                        (tid, pid),
+                        HandleOp::SetFlags,
+                        handle,
+                        change,
+                        (Then::Execute, vec![]),
+                    )
+                }
+                None => EXECUTE,
+            },
+            nr::IOCTL => match self.home_object(tid, arguments[0] as u32) {
+                Some((handle, _)) => {
+                    let command = (arguments[2] as i64, arguments[1] & 0xffff_ffff, 4);
+                    let outputs = vec![(arguments[2], 4)];
+                    self.operate(
+                        notification,
+                        (tid, pid),
+                        HandleOp::Ioctl,
+                        handle,
+                        command,
+                        (Then::Answer, outputs),
+                    )
+                }
+                None => EXECUTE,
+            },
+            _ => EXECUTE,
+        }
+    }
+
+    /// The home object behind a guest's descriptor.
+    fn home_object(&self, tid: i32, number: u32) -> Option<(u64, Descriptor)> {
+        let descriptor = look_up(tid, number)?;
+        if descriptor.inode & (HANDLE | SPECIAL) == 0 {
+            return None;
+        }
+        Some((self.shared.files.handles.of_node(descriptor.inode)?, descriptor))
+    }
+
+    /// True for files that `epoll` refuses at home, but that every FUSE file system lets it have.
+    fn is_plain_file(&self, tid: i32, number: u32) -> bool {
+        let Some(descriptor) = look_up(tid, number) else {
+            return false;
+        };
+        if descriptor.inode & (HANDLE | SPECIAL) != 0 {
+            let handle = self.shared.files.handles.of_node(descriptor.inode);
+            return handle.is_some_and(|handle| self.shared.files.handles.is_seekable(handle));
+        }
+        let root = std::fs::read_to_string(format!("/proc/{tid}/mountinfo"))
+            .ok()
+            .and_then(|text| {
+                let line = text.lines().find(|line| line.split(' ').nth(4) == Some("/"))?;
+                line.split(' ').next()?.parse::<u64>().ok()
+            });
+        root == Some(descriptor.mount)
+    }
+
+    /// `lseek` on a file whose offset is shared with home.
+    fn seek(&mut self, notification: &Notification, tid: i32, pid: u32) -> Result<Verdict, i32> {
+        let arguments = notification.arguments;
+        match self.home_object(tid, arguments[0] as u32) {
+            Some((handle, descriptor)) if self.shared.files.handles.is_seekable(handle) => {
+                // The node's own offset stays as it is: the next read must not be taken for a move of it.
+                self.shared.files.handles.set_offset(handle, descriptor.offset);
+                let target = (arguments[1] as i64, arguments[2], 0);
+                self.operate(
+                    notification,
+                    (tid, pid),
+                    HandleOp::Seek,
+                    handle,
+                    target,
+                    (Then::Answer, vec![]),
+                )
+            }
+            _ => Ok(Verdict::Answer(Answer::Continue)),
+        }
+    }
+
+    /// An operation on a home object in place of the call.
+    fn operate(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        op: HandleOp,
+        handle: u64,
+        what: (i64, u64, usize),
+        (then, outputs): (Then, Vec<(u64, usize)>),
+    ) -> Result<Verdict, i32> {
+        let id = self.shared.add_call(Call {
+            pid,
+            tid,
+            listener: Arc::clone(&self.listener),
+            notification: notification.id,
+            outputs,
+            then,
+            restart: Restart::Restart,
+            cancelled: false,
+        });
+        handles::send_operation(&self.shared, id, pid, op, handle, what).inspect_err(|_| {
+            self.shared.take_call(id);
+        })?;
+        Ok(Verdict::Later)
+    }
+
+    /// Sends a call home.
+    fn forward(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        number: u32,
+        arguments: [u64; 6],
+        then: Then,
+    ) -> Result<Verdict, i32> {
+        let row = syscalls::row(number).ok_or(libc::ENOSYS)?;
+        let mut payload = Vec::with_capacity(256);
+        payload.resize(size_of::<CallHeader>(), 0);
+        let mut outputs = Vec::new();
+        let mut buffers = 0u32;
+        let mut sent = arguments;
+        for (index, arg) in row.shape(&arguments).iter().enumerate() {
+            let address = arguments[index];
+            let data = match arg {
+                Arg::None => {
+                    sent[index] = 0;
+                    continue;
+                }
+                Arg::Value | Arg::Fd => continue,
+                Arg::String => {
+                    let mut path = memory::read_string(tid, address, libc::PATH_MAX as usize - 1)
+                        .map_err(|error| errno(&error))?;
+                    path.push(0);
+                    path
+                }
+                Arg::In(_) | Arg::Out(_) | Arg::InOut(_) => {
+                    let length = arg.bytes(index, &arguments).unwrap_or(0) as usize;
+                    if length == 0 {
+                        sent[index] = 0;
+                        continue;
+                    }
+                    if length > afield_link::frame::PAYLOAD_BYTES_MAX / 2 {
+                        return Err(libc::EINVAL);
+                    }
+                    let mut data = vec![0; length];
+                    if arg.is_input() {
+                        memory::read(tid, address, &mut data).map_err(|error| errno(&error))?;
+                    }
+                    data
+                }
+            };
+            sent[index] = 0;
+            if arg.is_output() {
+                outputs.push((address, data.len()));
+            }
+            buffers += 1;
+            wire::encode_buffer(
+                &mut payload,
+                &Buffer {
+                    argument: index as u8,
+                    input: arg.is_input(),
+                    output: arg.is_output(),
+                    length: data.len(),
+                    data: &data,
+                },
+            );
+        }
+        if !self.listener.is_waiting(notification.id) {
+            return Ok(Verdict::Later);
+        }
+        let header = CallHeader {
+            pid: pid.into(),
+            tid: notification.tid.into(),
+            number: number.into(),
+            buffers: buffers.into(),
+            arguments: sent.map(Into::into),
+        };
+        payload[..size_of::<CallHeader>()].copy_from_slice(header.as_bytes());
+        let id = self.shared.add_call(Call {
+            pid,
+            tid,
+            listener: Arc::clone(&self.listener),
+            notification: notification.id,
+            outputs,
+            then,
+            restart: row.restart,
+            cancelled: false,
+        });
+        if row.blocks
+            && let Some(thread) = self.shared.guests.lock().thread_mut(tid)
+        {
+            thread.call = Some(id);
+        }
+        if let Err(error) = self.shared.writer.write_frame(Kind::Call, id, &[&payload]) {
+            debug!("forwarding {}: {error}", row.name);
+            self.shared.take_call(id);
+            return Err(libc::EIO);
+        }
+        // A signal that came before the thread was known to wait at home has woken nobody.
+        if row.blocks && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0) {
+            self.shared.cancel_call(id);
+        }
+        Ok(Verdict::Later)
+    }
+}

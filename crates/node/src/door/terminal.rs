@@ -1,0 +1,52 @@
+//! How much memory the `ioctl` commands of terminals (and a few general ones) take and give.
+//!
+//! Their numbers are older than the convention that encodes direction and size, so the kernel's FUSE client transfers
+//! nothing for them: the session does, by this table.
+
+/// Memory of a command: bytes that it reads and bytes that it writes at its argument's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes read by the command.
+    pub input: usize,
+    /// Bytes written by the command.
+    pub output: usize,
+}
+
+const fn transfer(input: usize, output: usize) -> Option<Transfer> {
+    Some(Transfer { input, output })
+}
+
+/// The kernel's `struct termios`.
+const TERMIOS: usize = 36;
+/// `struct termio`.
+const TERMIO: usize = 18;
+/// `struct winsize`.
+const WINSIZE: usize = 8;
+/// `int`.
+const INT: usize = 4;
+
+/// The transfer of a command without an encoded size; `None` if the argument is a plain number.
+pub fn legacy_transfer(command: u32) -> Option<Transfer> {
+    match command {
+        // TCGETS
+        0x5401 => transfer(0, TERMIOS),
+        // TCSETS, TCSETSW, TCSETSF
+        0x5402..=0x5404 => transfer(TERMIOS, 0),
+        // TCGETA
+        0x5405 => transfer(0, TERMIO),
+        // TCSETA, TCSETAW, TCSETAF
+        0x5406..=0x5408 => transfer(TERMIO, 0),
+        // TIOCGPGRP, TIOCOUTQ, TIOCMGET, TIOCGSOFTCAR, FIONREAD, TIOCGETD, TIOCGSID
+        0x540f | 0x5411 | 0x5415 | 0x5419 | 0x541b | 0x5424 | 0x5429 => transfer(0, INT),
+        // TIOCSPGRP, TIOCMBIS, TIOCMBIC, TIOCMSET, TIOCSSOFTCAR, TIOCPKT, TIOCSETD
+        0x5410 | 0x5416..=0x5418 | 0x541a | 0x5420 | 0x5423 => transfer(INT, 0),
+        // TIOCSTI
+        0x5412 => transfer(1, 0),
+        // TIOCGWINSZ
+        0x5413 => transfer(0, WINSIZE),
+        // TIOCSWINSZ
+        0x5414 => transfer(WINSIZE, 0),
+        // TIOCLINUX is a console's, with an interface of its own.
+        _ => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! Who is in the world: the session's one register of guest processes and threads.
+//!
+//! The tracer writes it; the doors look up who knocks. Threads go by two names: their id in the session's pid namespace
+//! (`tid`, as ptrace and notifications have it) and the one inside the world (`inner`, as FUSE has it). A process goes by
+//! its home pid, which is also its leader's inner id.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A thread of a guest.
+#[derive(Debug)]
+pub struct Thread {
+    /// Home pid of its process.
+    pub pid: u32,
+    /// The forwarded call that it waits in, if that may wait at home.
+    pub call: Option<u64>,
+}
+
+/// A guest.
+#[derive(Debug)]
+pub struct Process {
+    /// Its leader, also once that has ended before the other threads.
+    pub leader: i32,
+    /// All its threads, the leader first.
+    pub threads: Vec<i32>,
+    /// It has armed a timer of its own, whose signal nobody announces.
+    pub timers: bool,
+}
+
+/// The register.
+#[derive(Debug, Default)]
+pub struct Register {
+    threads: HashMap<i32, Thread>,
+    processes: HashMap<u32, Process>,
+    /// Threads other than leaders, by inner id, as far as someone asked.
+    inner: HashMap<u32, i32>,
+}
+
+/// The register behind its lock. It is held for look-ups only, never across a system call that can wait.
+#[derive(Debug, Default)]
+pub struct Guests {
+    register: Mutex<Register>,
+}
+
+impl Guests {
+    /// The register, locked.
+    pub fn lock(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Home pid of a thread's process.
+    pub fn pid_of(&self, tid: i32) -> Option<u32> {
+        self.lock().threads.get(&tid).map(|thread| thread.pid)
+    }
+
+    /// The thread that the world knows as `inner`, and its process.
+    pub fn find_inner(&self, inner: u32) -> Option<(i32, u32)> {
+        if let Some(found) = self.lock().find_inner(inner) {
+            return Some(found);
+        }
+        // A thread that has not been asked for before: learn the inner ids of those that are new.
+        let unknown = self.lock().without_inner();
+        for tid in unknown {
+            if let Some(inner) = read_inner(tid) {
+                let mut register = self.lock();
+                if register.threads.contains_key(&tid) {
+                    register.inner.insert(inner, tid);
+                }
+            }
+        }
+        self.lock().find_inner(inner)
+    }
+}
+
+/// A thread's id in its own pid namespace, from `/proc/TID/status`.
+fn read_inner(tid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+impl Register {
+    fn find_inner(&self, inner: u32) -> Option<(i32, u32)> {
+        if let Some(process) = self.processes.get(&inner) {
+            return Some((process.leader, inner));
+        }
+        let tid = *self.inner.get(&inner)?;
+        Some((tid, self.threads.get(&tid)?.pid))
+    }
+
+    fn without_inner(&self) -> Vec<i32> {
+        let known: std::collections::HashSet<i32> = self.inner.values().copied().collect();
+        let is_leader = |tid: &i32, thread: &Thread| {
+            self.processes
+                .get(&thread.pid)
+                .is_some_and(|process| process.leader == *tid)
+        };
+        self.threads
+            .iter()
+            .filter(|(tid, thread)| !known.contains(tid) && !is_leader(tid, thread))
+            .map(|(tid, _)| *tid)
+            .collect()
+    }
+
+    /// A guest by its home pid.
+    pub fn process(&self, pid: u32) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// A guest by its home pid.
+    pub fn process_mut(&mut self, pid: u32) -> Option<&mut Process> {
+        self.processes.get_mut(&pid)
+    }
+
+    /// A thread.
+    pub fn thread(&self, tid: i32) -> Option<&Thread> {
+        self.threads.get(&tid)
+    }
+
+    /// A thread.
+    pub fn thread_mut(&mut self, tid: i32) -> Option<&mut Thread> {
+        self.threads.get_mut(&tid)
+    }
+
+    /// Home pids of all guests.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// A new guest, with one thread.
+    pub fn add_process(&mut self, pid: u32, leader: i32) {
+        self.processes.insert(
+            pid,
+            Process {
+                leader,
+                threads: vec![leader],
+                timers: false,
+            },
+        );
+        self.threads.insert(leader, Thread { pid, call: None });
+    }
+
+    /// A new thread of a guest.
+    pub fn add_thread(&mut self, pid: u32, tid: i32) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.threads.push(tid);
+            self.threads.insert(tid, Thread { pid, call: None });
+        }
+    }
+
+    /// A thread has ended. Gives the call it waited in.
+    pub fn remove_thread(&mut self, tid: i32) -> Option<u64> {
+        let thread = self.threads.remove(&tid)?;
+        self.inner.retain(|_, known| *known != tid);
+        if let Some(process) = self.processes.get_mut(&thread.pid) {
+            process.threads.retain(|other| *other != tid);
+        }
+        thread.call
+    }
+
+    /// A guest has ended; its threads have been removed.
+    pub fn remove_process(&mut self, pid: u32) {
+        self.processes.remove(&pid);
+    }
+}

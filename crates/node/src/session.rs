@@ -1,0 +1,408 @@
+//! A session: everything a node does for one home, in one process.
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | reads the link; never touches guest memory, never writes to the link |
+//! | file door (several) | read the FUSE device |
+//! | notify door (one per job) | takes notified calls |
+//! | tracer | all ptrace |
+//! | memory | completes calls that write to guest memory |
+//! | spawner | starts first guests, with init |
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use afield_abi::syscalls::Restart;
+use afield_link::frame::{FILE_ID, Frame, Kind};
+use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
+use afield_link::wire::{self, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+use crate::door::{calls, files::Files};
+use crate::guests::Guests;
+use crate::spawner::Spawner;
+use crate::sys;
+use crate::sys::seccomp::Listener;
+use crate::trace::{Order, Orders, Tracer};
+use crate::world::{World, WorldError};
+
+/// How long a peer may take for its first words.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Stack of the helper threads; none of them recurses.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Threads that read the FUSE device. They only relay, so two keep one another's back.
+const FILE_THREADS: usize = 2;
+
+/// Why a session ended.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The home speaks another version.
+    #[error("the home speaks protocol {home} (version {version}), this node {node}")]
+    Version {
+        /// Its protocol.
+        home: u32,
+        /// Its version.
+        version: String,
+        /// Ours.
+        node: u32,
+    },
+    /// No world could be made.
+    #[error("no world for this session: {0}")]
+    World(#[from] WorldError),
+    /// The kernel refused something basic.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A forwarded call whose reply is awaited.
+#[derive(Debug)]
+pub struct Call {
+    /// Home pid of the caller's process.
+    pub pid: u32,
+    /// The waiting thread.
+    pub tid: i32,
+    /// Who answers it.
+    pub listener: Arc<Listener>,
+    /// Its notification.
+    pub notification: u64,
+    /// Guest memory that the reply fills: address and length.
+    pub outputs: Vec<(u64, usize)>,
+    /// What follows when home has answered.
+    pub then: Then,
+    /// What becomes of it if it is interrupted at home.
+    pub restart: Restart,
+    /// It has been cancelled.
+    pub cancelled: bool,
+}
+
+/// What follows on home's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The guest gets it.
+    Answer,
+    /// If home succeeded, the node's kernel executes the call too.
+    Execute,
+}
+
+/// Work that touches guest memory.
+pub type MemoryTask = Box<dyn FnOnce(&Shared) + Send>;
+
+/// What the threads of a session share.
+#[derive(Debug)]
+pub struct Shared {
+    /// To home.
+    pub writer: Writer,
+    /// Who is in the world.
+    pub guests: Guests,
+    /// To the tracer.
+    pub orders: Orders,
+    /// The file door.
+    pub files: Files,
+    /// Forwarded calls by frame id.
+    calls: Mutex<HashMap<u64, Call>>,
+    next_call: AtomicU64,
+    /// Some process has armed a timer of its own.
+    timers: AtomicBool,
+    /// To the memory thread.
+    memory: Mutex<Sender<MemoryTask>>,
+}
+
+impl Shared {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a call and gives its frame id.
+    pub fn add_call(&self, call: Call) -> u64 {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        self.calls().insert(id, call);
+        id
+    }
+
+    /// Takes a call whose reply has come.
+    pub fn take_call(&self, id: u64) -> Option<Call> {
+        self.calls().remove(&id)
+    }
+
+    /// A signal wants the call's thread: interrupt it at home. Its reply says what came of it.
+    pub fn cancel_call(&self, id: u64) {
+        let first = match self.calls().get_mut(&id) {
+            Some(call) => !std::mem::replace(&mut call.cancelled, true),
+            None => false,
+        };
+        if first {
+            self.cancel(id);
+        }
+    }
+
+    /// The call's thread is gone: let home know, and forget it.
+    pub fn abandon_call(&self, id: u64) {
+        if self.calls().remove(&id).is_some() {
+            self.cancel(id);
+        }
+    }
+
+    /// A process is being killed.
+    pub fn abandon_calls_of(&self, pid: u32) {
+        let ids: Vec<u64> = {
+            let calls = self.calls();
+            calls
+                .iter()
+                .filter(|(_, call)| call.pid == pid)
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        for id in ids {
+            self.abandon_call(id);
+        }
+        self.files.end_requests_of(pid);
+    }
+
+    /// Asks home to interrupt a request.
+    pub fn cancel(&self, id: u64) {
+        if let Err(error) = self.writer.write_frame(Kind::Cancel, id, &[]) {
+            debug!("cancelling: {error}");
+        }
+    }
+
+    /// A process has armed a timer of its own.
+    pub fn note_timer(&self, pid: u32) {
+        if let Some(process) = self.guests.lock().process_mut(pid) {
+            process.timers = true;
+        }
+        self.timers.store(true, Ordering::Relaxed);
+    }
+
+    /// Threads that wait at home while their process has a timer.
+    pub fn threads_under_timer(&self) -> Vec<i32> {
+        if !self.timers.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let register = self.guests.lock();
+        let mut threads = Vec::new();
+        for pid in register.pids() {
+            let Some(process) = register.process(pid).filter(|process| process.timers) else {
+                continue;
+            };
+            let waiting = |tid: &&i32| register.thread(**tid).is_some_and(|thread| thread.call.is_some());
+            threads.extend(process.threads.iter().filter(waiting));
+        }
+        threads
+    }
+
+    /// Whether [`Shared::threads_under_timer`] has any.
+    pub fn waits_under_timer(&self) -> bool {
+        !self.threads_under_timer().is_empty()
+    }
+
+    /// Has the memory thread do something.
+    pub fn with_memory(&self, task: MemoryTask) {
+        // The thread lives as long as the session.
+        let _ = self
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(task);
+    }
+}
+
+/// Serves one home until it goes. The process must have one thread; afterwards it should end.
+pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
+    sys::signals::block_all()?;
+    let (mut reader, writer) = stream::split(socket)?;
+    reader.set_timeout(Some(HANDSHAKE_LIMIT))?;
+    let hello = match greet(&mut reader) {
+        Ok(hello) => hello,
+        Err(error) => {
+            if let SessionError::Version { .. } = &error {
+                welcome(&writer, name, Some(error.to_string()))?;
+            }
+            return Err(error);
+        }
+    };
+    let mut world = match World::create(&hello) {
+        Ok(world) => world,
+        Err(error) => {
+            welcome(&writer, name, Some(error.to_string()))?;
+            return Err(error.into());
+        }
+    };
+    let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
+    let (memory, tasks) = channel::<MemoryTask>();
+    let shared = Arc::new(Shared {
+        writer: writer.clone(),
+        guests: Guests::default(),
+        orders: Orders::new()?,
+        files: Files::new(device, world.ids),
+        calls: Mutex::default(),
+        next_call: AtomicU64::new(1),
+        timers: AtomicBool::new(false),
+        memory: Mutex::new(memory),
+    });
+    welcome(&writer, name, None)?;
+    reader.set_timeout(None)?;
+
+    let tracer = Arc::clone(&shared);
+    start("tracer", move || Tracer::new(tracer).run())?;
+    let completer = Arc::clone(&shared);
+    start("memory", move || {
+        for task in tasks {
+            task(&completer);
+        }
+    })?;
+    for _ in 0..FILE_THREADS {
+        let door = Arc::clone(&shared);
+        start("files", move || crate::door::files::serve(&door))?;
+    }
+    let (watcher, init) = (Arc::clone(&shared), world.init);
+    start("init", move || {
+        sys::signals::wait_for_end(init);
+        // All guests have ended before it, and the tracer has been told by the kernel.
+        watcher.orders.give(Order::End);
+    })?;
+    let (spawns, waiting) = channel::<Spawn>();
+    let spawning = Arc::clone(&shared);
+    start("spawner", move || {
+        let ready = world.wait_until_mounted();
+        let spawner = Spawner::new(spawning, world, ready);
+        for spawn in waiting {
+            spawner.spawn(&spawn);
+        }
+    })?;
+    read(&mut reader, &shared, &spawns)
+}
+
+/// Starts a thread of the session.
+pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(body)
+        .map(drop)
+}
+
+fn greet(reader: &mut Reader) -> Result<Hello, SessionError> {
+    let frame = reader.read_frame()?;
+    if frame.kind != Kind::Hello {
+        return Err(LinkError::Unexpected {
+            expected: Kind::Hello,
+            got: frame.kind,
+        }
+        .into());
+    }
+    // Any version's hello begins with its protocol.
+    let protocol = u32::from(*frame.payload.first().unwrap_or(&0) & 0x7f);
+    let hello: Hello = match wire::decode(&frame.payload) {
+        Ok(hello) => hello,
+        Err(_) if protocol != afield_link::PROTOCOL => {
+            return Err(SessionError::Version {
+                home: protocol,
+                version: "unknown".to_owned(),
+                node: afield_link::PROTOCOL,
+            });
+        }
+        Err(error) => return Err(LinkError::from(error).into()),
+    };
+    if hello.protocol != afield_link::PROTOCOL {
+        return Err(SessionError::Version {
+            home: hello.protocol,
+            version: hello.version,
+            node: afield_link::PROTOCOL,
+        });
+    }
+    Ok(hello)
+}
+
+fn welcome(writer: &Writer, name: &str, refusal: Option<String>) -> Result<(), LinkError> {
+    let message = Welcome {
+        protocol: afield_link::PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        refusal,
+        name: name.to_owned(),
+        cpus: thread::available_parallelism().map_or(1, |count| count.get() as u32),
+    };
+    writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])
+}
+
+/// The link's reader: whatever comes is handed on without waiting for anything.
+fn read(reader: &mut Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Result<(), SessionError> {
+    loop {
+        let frame = match reader.read_frame() {
+            Ok(frame) => frame,
+            Err(LinkError::Closed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match frame.kind {
+            Kind::CallReply => calls::reply(shared, frame.id, frame.payload)?,
+            Kind::FileReply => shared
+                .files
+                .home_replied(shared, frame.id & !FILE_ID, frame.payload)?,
+            Kind::HandleReply if frame.id & FILE_ID == 0 => {
+                calls::handle_reply(shared, frame.id, &frame.payload)?
+            }
+            Kind::HandleReply => shared
+                .files
+                .handle_replied(shared, frame.id & !FILE_ID, &frame.payload)?,
+            Kind::Control => control(shared, spawns, &frame)?,
+            other => {
+                return Err(LinkError::Unexpected {
+                    expected: Kind::Control,
+                    got: other,
+                }
+                .into());
+            }
+        }
+    }
+}
+
+fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Result<(), SessionError> {
+    match wire::decode::<ToNode>(&frame.payload).map_err(LinkError::from)? {
+        ToNode::Spawn(spawn) => {
+            // The spawner lives as long as the session.
+            let _ = spawns.send(spawn);
+        }
+        ToNode::Forked(result) => shared.orders.give(Order::Forked { id: frame.id, result }),
+        ToNode::Signal { pid, info } => match <[u8; 128]>::try_from(info) {
+            Ok(info) => shared.orders.give(Order::Signal {
+                pid,
+                info: Box::new(info),
+            }),
+            Err(info) => warn!("a siginfo of {} bytes from home", info.len()),
+        },
+        ToNode::Kill { pid } => shared.orders.give(Order::Kill { pid }),
+        ToNode::Hold { pid } => shared.orders.give(Order::Hold { pid }),
+        ToNode::Release { pid } => shared.orders.give(Order::Release { pid }),
+        ToNode::Ready { handle } => shared.files.ready(handle),
+        ToNode::Pong => {}
+    }
+    Ok(())
+}
+
+/// Tells home that a guest could not be started.
+pub fn refuse_spawn(shared: &Shared, pid: u32, error: SpawnError) {
+    let message = ToHome::Spawned {
+        pid,
+        result: Err(error),
+    };
+    if let Err(error) = shared.writer.write_control(0, &message) {
+        debug!("telling home: {error}");
+    }
+}
+
+/// Serves a home over a socketpair whose end was inherited.
+pub fn serve_embedded(descriptor: OwnedFd) -> Result<(), SessionError> {
+    sys::namespaces::die_with_parent(None)?;
+    serve(Socket::from_unix(descriptor), "embedded")
+}

@@ -1,0 +1,141 @@
+//! Starting first guests, together with init.
+
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use afield_link::wire::{Inherited, Spawn, SpawnError};
+use tracing::debug;
+
+use crate::door::notify;
+use crate::session::{self, Shared};
+use crate::sys::{seccomp, sockets};
+use crate::trace::Order;
+use crate::world::{World, WorldError};
+
+/// Starts guests one after the other.
+pub struct Spawner {
+    shared: Arc<Shared>,
+    world: World,
+    /// Whether the world can be lived in.
+    ready: Result<(), WorldError>,
+}
+
+impl Spawner {
+    /// A spawner for a world that was, or was not, mounted.
+    pub fn new(shared: Arc<Shared>, world: World, ready: Result<(), WorldError>) -> Self {
+        Self { shared, world, ready }
+    }
+
+    /// Starts a guest, or tells home why not. That it was started, the tracer tells.
+    pub fn spawn(&self, spawn: &Spawn) {
+        let result = match &self.ready {
+            Ok(()) => self.start(spawn),
+            Err(error) => Err(failure(&format!("making the world: {error}"), libc::EIO)),
+        };
+        if let Err(error) = result {
+            session::refuse_spawn(&self.shared, spawn.pid, error);
+        }
+    }
+
+    fn start(&self, spawn: &Spawn) -> Result<(), SpawnError> {
+        let mut seekable = Vec::new();
+        for descriptor in &spawn.descriptors {
+            if let Inherited::Handle {
+                handle,
+                stream,
+                offset,
+                ..
+            } = descriptor.object
+            {
+                self.shared.files.add_handle(handle, stream, offset);
+                if !stream {
+                    seekable.push(descriptor.number);
+                }
+            }
+        }
+        let step = |step: &'static str| move |error: std::io::Error| failure(step, crate::sys::errno(&error));
+        let (mut ours, theirs) = UnixStream::pair().map_err(step("socketpair"))?;
+        sockets::pass_credentials(&ours).map_err(step("SO_PASSCRED"))?;
+        self.world
+            .spawn(spawn, &seekable, &theirs)
+            .map_err(step("asking the world's init"))?;
+        drop(theirs);
+
+        let mut tag = [0; 1];
+        let hello = sockets::receive_with(&ours, &mut tag).map_err(step("hello of the guest"))?;
+        if hello.count == 0 || tag[0] != b'H' {
+            return Err(said_failure(&mut ours, hello.count == 1 && tag[0] == b'E'));
+        }
+        let tid = hello
+            .sender
+            .ok_or_else(|| failure("identity of the guest", libc::EIO))?;
+        let (answer, answered) = sync_channel(1);
+        self.shared.orders.give(Order::Seize {
+            pid: spawn.pid,
+            tid,
+            answer,
+        });
+        answered
+            .recv()
+            .map_err(|_| failure("tracing the guest", libc::ESRCH))?
+            .map_err(step(
+                "tracing the guest (is ptrace restricted by kernel.yama.ptrace_scope or a sandbox?)",
+            ))?;
+        ours.write_all(b"s").map_err(step("start of the guest"))?;
+
+        ours.read_exact(&mut tag).map_err(step("preparing the guest"))?;
+        if tag[0] != b'F' {
+            return Err(said_failure(&mut ours, tag[0] == b'E'));
+        }
+        let mut number = [0; 4];
+        ours.read_exact(&mut number)
+            .map_err(step("preparing the guest"))?;
+        let listener = self
+            .take_listener(tid, RawFd::from_le_bytes(number))
+            .map_err(step("taking the filter's listener"))?;
+        notify::start(&self.shared, listener).map_err(step("starting a thread"))?;
+        ours.write_all(b"x").map_err(step("start of the guest"))?;
+
+        // The end of the channel is its execve.
+        match ours.read(&mut tag) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(said_failure(&mut ours, tag[0] == b'E')),
+            Err(error) => Err(step("execve")(error)),
+        }
+    }
+
+    fn take_listener(&self, tid: i32, number: RawFd) -> std::io::Result<seccomp::Listener> {
+        // SAFETY: integers only; the kernel gives a new descriptor or -1.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, 0) };
+        if pidfd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: just made, ours.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
+        use std::os::fd::AsFd;
+        Ok(seccomp::Listener::new(seccomp::steal_descriptor(
+            pidfd.as_fd(),
+            number,
+        )?))
+    }
+}
+
+fn failure(step: &str, errno: i32) -> SpawnError {
+    SpawnError {
+        step: step.to_owned(),
+        errno,
+    }
+}
+
+/// Reads the error that a guest said before it ended.
+fn said_failure(channel: &mut UnixStream, said: bool) -> SpawnError {
+    let mut text = Vec::new();
+    if said && let Err(error) = channel.take(4096).read_to_end(&mut text) {
+        debug!("a guest's last words: {error}");
+    }
+    afield_link::wire::decode(&text)
+        .unwrap_or_else(|_| failure("the guest died while it was being prepared", libc::EIO))
+}

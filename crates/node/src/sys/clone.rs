@@ -1,0 +1,63 @@
+//! Making processes with properties that `fork` cannot give.
+
+use std::io;
+
+/// `struct clone_args` of clone3(2), version 2 (88 bytes).
+#[derive(Debug, Clone, Copy, Default, zerocopy::IntoBytes, zerocopy::FromBytes, zerocopy::Immutable)]
+#[repr(C)]
+pub struct CloneArguments {
+    /// `CLONE_*`.
+    pub flags: u64,
+    /// Where to put a pidfd.
+    pub pidfd: u64,
+    /// Where to put the child's tid in the child.
+    pub child_tid: u64,
+    /// Where to put the child's tid in the parent.
+    pub parent_tid: u64,
+    /// Signal to the parent at the child's end.
+    pub exit_signal: u64,
+    /// Lowest byte of the child's stack, 0 for the parent's.
+    pub stack: u64,
+    /// Bytes of the stack.
+    pub stack_size: u64,
+    /// Thread-local storage.
+    pub tls: u64,
+    /// Array of wished tids, innermost pid namespace first.
+    pub set_tid: u64,
+    /// Elements of it.
+    pub set_tid_size: u64,
+    /// Target cgroup.
+    pub cgroup: u64,
+}
+
+/// Bytes of [`CloneArguments`].
+pub const CLONE_ARGUMENTS_BYTES: usize = size_of::<CloneArguments>();
+
+/// Forks with `flags` (no `CLONE_VM`), optionally with a chosen pid. Returns 0 in the child, its pid in the parent.
+///
+/// # Safety
+/// The process has one thread, or the child restricts itself to async-signal-safe functions.
+///
+/// # Errors
+/// Those of clone3(2); `EEXIST` if the pid is taken.
+///
+/// # References
+/// clone(2)
+pub unsafe fn fork_with(flags: u64, exit_signal: i32, pid: Option<u32>) -> io::Result<u32> {
+    let wished = pid.unwrap_or(0) as libc::pid_t;
+    let arguments = CloneArguments {
+        flags,
+        exit_signal: exit_signal as u64,
+        set_tid: if pid.is_some() {
+            &raw const wished as u64
+        } else {
+            0
+        },
+        set_tid_size: u64::from(pid.is_some()),
+        ..CloneArguments::default()
+    };
+    // SAFETY: the structure outlives the call and has the size that is passed; without CLONE_VM the child has a copy
+    // of everything, its single thread continuing here.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, CLONE_ARGUMENTS_BYTES) };
+    super::check(result).map(|pid| pid as u32)
+}

@@ -1,0 +1,174 @@
+//! The notify door's kernel side: seccomp user notifications.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use afield_abi::filter::SockFilter;
+
+/// `struct seccomp_notif`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Notification {
+    /// Names the waiting call to the kernel.
+    pub id: u64,
+    /// The waiting thread, in the session's pid namespace.
+    pub tid: u32,
+    /// Zero.
+    pub flags: u32,
+    /// System call number.
+    pub number: i32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    /// Where the call was made.
+    pub instruction_pointer: u64,
+    /// Argument registers.
+    pub arguments: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// `AUDIT_ARCH_X86_64`.
+pub const ARCH_X86_64: u32 = 0xc000_003e;
+
+const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+const FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
+const FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+const IOCTL_RECV: libc::c_ulong = 0xc050_2100;
+const IOCTL_SEND: libc::c_ulong = 0xc018_2101;
+const IOCTL_ID_VALID: libc::c_ulong = 0x4008_2102;
+const IOCTL_SET_FLAGS: libc::c_ulong = 0x4008_2104;
+const SYNC_WAKE_UP: libc::c_ulong = 1;
+const RESPONSE_CONTINUE: u32 = 1;
+
+/// How a notified call is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The call returns this value, or this negated errno.
+    Result(i64),
+    /// The node's kernel executes the call.
+    Continue,
+}
+
+/// Installs a filter on the calling thread and returns its listener. The thread's kernel must let it: either
+/// `CAP_SYS_ADMIN` in its user namespace or no-new-privileges.
+pub fn install(filter: &[SockFilter]) -> io::Result<RawFd> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        filter: *const SockFilter,
+    }
+    let program = Program {
+        length: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: filter.as_ptr(),
+    };
+    // SAFETY: the program points to `length` instructions in the kernel's layout, alive during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV,
+            &raw const program,
+        )
+    };
+    super::check(result).map(|fd| fd as RawFd)
+}
+
+/// The supervisor's end of a filter.
+#[derive(Debug)]
+pub struct Listener {
+    descriptor: OwnedFd,
+}
+
+impl Listener {
+    /// Adopts a listener descriptor.
+    pub fn new(descriptor: OwnedFd) -> Self {
+        // Hand the CPU over to the guest at an answer. Older kernels do not know it and do without.
+        // SAFETY: an ioctl on our descriptor with an integer argument.
+        unsafe { libc::ioctl(descriptor.as_raw_fd(), IOCTL_SET_FLAGS, SYNC_WAKE_UP) };
+        Self { descriptor }
+    }
+
+    /// Waits for the next notification; `None` once no process has the filter any more.
+    pub fn receive(&self) -> io::Result<Option<Notification>> {
+        loop {
+            let mut poll = libc::pollfd {
+                fd: self.descriptor.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one pollfd, alive during the call.
+            let ready = unsafe { libc::poll(&mut poll, 1, -1) };
+            match super::check(libc::c_long::from(ready)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if poll.revents & libc::POLLIN == 0 {
+                return Ok(None);
+            }
+            let mut notification = Notification::default();
+            // SAFETY: the structure is the kernel's, zeroed as it demands.
+            let result =
+                unsafe { libc::ioctl(self.descriptor.as_raw_fd(), IOCTL_RECV, &raw mut notification) };
+            match super::check(libc::c_long::from(result)) {
+                Ok(_) => return Ok(Some(notification)),
+                // The thread died, or was interrupted, between the two calls.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers a notification. False if its thread is gone.
+    pub fn answer(&self, id: u64, answer: Answer) -> io::Result<bool> {
+        let response = match answer {
+            Answer::Result(value) if value < 0 => Response {
+                id,
+                value: 0,
+                error: value as i32,
+                flags: 0,
+            },
+            Answer::Result(value) => Response {
+                id,
+                value,
+                error: 0,
+                flags: 0,
+            },
+            Answer::Continue => Response {
+                id,
+                value: 0,
+                error: 0,
+                flags: RESPONSE_CONTINUE,
+            },
+        };
+        // SAFETY: the structure is the kernel's and alive during the call.
+        let result = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), IOCTL_SEND, &raw const response) };
+        match super::check(libc::c_long::from(result)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True while the call still waits, so that what was read of its thread's memory was really that thread's.
+    pub fn is_waiting(&self, id: u64) -> bool {
+        // SAFETY: a pointer to a live integer.
+        unsafe { libc::ioctl(self.descriptor.as_raw_fd(), IOCTL_ID_VALID, &raw const id) == 0 }
+    }
+}
+
+/// Copies descriptor `number` of the process behind `pidfd`.
+pub fn steal_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = super::check(result)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

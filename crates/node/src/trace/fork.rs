@@ -1,0 +1,328 @@
+//! Making processes: home forks the deputy first, then the guest is made with the pid that home's kernel chose.
+
+use afield_link::wire::ToHome;
+use tracing::{debug, warn};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Early, Resume, Thread, Tracer, resume};
+use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
+use crate::sys::ptrace::{self, Registers};
+use crate::sys::{errno, memory};
+
+/// A fork between the guest's call and its end.
+#[derive(Debug)]
+pub(super) struct Fork {
+    /// Registers at the call.
+    registers: Registers,
+    /// The call, in `clone3`'s terms.
+    arguments: CloneArguments,
+    /// The child's pid, once home has said it.
+    child: Option<u32>,
+    /// The guest's kernel has made the child.
+    made: bool,
+}
+
+/// The stack's red zone of the x86-64 ABI, which a signal handler would leave alone as well.
+const RED_ZONE_BYTES: u64 = 128;
+
+/// What `clone` and `clone3` may ask for without leaving the world.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64
+    | libc::CLONE_NEWTIME as u64;
+
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+impl Tracer {
+    /// A thread is about to make a process (or, by `clone3`, perhaps a thread).
+    pub(super) fn process_call(&mut self, tid: i32) {
+        let registers = match ptrace::registers(tid) {
+            Ok(registers) => registers,
+            Err(error) => return debug!("registers of {tid}: {error}"),
+        };
+        let arguments = match arguments_of(tid, &registers) {
+            Ok(arguments) => arguments,
+            Err(error) => return self.finish_call(tid, registers, -i64::from(error)),
+        };
+        if arguments.flags & libc::CLONE_THREAD as u64 != 0 && arguments.flags & NAMESPACES == 0 {
+            return self.go_on(tid, Resume::Run(0));
+        }
+        if arguments.flags & (NAMESPACES | CLONE_INTO_CGROUP) != 0 || arguments.set_tid_size != 0 {
+            if let Some(thread) = self.threads.get(&tid) {
+                let (pid, call) = (thread.pid, registers.orig_rax as u32);
+                self.tell(
+                    0,
+                    &ToHome::Unsupported {
+                        pid,
+                        call,
+                        errno: libc::EPERM,
+                    },
+                );
+            }
+            return self.finish_call(tid, registers, -i64::from(libc::EPERM));
+        }
+        self.ask_home(tid, registers, arguments);
+    }
+
+    fn ask_home(&mut self, tid: i32, registers: Registers, arguments: CloneArguments) {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        thread.fork = Some(Fork {
+            registers,
+            arguments,
+            child: None,
+            made: false,
+        });
+        let pid = thread.pid;
+        let id = self.next_fork;
+        self.next_fork += 1;
+        self.forks.insert(id, tid);
+        self.tell(
+            id,
+            &ToHome::Fork {
+                pid,
+                exit_signal: arguments.exit_signal as u32,
+                sibling: arguments.flags & libc::CLONE_PARENT as u64 != 0,
+            },
+        );
+    }
+
+    /// Home has forked the deputy, or could not.
+    pub(super) fn forked(&mut self, id: u64, result: Result<u32, i32>) {
+        let Some(tid) = self.forks.remove(&id) else { return };
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        let parent = thread.pid;
+        let Some(fork) = thread.fork.as_mut() else {
+            // The thread died, or was replaced by an `execve`, in between.
+            if let Ok(pid) = result {
+                self.tell(0, &ToHome::Unfork { parent, pid });
+            }
+            return;
+        };
+        let child = match result {
+            Ok(child) => child,
+            Err(error) => {
+                let registers = fork.registers;
+                thread.fork = None;
+                return self.finish_call(tid, registers, -i64::from(error));
+            }
+        };
+        fork.child = Some(child);
+        if let Err(error) = rewrite(tid, fork, child) {
+            let registers = fork.registers;
+            thread.fork = None;
+            self.tell(0, &ToHome::Unfork { parent, pid: child });
+            return self.finish_call(tid, registers, -i64::from(errno(&error)));
+        }
+        self.go_on(tid, Resume::ToCallEnd);
+    }
+
+    /// A thread has made a thread or a process, which is traced already.
+    pub(super) fn made_child(&mut self, tid: i32) {
+        let child = match ptrace::event_message(tid) {
+            Ok(child) => child as i32,
+            Err(error) => return debug!("event of {tid}: {error}"),
+        };
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        let pid = thread.pid;
+        let mut how = Resume::Run(0);
+        let mut new = Thread::new(pid);
+        match thread.fork.as_mut() {
+            Some(fork) if fork.child.is_some() => {
+                let home_pid = fork.child.unwrap_or_default();
+                fork.made = true;
+                new.pid = home_pid;
+                new.first = Some(fork.registers);
+                how = Resume::ToCallEnd;
+                self.shared.guests.lock().add_process(home_pid, child);
+                let process = super::Process {
+                    executed: true,
+                    ..super::Process::default()
+                };
+                self.processes.insert(home_pid, process);
+            }
+            _ => self.shared.guests.lock().add_thread(pid, child),
+        }
+        self.threads.insert(child, new);
+        match self.early.remove(&child) {
+            Some(Early::Stopped) => self.plain_stop(child),
+            Some(Early::Ended(waited)) => self.ended(waited),
+            None => {}
+        }
+        self.go_on(tid, how);
+    }
+
+    /// The rewritten call has ended: give the caller its registers back, and handle what went wrong.
+    pub(super) fn call_ended(&mut self, tid: i32) {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        let parent = thread.pid;
+        let Some(fork) = thread.fork.take() else {
+            return self.go_on(tid, Resume::Run(0));
+        };
+        let result = match ptrace::registers(tid) {
+            Ok(registers) => registers.rax as i64,
+            Err(error) => return debug!("registers of {tid}: {error}"),
+        };
+        let mut registers = fork.registers;
+        registers.rax = result as u64;
+        if result < 0 {
+            if let (Some(pid), false) = (fork.child, fork.made) {
+                self.tell(0, &ToHome::Unfork { parent, pid });
+            }
+            if result == -i64::from(libc::EEXIST) {
+                // A thread of the world has that pid: make the call again, home will choose another.
+                registers.rax = registers.orig_rax;
+                registers.rip -= 2;
+                registers.orig_rax = u64::MAX;
+            }
+        }
+        if let Err(error) = ptrace::set_registers(tid, &registers) {
+            debug!("registers of {tid}: {error}");
+        }
+        self.go_on(tid, Resume::Run(0));
+    }
+
+    /// Gives the child of a rewritten call the registers it would have natively.
+    pub(super) fn put_right_child(&mut self, tid: i32, original: &Registers) {
+        let result = ptrace::registers(tid).and_then(|mut registers| {
+            registers.rdi = original.rdi;
+            registers.rsi = original.rsi;
+            registers.orig_rax = original.orig_rax;
+            ptrace::set_registers(tid, &registers)
+        });
+        if let Err(error) = result {
+            debug!("registers of {tid}: {error}");
+        }
+    }
+
+    /// The caller died in the middle of its fork.
+    pub(super) fn abandon_fork(&mut self, parent: u32, tid: i32, fork: Fork) {
+        match fork.child {
+            Some(pid) if !fork.made => self.tell(0, &ToHome::Unfork { parent, pid }),
+            Some(_) => {}
+            // Home's answer will find no thread; keep the parent's pid for it.
+            None => {
+                let id = self
+                    .forks
+                    .iter()
+                    .find(|(_, asker)| **asker == tid)
+                    .map(|(id, _)| *id);
+                if let Some(id) = id {
+                    let mut thread = Thread::new(parent);
+                    thread.fork = None;
+                    // Thread ids are positive, so this is nobody's.
+                    let ghost = -(id as i32);
+                    self.threads.insert(ghost, thread);
+                    self.forks.insert(id, ghost);
+                }
+            }
+        }
+    }
+
+    /// Ends a call at its seccomp stop without executing it.
+    fn finish_call(&mut self, tid: i32, mut registers: Registers, result: i64) {
+        registers.orig_rax = u64::MAX;
+        registers.rax = result as u64;
+        if let Err(error) = ptrace::set_registers(tid, &registers) {
+            warn!("registers of {tid}: {error}");
+            return resume(tid, Resume::Run(0));
+        }
+        self.go_on(tid, Resume::Run(0));
+    }
+}
+
+/// The call's arguments in `clone3`'s terms.
+fn arguments_of(tid: i32, registers: &Registers) -> Result<CloneArguments, i32> {
+    let plain = |flags: i32| CloneArguments {
+        flags: flags as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    match registers.orig_rax as i64 {
+        libc::SYS_fork => Ok(plain(0)),
+        libc::SYS_vfork => Ok(plain(libc::CLONE_VFORK | libc::CLONE_VM)),
+        libc::SYS_clone => {
+            let flags = registers.rdi & 0xffff_ffff;
+            // The old call has a stack's top only; clone3 wants to know where it ends, and checks nothing more than
+            // that this is an address.
+            let stack_size = if registers.rsi == 0 {
+                0
+            } else {
+                registers.rsi.min(4096)
+            };
+            // One argument served two flags.
+            let parent_tid = registers.rdx;
+            let pidfd = if flags & libc::CLONE_PIDFD as u64 != 0 {
+                parent_tid
+            } else {
+                0
+            };
+            Ok(CloneArguments {
+                flags: flags & !0xff,
+                exit_signal: flags & 0xff,
+                stack: registers.rsi - stack_size,
+                stack_size,
+                parent_tid,
+                pidfd,
+                child_tid: registers.r10,
+                tls: registers.r8,
+                ..CloneArguments::default()
+            })
+        }
+        libc::SYS_clone3 => {
+            let size = registers.rsi as usize;
+            if size < 64 {
+                return Err(libc::EINVAL);
+            }
+            if size > 4096 {
+                return Err(libc::E2BIG);
+            }
+            let mut bytes = vec![0; size.max(CLONE_ARGUMENTS_BYTES)];
+            memory::read(tid, registers.rdi, &mut bytes[..size]).map_err(|error| errno(&error))?;
+            let (known, unknown) = bytes.split_at(CLONE_ARGUMENTS_BYTES);
+            if unknown.iter().any(|&byte| byte != 0) {
+                return Err(libc::E2BIG);
+            }
+            CloneArguments::read_from_bytes(known).map_err(|_| libc::EINVAL)
+        }
+        _ => Err(libc::ENOSYS),
+    }
+}
+
+/// Turns the stopped call into `clone3` with the wished pid. Its arguments go below the caller's stack.
+fn rewrite(tid: i32, fork: &Fork, child: u32) -> std::io::Result<()> {
+    let place = (fork.registers.rsp - RED_ZONE_BYTES - CLONE_ARGUMENTS_BYTES as u64 - 16) & !15;
+    let pid_place = place + CLONE_ARGUMENTS_BYTES as u64;
+    let arguments = CloneArguments {
+        // Who is whose child is home's business: on the node, all are init's.
+        flags: (fork.arguments.flags | libc::CLONE_PARENT as u64)
+            & !(libc::CLONE_PTRACE as u64)
+            & !(libc::CLONE_UNTRACED as u64)
+            & (u64::from(u32::MAX) | CLONE_CLEAR_SIGHAND),
+        exit_signal: 0,
+        set_tid: pid_place,
+        set_tid_size: 1,
+        ..fork.arguments
+    };
+    let mut bytes = arguments.as_bytes().to_vec();
+    bytes.extend_from_slice(&child.to_ne_bytes());
+    memory::write(tid, place, &bytes)?;
+    let mut registers = fork.registers;
+    registers.orig_rax = libc::SYS_clone3 as u64;
+    registers.rax = -i64::from(libc::ENOSYS) as u64;
+    registers.rdi = place;
+    registers.rsi = CLONE_ARGUMENTS_BYTES as u64;
+    ptrace::set_registers(tid, &registers)
+}

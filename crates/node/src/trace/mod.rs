@@ -1,0 +1,359 @@
+//! The trace door: process events, signals, and everything else for which a guest has to be stopped.
+//!
+//! One thread traces all guests of a session. It takes stops from the kernel and [`Order`]s from the other threads;
+//! it never waits for home: what has to be asked there leaves the guest stopped until the answer comes as an order.
+
+mod correction;
+mod exec;
+mod fork;
+mod hold;
+mod orders;
+mod signals;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use afield_link::wire::{ToHome, Usage};
+use tracing::{debug, warn};
+
+pub use correction::{Correction, STAT_BYTES, is_status_call};
+pub use orders::{Order, Orders};
+
+use crate::session::Shared;
+use crate::sys::ptrace::{self, Registers, Waited};
+
+/// What the tracer knows of a thread.
+#[derive(Debug)]
+struct Thread {
+    /// Home pid of its process.
+    pid: u32,
+    /// A fork that is under way.
+    fork: Option<fork::Fork>,
+    /// Registers to put right at its first stop, for the child of a rewritten fork.
+    first: Option<Registers>,
+    /// Its file operation was answered with `EINTR` where the call is to be restarted.
+    restart: bool,
+    /// What to put right in the result of the call it is in.
+    correction: Option<Correction>,
+    /// It is stopped because its process is held; this is how it goes on.
+    parked: Option<Resume>,
+}
+
+impl Thread {
+    fn new(pid: u32) -> Self {
+        Self {
+            pid,
+            fork: None,
+            first: None,
+            restart: false,
+            correction: None,
+            parked: None,
+        }
+    }
+}
+
+/// What the tracer knows of a process.
+#[derive(Debug, Default)]
+struct Process {
+    /// It must not run.
+    held: bool,
+    /// It has executed its program; before that, its end is not a guest's end.
+    executed: bool,
+    /// Signals that came before it had executed its program.
+    early_signals: Vec<[u8; 128]>,
+    /// The true siginfo of signals on their way to it, by the value they were queued with.
+    infos: HashMap<u64, [u8; 128]>,
+}
+
+/// How a stopped thread goes on.
+#[derive(Debug, Clone, Copy)]
+enum Resume {
+    /// Until something happens, with a signal (0 for none).
+    Run(i32),
+    /// Until its system call ends.
+    ToCallEnd,
+}
+
+/// A new thread that stopped or ended before its maker's event told who it is.
+#[derive(Debug, Clone, Copy)]
+enum Early {
+    Stopped,
+    Ended(Waited),
+}
+
+/// The tracer's state; lives on its thread.
+pub struct Tracer {
+    shared: Arc<Shared>,
+    threads: HashMap<i32, Thread>,
+    processes: HashMap<u32, Process>,
+    early: HashMap<i32, Early>,
+    /// Threads whose fork home has been asked for, by frame id.
+    forks: HashMap<u64, i32>,
+    next_fork: u64,
+    next_info: u64,
+}
+
+impl Tracer {
+    /// A tracer for a session. It must be run by the thread that calls [`Tracer::run`] and no other.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            threads: HashMap::new(),
+            processes: HashMap::new(),
+            early: HashMap::new(),
+            forks: HashMap::new(),
+            next_fork: 1,
+            next_info: signals::FIRST_QUEUED,
+        }
+    }
+
+    /// Traces until the session ends.
+    pub fn run(mut self) {
+        let orders = Arc::clone(&self.shared);
+        let orders = &orders.orders;
+        loop {
+            let mut busy = false;
+            loop {
+                match ptrace::next_stop() {
+                    Ok(Some(waited)) => {
+                        busy = true;
+                        self.waited(waited);
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        warn!("wait: {error}");
+                        break;
+                    }
+                }
+            }
+            while let Some(order) = orders.next() {
+                busy = true;
+                if matches!(order, Order::End) {
+                    self.shared.writer.shutdown();
+                    return;
+                }
+                self.obey(order);
+            }
+            if !busy && orders.wait(self.poll_interval()).is_err() {
+                return;
+            }
+            self.check_timers();
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Seize { pid, tid, answer } => {
+                let result = self.seize(pid, tid);
+                // The asker may have given up.
+                let _ = answer.send(result);
+            }
+            Order::Forked { id, result } => self.forked(id, result),
+            Order::Signal { pid, info } => self.signal(pid, &info),
+            Order::Kill { pid } => self.kill(pid),
+            Order::Hold { pid } => self.hold(pid),
+            Order::Release { pid } => self.release(pid),
+            Order::AnswerInterrupted {
+                tid,
+                listener,
+                notification,
+                error,
+            } => {
+                self.interrupt(tid);
+                if let Err(error) = listener.answer(notification, crate::sys::seccomp::Answer::Result(error))
+                {
+                    warn!("answering an interrupted call: {error}");
+                }
+            }
+            Order::AnswerStopping {
+                tid,
+                listener,
+                notification,
+            } => {
+                self.interrupt(tid);
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.correction = Some(Correction::Owners);
+                }
+                if let Err(error) = listener.answer(notification, crate::sys::seccomp::Answer::Continue) {
+                    warn!("answering a call: {error}");
+                }
+            }
+            Order::ReplyInterrupted { tid, reply } => {
+                self.interrupt(tid);
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.restart = true;
+                }
+                self.shared.files.reply(&reply);
+            }
+            Order::Correct {
+                tid,
+                correction,
+                reply,
+            } => {
+                self.interrupt(tid);
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.correction = Some(correction);
+                }
+                self.shared.files.reply(&reply);
+            }
+            Order::Look { tid } => self.look_for_interruption(tid),
+            Order::End => {}
+        }
+    }
+
+    fn seize(&mut self, pid: u32, tid: i32) -> io::Result<()> {
+        ptrace::seize(tid)?;
+        self.shared.guests.lock().add_process(pid, tid);
+        self.threads.insert(tid, Thread::new(pid));
+        self.processes.insert(pid, Process::default());
+        Ok(())
+    }
+
+    /// A guest is to end at once; nobody at home waits for its status.
+    fn kill(&mut self, pid: u32) {
+        let leader = self
+            .shared
+            .guests
+            .lock()
+            .process(pid)
+            .map(|process| process.leader);
+        if let Some(leader) = leader {
+            if let Err(error) = crate::sys::signals::kill(leader, libc::SIGKILL) {
+                debug!("killing {pid}: {error}");
+            }
+            self.shared.abandon_calls_of(pid);
+        }
+    }
+
+    fn interrupt(&self, tid: i32) {
+        // It may be gone, or stopped already: either way it will not go on unseen.
+        if let Err(error) = ptrace::interrupt(tid) {
+            debug!("interrupting {tid}: {error}");
+        }
+    }
+
+    fn waited(&mut self, waited: Waited) {
+        let Waited { tid, status, .. } = waited;
+        if !self.threads.contains_key(&tid) {
+            let early = if libc::WIFSTOPPED(status) {
+                Early::Stopped
+            } else {
+                Early::Ended(waited)
+            };
+            self.early.insert(tid, early);
+            return;
+        }
+        if !libc::WIFSTOPPED(status) {
+            self.ended(waited);
+            return;
+        }
+        let signal = libc::WSTOPSIG(status);
+        match status >> 16 {
+            0 if signal == libc::SIGTRAP | 0x80 => self.call_ended(tid),
+            0 => self.signal_stop(tid, signal),
+            libc::PTRACE_EVENT_SECCOMP => self.process_call(tid),
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
+                self.made_child(tid)
+            }
+            libc::PTRACE_EVENT_EXEC => self.executed(tid),
+            ptrace::EVENT_STOP => self.plain_stop(tid),
+            event => {
+                debug!("thread {tid} stopped for event {event}");
+                self.go_on(tid, Resume::Run(0));
+            }
+        }
+    }
+
+    /// A stop that we asked for, or a new thread's first.
+    fn plain_stop(&mut self, tid: i32) {
+        if let Some(first) = self.threads.get_mut(&tid).and_then(|thread| thread.first.take()) {
+            self.put_right_child(tid, &first);
+        }
+        self.correct_result(tid);
+        self.go_on(tid, Resume::Run(0));
+    }
+
+    /// Lets a stopped thread go on, unless its process is held.
+    fn go_on(&mut self, tid: i32, how: Resume) {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        if self
+            .processes
+            .get(&thread.pid)
+            .is_some_and(|process| process.held)
+        {
+            thread.parked = Some(how);
+            return;
+        }
+        resume(tid, how);
+    }
+
+    fn ended(&mut self, waited: Waited) {
+        let Waited { tid, status, usage } = waited;
+        let Some(thread) = self.threads.remove(&tid) else {
+            return;
+        };
+        if let Some(fork) = thread.fork {
+            self.abandon_fork(thread.pid, tid, fork);
+        }
+        let (call, leader) = {
+            let mut register = self.shared.guests.lock();
+            let call = register.remove_thread(tid);
+            (call, register.process(thread.pid).map(|process| process.leader))
+        };
+        if let Some(call) = call {
+            self.shared.abandon_call(call);
+        }
+        if leader != Some(tid) {
+            return;
+        }
+        self.shared.guests.lock().remove_process(thread.pid);
+        let executed = self
+            .processes
+            .remove(&thread.pid)
+            .is_some_and(|process| process.executed);
+        if executed {
+            let pid = thread.pid;
+            self.tell(
+                0,
+                &ToHome::Exit {
+                    pid,
+                    status,
+                    usage: usage_of(&usage),
+                },
+            );
+        }
+    }
+
+    /// Tells home. If the link is gone the session is about to end.
+    fn tell(&self, id: u64, message: &ToHome) {
+        if let Err(error) = self.shared.writer.write_control(id, message) {
+            debug!("telling home: {error}");
+        }
+    }
+}
+
+fn resume(tid: i32, how: Resume) {
+    let result = match how {
+        Resume::Run(signal) => ptrace::resume(tid, signal),
+        Resume::ToCallEnd => ptrace::resume_to_call_end(tid, 0),
+    };
+    // A thread that SIGKILL has taken out of its stop is reported as ended next.
+    if let Err(error) = result {
+        debug!("resuming {tid}: {error}");
+    }
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let microseconds =
+        |time: libc::timeval| time.tv_sec.max(0) as u64 * 1_000_000 + time.tv_usec.max(0) as u64;
+    Usage {
+        user_us: microseconds(usage.ru_utime),
+        system_us: microseconds(usage.ru_stime),
+        resident_kib_max: usage.ru_maxrss.max(0) as u64,
+        faults: (usage.ru_minflt.max(0) as u64, usage.ru_majflt.max(0) as u64),
+        switches: (usage.ru_nvcsw.max(0) as u64, usage.ru_nivcsw.max(0) as u64),
+    }
+}

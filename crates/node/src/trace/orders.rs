@@ -1,0 +1,124 @@
+//! What other threads ask of the tracer.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+use super::Correction;
+use crate::sys::seccomp::Listener;
+
+/// An order to the tracer. Threads are named by their id in the session's pid namespace, processes by home pid.
+#[derive(Debug)]
+pub enum Order {
+    /// Trace this process, which init has just made.
+    Seize {
+        pid: u32,
+        tid: i32,
+        answer: SyncSender<io::Result<()>>,
+    },
+    /// Home's answer to a fork.
+    Forked { id: u64, result: Result<u32, i32> },
+    /// A signal from home.
+    Signal { pid: u32, info: Box<[u8; 128]> },
+    /// End a guest at once.
+    Kill { pid: u32 },
+    /// Keep a guest from computing.
+    Hold { pid: u32 },
+    /// Let it compute again.
+    Release { pid: u32 },
+    /// Answer a notified call that was interrupted at home: the thread stops on its way out, so that the kernel looks at
+    /// `error` (`-ERESTARTSYS` and its kin) as it does for a signal.
+    AnswerInterrupted {
+        tid: i32,
+        listener: Arc<Listener>,
+        notification: u64,
+        error: i64,
+    },
+    /// Let the node execute a notified `stat`, and correct the owner it shows.
+    AnswerStopping {
+        tid: i32,
+        listener: Arc<Listener>,
+        notification: u64,
+    },
+    /// Give the file door's `reply`, an `EINTR`, to a thread whose call is to be restarted as natively.
+    ReplyInterrupted { tid: i32, reply: Vec<u8> },
+    /// Give the file door's `reply` to a thread, and correct the result of its call.
+    Correct {
+        tid: i32,
+        correction: Correction,
+        reply: Vec<u8>,
+    },
+    /// A signal may have become pending for a thread that waits in a forwarded call.
+    Look { tid: i32 },
+    /// The world has ended: report what is left to report, and end the session.
+    End,
+}
+
+/// The queue of orders, and the two descriptors the tracer waits on.
+#[derive(Debug)]
+pub struct Orders {
+    sender: Sender<Order>,
+    receiver: Mutex<Receiver<Order>>,
+    /// Readable while there may be orders.
+    event: OwnedFd,
+    /// Readable when a guest has stopped or ended (`SIGCHLD`).
+    children: OwnedFd,
+}
+
+impl Orders {
+    /// An empty queue. `SIGCHLD` must be blocked in the calling thread and all others of the process.
+    pub fn new() -> io::Result<Self> {
+        let (sender, receiver) = channel();
+        Ok(Self {
+            sender,
+            receiver: Mutex::new(receiver),
+            event: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            children: crate::sys::signals::child_descriptor()?,
+        })
+    }
+
+    /// Gives an order. Each comes from a request, a notification or a frame that is in flight, so their number is
+    /// bounded by what these are bounded by.
+    pub fn give(&self, order: Order) {
+        // The receiver lives as long as we do.
+        let _ = self.sender.send(order);
+        // Full only if the counter is at its maximum, in which case it is readable anyway.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// The next order, if any.
+    pub(super) fn next(&self) -> Option<Order> {
+        self.receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .try_recv()
+            .ok()
+    }
+
+    /// Waits for an order or a stop, at most for `limit`.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<()> {
+        let mut polls = [
+            PollFd::new(&self.event, PollFlags::IN),
+            PollFd::new(&self.children, PollFlags::IN),
+        ];
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        });
+        match rustix::event::poll(&mut polls, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What they say is not needed: the queue and the kernel are asked anyway.
+        let mut drain = [0; 256];
+        for descriptor in [self.event.as_fd(), self.children.as_fd()] {
+            let _ = rustix::io::read(descriptor, &mut drain);
+        }
+        Ok(())
+    }
+}

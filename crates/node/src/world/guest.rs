@@ -1,0 +1,246 @@
+//! From init's fork to the program: what a first guest does before its `execve`.
+//!
+//! It speaks with the session over a channel of its own: `H` (hello; the kernel tells the session who speaks), then, once
+//! the tracer has it, everything that a program inherits is put in place; `F` and the number of the filter's listener;
+//! and once the session has taken that, `execve`, which closes the channel. `E` and an error end it earlier.
+
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+
+use afield_abi::filter::{self, FilterOptions};
+use afield_link::wire::{Descriptor, Inherited, Spawn, SpawnError};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::exit_now;
+use crate::sys::{self, credentials, namespaces, seccomp};
+
+/// Says why there is no guest.
+pub(super) fn report(mut answers: &UnixStream, error: &SpawnError) {
+    if let Ok(text) = afield_link::wire::encode(error) {
+        // If nobody listens any more, nobody needs to know.
+        let _ = answers.write_all(b"E").and_then(|()| answers.write_all(&text));
+    }
+}
+
+/// Becomes the program, or reports why not and ends.
+pub(super) fn become_program(
+    spawn: &Spawn,
+    seekable: Vec<u32>,
+    correct_owners: bool,
+    hidden: &OwnedFd,
+    answers: UnixStream,
+) -> ! {
+    // Even this process's small memory is let go of only by `execve`; `answers` closes with it.
+    if let Err(error) = prepare_and_execute(spawn, seekable, correct_owners, hidden, answers) {
+        let (answers, error) = *error;
+        report(&answers, &error);
+    }
+    exit_now(127)
+}
+
+type Failure = Box<(UnixStream, SpawnError)>;
+
+fn prepare_and_execute(
+    spawn: &Spawn,
+    seekable: Vec<u32>,
+    correct_owners: bool,
+    hidden: &OwnedFd,
+    answers: UnixStream,
+) -> Result<(), Failure> {
+    let mut answers = match out_of_the_way(answers, spawn) {
+        Ok(answers) => answers,
+        Err(answers) => {
+            return Err(fail(
+                answers,
+                "moving descriptors",
+                &io::Error::from_raw_os_error(libc::EMFILE),
+            ));
+        }
+    };
+    let mut step = String::new();
+    match prepare(spawn, seekable, correct_owners, hidden, &mut answers, &mut step) {
+        Ok(()) => {}
+        Err(error) => return Err(fail(answers, &step, &error)),
+    }
+    let error = execute(spawn);
+    Err(fail(answers, "execve", &error))
+}
+
+fn fail(answers: UnixStream, step: &str, error: &io::Error) -> Failure {
+    Box::new((
+        answers,
+        SpawnError {
+            step: step.to_owned(),
+            errno: sys::errno(error),
+        },
+    ))
+}
+
+/// The lowest descriptor number that the job does not use, and above all that it does.
+fn first_free(spawn: &Spawn) -> RawFd {
+    let highest = spawn.descriptors.iter().map(|descriptor| descriptor.number).max();
+    highest
+        .map_or(3, |number| number.saturating_add(1).max(3))
+        .min(1 << 20) as RawFd
+}
+
+/// Moves the channel above the job's numbers.
+fn out_of_the_way(answers: UnixStream, spawn: &Spawn) -> Result<UnixStream, UnixStream> {
+    match rustix::io::fcntl_dupfd_cloexec(&answers, first_free(spawn)) {
+        Ok(moved) => Ok(moved.into()),
+        Err(_) => Err(answers),
+    }
+}
+
+fn prepare(
+    spawn: &Spawn,
+    seekable: Vec<u32>,
+    correct_owners: bool,
+    hidden: &OwnedFd,
+    answers: &mut UnixStream,
+    step: &mut String,
+) -> io::Result<()> {
+    "hello".clone_into(step);
+    say_and_wait(answers, b"H")?;
+
+    let base = first_free(spawn);
+    let mut opened = Vec::with_capacity(spawn.descriptors.len());
+    for descriptor in &spawn.descriptors {
+        *step = format!("descriptor {}", descriptor.number);
+        opened.push((descriptor.number as RawFd, open(descriptor, hidden, base)?));
+    }
+    "descriptors".clone_into(step);
+    // SAFETY: integers only; nothing that owns a descriptor below `base` is used from here on.
+    sys::check(unsafe { libc::syscall(libc::SYS_close_range, 0, base - 1, 0) })?;
+    for (number, descriptor) in &opened {
+        // SAFETY: two descriptors that are ours to place; the target was closed above.
+        sys::check(unsafe { libc::dup2(descriptor.as_raw_fd(), *number) }.into())?;
+    }
+    for (_, descriptor) in opened {
+        drop(descriptor);
+    }
+
+    *step = format!("chdir {}", String::from_utf8_lossy(&spawn.directory));
+    namespaces::change_directory(std::path::Path::new(std::ffi::OsStr::from_bytes(
+        &spawn.directory,
+    )))?;
+    rustix::process::umask(Mode::from_raw_mode(spawn.umask));
+    for (resource, &(soft, hard)) in spawn.limits.iter().enumerate() {
+        // How many processes a user may have is home's to limit: that is where they are.
+        if resource as u32 != libc::RLIMIT_NPROC {
+            *step = format!("setrlimit {resource}");
+            credentials::set_limit(resource as u32, soft, hard)?;
+        }
+    }
+    "credentials".clone_into(step);
+    credentials::set_ids_if_changed(spawn.ids)?;
+    set_dispositions(spawn.ignored);
+
+    "the system-call filter".clone_into(step);
+    let program = filter::build(&FilterOptions {
+        seekable,
+        correct_owners,
+    });
+    // Capabilities first: from the filter on, changing them is a call that home judges.
+    credentials::keep_guest_capabilities()?;
+    let listener = seccomp::install(&program)?;
+    // SAFETY: just made by the kernel, ours.
+    let listener = unsafe { OwnedFd::from_raw_fd(listener) };
+    let mut message = vec![b'F'];
+    message.extend_from_slice(&listener.as_raw_fd().to_le_bytes());
+    say_and_wait(answers, &message)?;
+    drop(listener);
+    set_blocked(spawn.blocked)
+}
+
+fn say_and_wait(answers: &mut UnixStream, message: &[u8]) -> io::Result<()> {
+    answers.write_all(message)?;
+    answers.read_exact(&mut [0])
+}
+
+fn open(descriptor: &Descriptor, hidden: &OwnedFd, base: RawFd) -> io::Result<OwnedFd> {
+    const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK) as u32;
+    let opened = match &descriptor.object {
+        Inherited::Handle {
+            handle,
+            flags,
+            stream,
+            offset,
+        } => {
+            let flags = OFlags::from_bits_retain(flags & KEPT) | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(hidden, handle.to_string(), flags, Mode::empty())?;
+            if !stream {
+                rustix::fs::seek(&opened, rustix::fs::SeekFrom::Start((*offset).max(0) as u64))?;
+            }
+            opened
+        }
+        Inherited::Device { name, flags } => {
+            if !super::mounts::OWN_DEVICES.contains(&name.as_str()) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let flags = OFlags::from_bits_retain(flags & KEPT) | OFlags::CLOEXEC;
+            rustix::fs::openat(CWD, format!("/dev/{name}"), flags, Mode::empty())?
+        }
+        Inherited::Path { path, flags } => {
+            let kept = KEPT | (libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW) as u32;
+            let flags = OFlags::from_bits_retain(flags & kept) | OFlags::CLOEXEC;
+            rustix::fs::openat(CWD, path.as_slice(), flags, Mode::empty())?
+        }
+    };
+    Ok(rustix::io::fcntl_dupfd_cloexec(&opened, base)?)
+}
+
+/// Every signal's default action, but for those the job ignores.
+fn set_dispositions(ignored: u64) {
+    for signal in 1..=64 {
+        let action = if ignored & (1 << (signal - 1)) != 0 {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        // Fails for SIGKILL, SIGSTOP and the C library's own, for which there is nothing to do.
+        // SAFETY: neither disposition is a function.
+        unsafe { libc::signal(signal, action) };
+    }
+}
+
+fn set_blocked(blocked: u64) -> io::Result<()> {
+    // SAFETY: the kernel's set is one 64-bit word.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const blocked,
+            0usize,
+            8usize,
+        )
+    };
+    sys::check(result).map(drop)
+}
+
+/// Executes the program; returns only why it could not.
+fn execute(spawn: &Spawn) -> io::Error {
+    let strings = |list: &[Vec<u8>]| -> Result<Vec<CString>, _> {
+        list.iter().map(|bytes| CString::new(bytes.as_slice())).collect()
+    };
+    let (Ok(program), Ok(arguments), Ok(environment)) = (
+        CString::new(spawn.program.as_slice()),
+        strings(&spawn.arguments),
+        strings(&spawn.environment),
+    ) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: NUL-terminated strings and NULL-terminated arrays of them, all alive.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}

@@ -1,0 +1,159 @@
+//! The world's first process: makes the mounts, starts first guests, reaps.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use afield_link::wire::{Hello, Spawn, SpawnError};
+use rustix::event::{PollFd, PollFlags};
+
+use super::{Ids, Step, WorldError, align_clocks, become_home_user, exit_now, guest, mounts, write_failure};
+use crate::sys::{clone, credentials, namespaces, signals, sockets};
+
+/// Runs in the stage process: enters the rest of the namespaces and becomes init's maker.
+pub(super) fn stage(hello: &Hello, session: u32, channel: UnixStream) -> Result<(), WorldError> {
+    let result = enter(hello, session, &channel);
+    if let Err(error) = &result {
+        write_failure(&channel, error);
+    }
+    result
+}
+
+fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<(), WorldError> {
+    // The session writes the id maps first.
+    let mut go = [0; 1];
+    channel.read_exact(&mut go).map_err(|_| WorldError::Died)?;
+    let ids = if go[0] == 1 { Ids::Range } else { Ids::Single };
+    // The device has to be opened in the user namespace that will mount it, and before the ids change: a root-run
+    // node's /dev/fuse may be root's alone.
+    let device: OwnedFd = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .step("open /dev/fuse (load the fuse module, and let your user read and write the device)")?
+        .into();
+    align_clocks(hello)?;
+    let namespaces =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // SAFETY: the stage has one thread.
+    let init = unsafe { clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None) }
+        .step("clone into mount, pid, net, ipc and uts namespaces")?;
+    if init == 0 {
+        if let Err(error) = inhabit(hello, session, ids, device, channel) {
+            write_failure(channel, &error);
+        }
+        exit_now(1);
+    }
+    Ok(())
+}
+
+/// Init's life. Returns when the session is gone, or on an error.
+fn inhabit(
+    hello: &Hello,
+    session: u32,
+    ids: Ids,
+    device: OwnedFd,
+    mut channel: &UnixStream,
+) -> Result<(), WorldError> {
+    namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
+    // The parent is outside our pid namespace, so its id reads as 0; a session that died before the line above has
+    // closed the channel, which ends us at our first read.
+    let _ = session;
+    namespaces::set_names(&hello.uname[1], &hello.uname[5]).step("sethostname")?;
+    let user_ids = (hello.uid, hello.gid);
+    mounts::prepare(&device, user_ids)?;
+    sockets::send_with(channel, b"I", device.as_fd()).step("hello to the session")?;
+    drop(device);
+    become_home_user(hello, ids)?;
+    // A change of ids cleared this; also, no guest may look into init.
+    credentials::set_dumpable(false).step("PR_SET_DUMPABLE")?;
+    namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
+    let hidden = mounts::complete()?;
+    close_all_but(&[&channel.as_fd(), &hidden.as_fd()]);
+    channel.write_all(b"R").step("report to the session")?;
+    serve(channel, &hidden)
+}
+
+/// Closes what the session had open and init has no use for.
+fn close_all_but(keep: &[&dyn std::os::fd::AsRawFd]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for number in keep.into_iter().chain([u32::MAX]) {
+        if number > first {
+            // SAFETY: integers only; the descriptors belong to values of the session that init will never touch.
+            unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+        }
+        first = number.saturating_add(1);
+    }
+}
+
+/// Obeys commands and reaps until the session is gone.
+fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
+    let children = signals::child_descriptor().step("signalfd")?;
+    loop {
+        let mut polls = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(&children, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None)).step("poll")?;
+        let (command, child) = (!polls[0].revents().is_empty(), !polls[1].revents().is_empty());
+        if child {
+            let mut drain = [0; 1024];
+            // Non-blocking; what it says is not needed.
+            let _ = rustix::io::read(&children, &mut drain);
+        }
+        // Guests whose tracer has been told; ours is only to let go of them.
+        // SAFETY: no pointers.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) } > 0 {}
+        if !command {
+            continue;
+        }
+        let mut length = [0; 4];
+        let received = sockets::receive_with(channel, &mut length).step("command")?;
+        if received.count == 0 {
+            return Ok(());
+        }
+        channel
+            .read_exact(&mut length[received.count..])
+            .step("command")?;
+        let mut message = vec![0; u32::from_le_bytes(length) as usize];
+        channel.read_exact(&mut message).step("command")?;
+        let Some(answers) = received.descriptor.map(UnixStream::from) else {
+            continue;
+        };
+        match afield_link::wire::decode::<(Spawn, Vec<u32>, bool)>(&message) {
+            Ok((spawn, seekable, correct_owners)) => {
+                make_guest(&spawn, seekable, correct_owners, hidden, answers);
+            }
+            Err(error) => guest::report(
+                &answers,
+                &SpawnError {
+                    step: format!("reading the command: {error}"),
+                    errno: libc::EPROTO,
+                },
+            ),
+        }
+    }
+}
+
+fn make_guest(
+    spawn: &Spawn,
+    seekable: Vec<u32>,
+    correct_owners: bool,
+    hidden: &OwnedFd,
+    answers: UnixStream,
+) {
+    // SAFETY: init has one thread.
+    match unsafe { clone::fork_with(0, libc::SIGCHLD, Some(spawn.pid)) } {
+        Ok(0) => guest::become_program(spawn, seekable, correct_owners, hidden, answers),
+        Ok(_) => {}
+        Err(error) => guest::report(
+            &answers,
+            &SpawnError {
+                step: format!("clone3 with pid {}", spawn.pid),
+                errno: crate::sys::errno(&error),
+            },
+        ),
+    }
+}

@@ -1,0 +1,94 @@
+//! The world's mounts: home's tree as the root, and on it the few places that are the node's.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::{HIDDEN_DIRECTORY, Step, WorldError};
+use crate::sys::namespaces::{mount, pivot_here};
+
+/// Where the root is put together, on a file system of its own over a directory that every system has.
+const BUILD: &CStr = c"/tmp";
+const ROOT: &CStr = c"/tmp/root";
+
+/// Devices that are the node's own: they hold nothing of home.
+pub const OWN_DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// Mounts the root without touching it yet (nobody serves it before the session has the device).
+pub(super) fn prepare(device: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), WorldError> {
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    mount(c"", c"/", c"", private, c"").step("make mounts private")?;
+    mount(
+        c"afield",
+        BUILD,
+        c"tmpfs",
+        libc::MS_NOSUID | libc::MS_NODEV,
+        c"mode=755",
+    )
+    .step("mount tmpfs")?;
+    fs::create_dir("/tmp/root").step("mkdir")?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other,max_read={}",
+        device.as_raw_fd(),
+        crate::door::files::TRANSFER_BYTES_MAX
+    );
+    let options = CString::new(options)
+        .map_err(std::io::Error::from)
+        .step("mount options")?;
+    mount(
+        c"afield",
+        ROOT,
+        c"fuse",
+        libc::MS_NOSUID | libc::MS_NODEV,
+        &options,
+    )
+    .step("mount FUSE in a user namespace")
+}
+
+/// Puts the node's places onto the served root, makes it the root, and opens the hidden directory.
+pub(super) fn complete() -> Result<OwnedFd, WorldError> {
+    let strict = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    if is_directory("/tmp/root/proc") {
+        mount(c"proc", c"/tmp/root/proc", c"proc", strict, c"").step("mount /proc")?;
+    }
+    if is_directory("/tmp/root/sys")
+        && mount(
+            c"sysfs",
+            c"/tmp/root/sys",
+            c"sysfs",
+            strict | libc::MS_RDONLY,
+            c"",
+        )
+        .is_err()
+    {
+        mount(c"/sys", c"/tmp/root/sys", c"", libc::MS_BIND | libc::MS_REC, c"").step("bind /sys")?;
+    }
+    for name in OWN_DEVICES {
+        let target = format!("/tmp/root/dev/{name}");
+        if fs::symlink_metadata(&target).is_err() {
+            continue;
+        }
+        let (source, target) = (c_string(format!("/dev/{name}"))?, c_string(target)?);
+        mount(&source, &target, c"", libc::MS_BIND, c"").step(format!("bind /dev/{name}"))?;
+    }
+    std::env::set_current_dir("/tmp/root").step("chdir to the new root")?;
+    pivot_here().step("pivot_root")?;
+    let hidden = rustix::fs::openat(
+        CWD,
+        format!("/{HIDDEN_DIRECTORY}"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the directory of home objects")?;
+    Ok(hidden)
+}
+
+fn is_directory(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn c_string(text: String) -> Result<CString, WorldError> {
+    CString::new(text).map_err(std::io::Error::from).step("path")
+}
