@@ -266,22 +266,33 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         let door = Arc::clone(&shared);
         start("files", move || crate::door::files::serve(&door))?;
     }
-    let (watcher, init) = (Arc::clone(&shared), world.init);
-    start("init", move || {
-        sys::signals::wait_for_end(init);
-        // All guests have ended before it, and the tracer has been told by the kernel.
-        watcher.orders.give(Order::End);
-    })?;
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
+        // A world that could not be made stays, to say so to every job.
         let ready = world.wait_until_mounted();
+        if ready.is_ok() {
+            watch_init(&spawning, world.init);
+        }
         let spawner = Spawner::new(spawning, world, ready);
         for spawn in waiting {
             spawner.spawn(&spawn);
         }
     })?;
     read(&mut reader, &shared, &spawns)
+}
+
+/// Ends the session when init ends.
+fn watch_init(shared: &Arc<Shared>, init: u32) {
+    let watcher = Arc::clone(shared);
+    let watch = move || {
+        sys::signals::wait_for_end(init);
+        // All guests have ended before it, and the kernel has told the tracer.
+        watcher.orders.give(Order::End);
+    };
+    if let Err(error) = start("init", watch) {
+        warn!("nobody watches init: {error}");
+    }
 }
 
 /// Starts a thread of the session.

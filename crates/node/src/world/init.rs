@@ -60,11 +60,10 @@ fn inhabit(
     // closed the channel, which ends us at our first read.
     let _ = session;
     namespaces::set_names(&hello.uname[1], &hello.uname[5]).step("sethostname")?;
-    let user_ids = (hello.uid, hello.gid);
-    mounts::prepare(&device, user_ids)?;
+    become_home_user(hello, ids)?;
+    mounts::prepare(&device, (hello.uid, hello.gid))?;
     sockets::send_with(channel, b"I", device.as_fd()).step("hello to the session")?;
     drop(device);
-    become_home_user(hello, ids)?;
     // A change of ids cleared this; also, no guest may look into init.
     credentials::set_dumpable(false).step("PR_SET_DUMPABLE")?;
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
