@@ -7,7 +7,11 @@
 //! * [`runtime`]: the directory where agent and jobs meet.
 
 pub mod agent;
+mod channel;
 pub mod deputy;
+pub mod files;
+mod messages;
 pub mod place;
 pub mod run;
 pub mod runtime;
+mod sys;

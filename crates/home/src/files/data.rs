@@ -1,0 +1,190 @@
+//! What is in files: reading, writing, space, and control.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+
+use afield_abi::fuse::{
+    AllocateRequest, CopyRange64Reply, CopyRangeRequest, IoctlReply, IoctlRequest, PollReply, PollRequest,
+    ReadRequest, SYNC_DATA_ONLY, SeekReply, SeekRequest, SyncRequest, WriteReply, WriteRequest, ioctl_flag,
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::decode::{Reply, Request};
+use super::open::OpenFile;
+use super::{COPY_BYTES_MAX, DATA_BYTES_MAX, FileService, Result, sys};
+
+/// `RWF_NOAPPEND`: write at the offset although the file was opened to append.
+const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
+
+/// The commands of `ioctl` that are passed on: number as the caller has it, and the bytes that home's kernel reads and
+/// writes. All are harmless or subject to the owner's rights.
+const IOCTLS: [(u32, usize, Direction); 5] = [
+    // FS_IOC_GETFLAGS and FS_IOC_SETFLAGS say "long" in their numbers but mean "int".
+    (0x8008_6601, 4, Direction::Out),
+    (0x4008_6602, 4, Direction::In),
+    // FS_IOC_GETVERSION, the same.
+    (0x8008_7601, 4, Direction::Out),
+    // FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR
+    (0x801c_581f, 28, Direction::Out),
+    (0x401c_5820, 28, Direction::In),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+impl FileService {
+    pub(super) fn read(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: ReadRequest = request.record()?;
+        let file = self.handles.file(record.handle, request.header.node)?;
+        let size = (record.size as usize).min(DATA_BYTES_MAX);
+        // The node's kernel takes a short read for the end of the file, so it must be.
+        let mut done = 0;
+        while done < size {
+            let offset = record.offset.checked_add(done as u64).ok_or(Errno::INVAL)?;
+            match sys::read_append(file.as_fd(), reply.buffer(), size - done, offset) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: WriteRequest = request.record()?;
+        let data = request.data(record.size)?;
+        let file = self.handles.file(record.handle, request.header.node)?;
+        let append = OFlags::from_bits_retain(record.flags).contains(OFlags::APPEND);
+        let count = rustix::io::retry_on_intr(|| write_at(&file, data, record.offset, append))?;
+        reply.record(&WriteReply {
+            size: count as u32,
+            padding: 0,
+        });
+        Ok(())
+    }
+
+    pub(super) fn allocate(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: AllocateRequest = request.record()?;
+        let file = self.handles.file(record.handle, request.header.node)?;
+        let mode = FallocateFlags::from_bits_retain(record.mode);
+        rustix::fs::fallocate(file.as_fd(), mode, record.offset, record.length)
+    }
+
+    pub(super) fn seek(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: SeekRequest = request.record()?;
+        let file = self.handles.file(record.handle, request.header.node)?;
+        // The node's kernel has the file's position; the open file's own is not used by anything.
+        let from = match record.whence as i32 {
+            libc::SEEK_DATA => SeekFrom::Data(record.offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(record.offset),
+            libc::SEEK_END => SeekFrom::End(record.offset as i64),
+            _ => return Err(Errno::INVAL),
+        };
+        let offset = rustix::fs::seek(file.as_fd(), from)?;
+        reply.record(&SeekReply { offset });
+        Ok(())
+    }
+
+    /// Copies within home, so that the data never crosses the link. `wide` is the form with 64-bit counts.
+    pub(super) fn copy_range(
+        &self,
+        request: &mut Request<'_>,
+        reply: &mut Reply<'_>,
+        wide: bool,
+    ) -> Result<()> {
+        let record: CopyRangeRequest = request.record()?;
+        if record.flags != 0 {
+            return Err(Errno::INVAL);
+        }
+        let from = self.handles.file(record.handle_in, request.header.node)?;
+        let to = self.handles.file(record.handle_out, record.node_out)?;
+        let length = record.length.min(COPY_BYTES_MAX) as usize;
+        let (mut offset_in, mut offset_out) = (record.offset_in, record.offset_out);
+        let count = rustix::fs::copy_file_range(
+            from.as_fd(),
+            Some(&mut offset_in),
+            to.as_fd(),
+            Some(&mut offset_out),
+            length,
+        )?;
+        if wide {
+            reply.record(&CopyRange64Reply { bytes: count as u64 });
+        } else {
+            reply.record(&WriteReply {
+                size: count as u32,
+                padding: 0,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: SyncRequest = request.record()?;
+        let open = self.handles.any(record.handle, request.header.node)?;
+        if record.flags & SYNC_DATA_ONLY != 0 {
+            rustix::fs::fdatasync(open.as_fd())
+        } else {
+            rustix::fs::fsync(open.as_fd())
+        }
+    }
+
+    pub(super) fn ioctl(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: IoctlRequest = request.record()?;
+        let open = self.handles.any(record.handle, request.header.node)?;
+        let other_sizes =
+            ioctl_flag::COMPAT | ioctl_flag::BITS_32 | ioctl_flag::COMPAT_X32 | ioctl_flag::UNRESTRICTED;
+        let known = IOCTLS.iter().find(|(command, ..)| *command == record.command);
+        let Some(&(command, bytes, direction)) = known.filter(|_| record.flags & other_sizes == 0) else {
+            return Err(Errno::NOTTY);
+        };
+        let input = request.data(record.in_size)?;
+        let mut memory = [0; 32];
+        if direction == Direction::In {
+            memory[..bytes].copy_from_slice(input.get(..bytes).ok_or(Errno::INVAL)?);
+        }
+        let result = sys::ioctl(open.as_fd(), command, &mut memory[..bytes])?;
+        reply.record(&IoctlReply {
+            result,
+            ..IoctlReply::default()
+        });
+        if direction == Direction::Out {
+            reply.bytes(&memory[..bytes.min(record.out_size as usize)]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: PollRequest = request.record()?;
+        let open = self.handles.any(record.handle, request.header.node)?;
+        let events = PollFlags::from_bits_truncate(record.events as u16);
+        let mut polled = [PollFd::new(&open, events)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut polled, Some(&at_once))?;
+        reply.record(&PollReply {
+            events: polled[0].revents().bits().into(),
+            padding: 0,
+        });
+        Ok(())
+    }
+}
+
+/// Writes at an offset or at the end, as the node's open file has it now, which `fcntl` may have changed since the file was
+/// opened.
+fn write_at(file: &OpenFile, data: &[u8], offset: u64, append: bool) -> Result<usize> {
+    let flags = match (append, file.appends) {
+        (true, true) | (false, false) => return rustix::io::pwrite(file.as_fd(), data, offset),
+        (true, false) => ReadWriteFlags::APPEND,
+        (false, true) => NO_APPEND,
+    };
+    rustix::io::pwritev2(file.as_fd(), &[IoSlice::new(data)], offset, flags)
+}

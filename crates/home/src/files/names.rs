@@ -1,0 +1,223 @@
+//! Names: finding, making, moving and removing entries of directories.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use afield_abi::fuse::{
+    BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, LinkRequest, MakeDirectoryRequest,
+    MakeNodeRequest, ROOT_NODE, Rename2Request, RenameRequest, device_parts,
+};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use super::credentials::apply_umask;
+use super::decode::{Reply, Request};
+use super::nodes::{Identity, Node, PathDescriptor, open_path, stat_descriptor, stat_name};
+use super::{FileService, READLINK_BYTES_MAX, Result, proc_path, valid};
+
+impl FileService {
+    /// Finds a name in a directory, counting a lookup.
+    fn find(&self, parent: u64, directory: &Arc<PathDescriptor>, name: &CStr) -> Result<(Arc<Node>, Statx)> {
+        let mut stat = stat_name(&**directory, name)?;
+        if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
+            // What is to be seen is what gets mounted there. If that fails, the mount point itself is shown.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if rustix::fs::openat(&**directory, name, flags, Mode::empty()).is_ok() {
+                stat = stat_name(&**directory, name)?;
+            }
+        }
+        let place = Some((parent, name));
+        if stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
+            return Ok((self.nodes.enter(Identity::of(&stat), place), stat));
+        }
+        // Without a time of birth only an open descriptor keeps the inode's number from being used again.
+        let known = self.nodes.find(&Identity::of(&stat));
+        if known.is_none() {
+            let descriptor = open_path(&**directory, name)?;
+            stat = stat_descriptor(&descriptor)?;
+            let node = self.nodes.enter(Identity::of(&stat), place);
+            self.nodes.keep(&node, descriptor);
+            return Ok((node, stat));
+        }
+        Ok((self.nodes.enter(Identity::of(&stat), place), stat))
+    }
+
+    /// A found or made entry in the form of FUSE.
+    pub(super) fn entry(&self, node: u64, stat: &Statx) -> EntryReply {
+        EntryReply {
+            node,
+            // Ids are never used again, so that generations need not differ.
+            generation: 0,
+            entry_valid: valid::ENTRY_SECONDS,
+            attributes_valid: valid::ATTRIBUTES_SECONDS,
+            entry_valid_nanoseconds: valid::ENTRY_NANOSECONDS,
+            attributes_valid_nanoseconds: valid::ATTRIBUTES_NANOSECONDS,
+            attributes: self.attributes(stat),
+        }
+    }
+
+    pub(super) fn lookup(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let name = request.component()?;
+        let parent = self.nodes.get(request.header.node)?;
+        let directory = self.nodes.descriptor(&parent, &self.credentials)?;
+        let (node, stat) = match name.to_bytes() {
+            b".." if parent.id != ROOT_NODE => {
+                let descriptor = open_path(&*directory, name)?;
+                let stat = stat_descriptor(&descriptor)?;
+                let node = self.nodes.enter(Identity::of(&stat), None);
+                self.nodes.keep(&node, descriptor);
+                (node, stat)
+            }
+            b"." | b".." => {
+                let stat = stat_descriptor(&*directory)?;
+                self.nodes.enter_again(&parent);
+                (parent, stat)
+            }
+            _ => self.find(parent.id, &directory, name)?,
+        };
+        reply.record(&self.entry(node.id, &stat));
+        Ok(())
+    }
+
+    /// Replies with an entry that was just made.
+    fn made(
+        &self,
+        parent: u64,
+        directory: &Arc<PathDescriptor>,
+        name: &CStr,
+        reply: &mut Reply<'_>,
+    ) -> Result<()> {
+        let (node, stat) = self.find(parent, directory, name)?;
+        reply.record(&self.entry(node.id, &stat));
+        Ok(())
+    }
+
+    pub(super) fn forget(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: ForgetRequest = request.record()?;
+        self.nodes.forget(request.header.node, record.lookups);
+        Ok(())
+    }
+
+    pub(super) fn batch_forget(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: BatchForgetRequest = request.record()?;
+        for _ in 0..record.count {
+            // A count that promises more than there is ends here.
+            let one: ForgetOne = request.record()?;
+            self.nodes.forget(one.node, one.lookups);
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_link(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let descriptor = self.descriptor(request.header.node)?;
+        let mut target = [0; READLINK_BYTES_MAX];
+        let count = rustix::fs::readlinkat_raw(&*descriptor, c"", &mut target)?;
+        reply.bytes(&target[..count]);
+        Ok(())
+    }
+
+    pub(super) fn symbolic_link(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let (name, target) = (request.name()?, request.text()?);
+        let parent = request.header.node;
+        let directory = self.descriptor(parent)?;
+        rustix::fs::symlinkat(target, &*directory, name)?;
+        self.made(parent, &directory, name, reply)
+    }
+
+    pub(super) fn make_node(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: MakeNodeRequest = request.record()?;
+        let name = request.name()?;
+        let parent = request.header.node;
+        let directory = self.descriptor(parent)?;
+        let kind = match record.mode & libc::S_IFMT {
+            0 => FileType::RegularFile,
+            kind => FileType::from_raw_mode(kind),
+        };
+        let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
+        let (major, minor) = device_parts(record.device);
+        rustix::fs::mknodat(&*directory, name, kind, mode, rustix::fs::makedev(major, minor))?;
+        self.made(parent, &directory, name, reply)
+    }
+
+    pub(super) fn make_directory(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: MakeDirectoryRequest = request.record()?;
+        let name = request.name()?;
+        let parent = request.header.node;
+        let directory = self.descriptor(parent)?;
+        let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
+        rustix::fs::mkdirat(&*directory, name, mode)?;
+        self.made(parent, &directory, name, reply)
+    }
+
+    /// Before a name goes: if the node's kernel knows the file, it may still use it afterwards.
+    fn keep_reachable(&self, directory: &Arc<PathDescriptor>, name: &CStr) {
+        if let Ok(stat) = stat_name(&**directory, name) {
+            self.nodes.survive_unlink(&Identity::of(&stat), &self.credentials);
+        }
+    }
+
+    pub(super) fn remove(&self, request: &mut Request<'_>, flags: AtFlags) -> Result<()> {
+        let name = request.name()?;
+        let directory = self.descriptor(request.header.node)?;
+        self.keep_reachable(&directory, name);
+        rustix::fs::unlinkat(&*directory, name, flags)
+    }
+
+    pub(super) fn rename(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: RenameRequest = request.record()?;
+        self.move_name(request, record.new_directory, RenameFlags::empty())
+    }
+
+    pub(super) fn rename2(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: Rename2Request = request.record()?;
+        let flags = RenameFlags::from_bits_retain(record.flags);
+        // A whiteout would be a device that only a mount of home could mean anything by.
+        if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
+            return Err(Errno::INVAL);
+        }
+        self.move_name(request, record.new_directory, flags)
+    }
+
+    fn move_name(&self, request: &mut Request<'_>, new_parent: u64, flags: RenameFlags) -> Result<()> {
+        let (old, new) = (request.name()?, request.name()?);
+        let old_parent = request.header.node;
+        let old_directory = self.descriptor(old_parent)?;
+        let new_directory = self.descriptor(new_parent)?;
+        if flags.is_empty() {
+            self.keep_reachable(&new_directory, new);
+        }
+        rustix::fs::renameat_with(&*old_directory, old, &*new_directory, new, flags)?;
+        // Nodes are found again by their names, so those must be right from now on.
+        self.note_place(new_parent, &new_directory, new);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.note_place(old_parent, &old_directory, old);
+        }
+        Ok(())
+    }
+
+    /// Notes what a name stands for after a rename.
+    fn note_place(&self, parent: u64, directory: &Arc<PathDescriptor>, name: &CStr) {
+        let stat = stat_name(&**directory, name);
+        let node = stat.ok().and_then(|stat| self.nodes.find(&Identity::of(&stat)));
+        if let Some(node) = node {
+            self.nodes.place(&node, Some((parent, name)));
+        }
+    }
+
+    pub(super) fn link(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: LinkRequest = request.record()?;
+        let name = request.name()?;
+        let parent = request.header.node;
+        let old = self.descriptor(record.old_node)?;
+        let directory = self.descriptor(parent)?;
+        // Following the link in /proc leads to the inode itself, even if that is a symbolic link.
+        rustix::fs::linkat(
+            rustix::fs::CWD,
+            &*proc_path(&*old),
+            &*directory,
+            name,
+            AtFlags::SYMLINK_FOLLOW,
+        )?;
+        self.made(parent, &directory, name, reply)
+    }
+}

@@ -1,0 +1,301 @@
+//! Open files and directories: handles, and the calls that make and end them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use afield_abi::fuse::{
+    CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, OpenReply, OpenRequest, ReleaseRequest, open_reply_flag,
+    release_flag,
+};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::credentials::apply_umask;
+use super::decode::{Reply, Request};
+use super::devices::Class;
+use super::directory::OpenDirectory;
+use super::nodes::{Identity, Node, Pin, stat_descriptor};
+use super::{FileService, Outcome, Result, proc_path, sys};
+
+/// What of a request's flags home's `open` gets to see. Those that make files are decided by the operation, and those about
+/// links have been dealt with by the node's kernel.
+const OPEN_FLAGS: OFlags = OFlags::RWMODE
+    .union(OFlags::APPEND)
+    .union(OFlags::TRUNC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::SYNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::DIRECT)
+    .union(OFlags::LARGEFILE)
+    .union(OFlags::NOATIME);
+
+/// Added to every open.
+const OPEN_ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY);
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct OpenFile {
+    descriptor: OwnedFd,
+    /// It was opened to append, whatever became of the flag at the node.
+    pub appends: bool,
+    /// Keeps the node reachable.
+    pub node: Pin,
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// An open file or directory.
+#[derive(Debug, Clone)]
+pub enum Open {
+    /// A regular file.
+    File(Arc<OpenFile>),
+    /// A directory.
+    Directory(Arc<OpenDirectory>),
+}
+
+impl Open {
+    fn node(&self) -> u64 {
+        match self {
+            Self::File(file) => file.node.0.id,
+            Self::Directory(directory) => directory.node.0.id,
+        }
+    }
+}
+
+impl AsFd for Open {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::File(file) => file.as_fd(),
+            Self::Directory(directory) => directory.as_fd(),
+        }
+    }
+}
+
+/// The table of open files and directories. A handle is only good together with its node.
+#[derive(Debug)]
+pub struct Handles {
+    table: RwLock<HashMap<u64, Open>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self {
+            table: RwLock::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// The open file or directory with this handle.
+    pub fn any(&self, handle: u64, node: u64) -> Result<Open> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        match table.get(&handle) {
+            Some(open) if open.node() == node => Ok(open.clone()),
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// The open regular file with this handle.
+    pub fn file(&self, handle: u64, node: u64) -> Result<Arc<OpenFile>> {
+        match self.any(handle, node)? {
+            Open::File(file) => Ok(file),
+            Open::Directory(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// The open directory with this handle.
+    pub fn directory(&self, handle: u64, node: u64) -> Result<Arc<OpenDirectory>> {
+        match self.any(handle, node)? {
+            Open::Directory(directory) => Ok(directory),
+            Open::File(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// Open files and directories.
+    pub fn count(&self) -> usize {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn insert(&self, open: Open) -> u64 {
+        let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.insert(handle, open);
+        handle
+    }
+
+    fn remove(&self, handle: u64) -> Option<Open> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.remove(&handle)
+    }
+}
+
+impl FileService {
+    /// Completes an open: enters the file in the table.
+    fn opened(&self, pin: Pin, descriptor: OwnedFd, flags: OFlags, fresh: bool) -> Result<OpenReply> {
+        if flags.contains(OFlags::DIRECT) {
+            // The node's kernel bypasses its cache, and home's has agreed to the flag; but the service's buffers are not
+            // aligned as the flag demands.
+            let now = rustix::fs::fcntl_getfl(&descriptor)?;
+            rustix::fs::fcntl_setfl(&descriptor, now - OFlags::DIRECT)?;
+        }
+        let direct = match self.devices.class(pin.0.identity.device, &descriptor) {
+            // The node's kernel does not know where the end is.
+            Class::Real => flags.contains(OFlags::APPEND) && flags & OFlags::RWMODE == OFlags::WRONLY,
+            Class::Made => true,
+            Class::Unknown => !fresh && stat_descriptor(&descriptor)?.stx_size == 0,
+        };
+        let file = OpenFile {
+            descriptor,
+            appends: flags.contains(OFlags::APPEND),
+            node: pin,
+        };
+        Ok(OpenReply {
+            handle: self.handles.insert(Open::File(Arc::new(file))),
+            open_flags: if direct { open_reply_flag::DIRECT_IO } else { 0 },
+            backing: 0,
+        })
+    }
+
+    /// Opens a node's file at home, whatever its name is now.
+    fn open_node(&self, node: &Arc<Node>, flags: u32) -> Result<OpenReply> {
+        match node.identity.kind {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(Errno::ISDIR),
+            libc::S_IFLNK => return Err(Errno::LOOP),
+            // FIFOs and devices are opened by the caller's deputy; a socket cannot be.
+            _ => return Err(Errno::NXIO),
+        }
+        let pin = node.pin();
+        let reached = self.nodes.descriptor(node, &self.credentials)?;
+        let path = proc_path(&*reached);
+        if flags & OPEN_FOR_EXECUTION != 0 {
+            rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS)?;
+        }
+        let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
+        let file = rustix::fs::openat(rustix::fs::CWD, &*path, flags | OPEN_ALWAYS, Mode::empty())?;
+        self.nodes.restore(node, &reached);
+        self.opened(pin, file, flags, false)
+    }
+
+    pub(super) fn open(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: OpenRequest = request.record()?;
+        let node = self.nodes.get(request.header.node)?;
+        reply.record(&self.open_node(&node, record.flags)?);
+        Ok(())
+    }
+
+    pub(super) fn create(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: CreateRequest = request.record()?;
+        let name = request.name()?;
+        let parent = request.header.node;
+        let directory = self.descriptor(parent)?;
+        let asked = OFlags::from_bits_retain(record.flags);
+        let flags = asked & OPEN_FLAGS;
+        let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
+        // Always exclusively: what turned up under this name in the meantime is opened like anything that was there,
+        // so that a FIFO or link among it does no harm.
+        let make = OPEN_ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = match rustix::fs::openat(&*directory, name, flags | make, mode) {
+            Ok(file) => file,
+            // The node's kernel looks the path up again, finds the file, and opens it.
+            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => return Err(Errno::STALE),
+            Err(errno) => return Err(errno),
+        };
+        self.created(file, flags, Some((parent, name)), reply)
+    }
+
+    pub(super) fn temporary_file(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: CreateRequest = request.record()?;
+        let directory = self.descriptor(request.header.node)?;
+        let asked = OFlags::from_bits_retain(record.flags);
+        // Here `O_EXCL` says that the file may never get a name.
+        let flags = asked & OPEN_FLAGS.difference(OFlags::TRUNC);
+        let make = OPEN_ALWAYS | OFlags::TMPFILE | (asked & OFlags::EXCL);
+        let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
+        let file = rustix::fs::openat(&*directory, c".", flags | make, mode)?;
+        self.created(file, flags, None, reply)
+    }
+
+    fn created(
+        &self,
+        file: OwnedFd,
+        flags: OFlags,
+        place: Option<(u64, &std::ffi::CStr)>,
+        reply: &mut Reply<'_>,
+    ) -> Result<()> {
+        let stat = stat_descriptor(&file)?;
+        let path_flags = OFlags::PATH | OFlags::CLOEXEC;
+        let reached = rustix::fs::openat(rustix::fs::CWD, &*proc_path(&file), path_flags, Mode::empty())?;
+        let node = self.nodes.enter(Identity::of(&stat), place);
+        let pin = node.pin();
+        self.nodes.keep(&node, reached);
+        let entry = self.entry(node.id, &stat);
+        match self.opened(pin, file, flags, true) {
+            Ok(open) => {
+                reply.record(&entry);
+                reply.record(&open);
+                Ok(())
+            }
+            Err(errno) => {
+                self.nodes.forget(node.id, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    pub(super) fn open_directory(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+        let record: OpenRequest = request.record()?;
+        let node = self.nodes.get(request.header.node)?;
+        if !node.is_directory() {
+            return Err(Errno::NOTDIR);
+        }
+        let pin = node.pin();
+        let reached = self.nodes.descriptor(&node, &self.credentials)?;
+        let flags = OFlags::from_bits_retain(record.flags) & OFlags::NOATIME;
+        let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::openat(rustix::fs::CWD, &*proc_path(&*reached), flags, Mode::empty())?;
+        self.nodes.restore(&node, &reached);
+        let directory = OpenDirectory::new(descriptor, pin);
+        reply.record(&OpenReply {
+            handle: self.handles.insert(Open::Directory(Arc::new(directory))),
+            open_flags: 0,
+            backing: 0,
+        });
+        Ok(())
+    }
+
+    pub(super) fn release(&self, request: &mut Request<'_>) -> Result<()> {
+        let record: ReleaseRequest = request.record()?;
+        let open = self.handles.any(record.handle, request.header.node)?;
+        if record.release_flags & release_flag::FLOCK_UNLOCK != 0 {
+            // A deputy may hold the same open file for its record locks, so closing is not enough.
+            let _ = rustix::fs::flock(open.as_fd(), FlockOperation::Unlock);
+        }
+        drop(open);
+        // Closing may write to a network file system; it happens here, outside of the table's lock.
+        drop(self.handles.remove(record.handle));
+        Ok(())
+    }
+
+    pub(super) fn flush(&self, request: &mut Request<'_>) -> Result<Outcome> {
+        let record: FlushRequest = request.record()?;
+        let open = self.handles.any(record.handle, request.header.node)?;
+        if let Open::File(file) = open {
+            // Network file systems report failed writes when a descriptor is closed.
+            let copy = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0)?;
+            sys::close(copy)?;
+        }
+        Ok(Outcome::Flush {
+            pid: request.header.pid,
+            owner: record.lock_owner,
+            node: request.header.node,
+        })
+    }
+}

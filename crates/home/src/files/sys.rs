@@ -1,0 +1,160 @@
+//! System calls that `rustix` does not offer, or not in the form needed.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// The error of the libc call that just returned -1.
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(
+        std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO),
+    )
+}
+
+fn check(result: libc::c_long) -> Result<usize> {
+    usize::try_from(result).map_err(|_| last_errno())
+}
+
+/// `pread` of at most `size` bytes, appended to `target`. Gives the count; 0 is the end of the file.
+pub fn read_append(file: BorrowedFd<'_>, target: &mut Vec<u8>, size: usize, offset: u64) -> Result<usize> {
+    target.reserve(size);
+    let spare = &mut target.spare_capacity_mut()[..size];
+    let (filled, _) = rustix::io::pread(file, spare, offset)?;
+    let count = filled.len();
+    // SAFETY: `pread` initialised `count` bytes from the vector's end on, within its capacity.
+    unsafe { target.set_len(target.len() + count) };
+    Ok(count)
+}
+
+/// `getdents64`: fills `buffer` with directory records and gives their bytes; 0 is the end.
+pub fn directory_records(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            directory.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    })
+}
+
+/// `truncate` by path.
+pub fn truncate(path: &CStr, size: u64) -> Result<()> {
+    let size = i64::try_from(size).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `path` is a NUL-ended string.
+    check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
+}
+
+/// `close` with its error, which network file systems use to report failed writes.
+pub fn close(file: OwnedFd) -> Result<()> {
+    // SAFETY: the descriptor was owned and is given up here.
+    check(unsafe { libc::close(file.into_raw_fd()) }.into()).map(drop)
+}
+
+/// Gives the calling thread its own umask, working directory and root.
+pub fn unshare_file_context() -> Result<()> {
+    // SAFETY: affects only what the calling thread shares with others; no memory is touched.
+    check(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
+}
+
+/// `ioctl` whose argument points to memory of exactly the size that the command reads or writes, which the caller
+/// guarantees by taking both from one table.
+pub fn ioctl(file: impl AsFd, command: u32, memory: &mut [u8]) -> Result<i32> {
+    // SAFETY: `memory` is valid for reads and writes of the command's size, as the contract says.
+    let result = check(
+        unsafe {
+            libc::ioctl(
+                file.as_fd().as_raw_fd(),
+                libc::c_ulong::from(command),
+                memory.as_mut_ptr(),
+            )
+        }
+        .into(),
+    )?;
+    Ok(result as i32)
+}
+
+/// `fcntl` with one of the open-file-description lock commands.
+pub fn description_lock(file: BorrowedFd<'_>, command: i32, lock: &mut libc::flock) -> Result<()> {
+    assert!(matches!(
+        command,
+        libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW
+    ));
+    // SAFETY: these commands take a pointer to a `struct flock`, which `lock` is.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) }.into()).map(drop)
+}
+
+/// Sets the calling thread's file-system user id; an error if the kernel refused.
+pub fn set_file_user(uid: u32) -> Result<()> {
+    // SAFETY: plain numbers; the raw call changes the calling thread only.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsuid, uid);
+        libc::syscall(libc::SYS_setfsuid, u32::MAX)
+    };
+    if now == libc::c_long::from(uid) {
+        Ok(())
+    } else {
+        Err(Errno::PERM)
+    }
+}
+
+/// Sets the calling thread's file-system group id; an error if the kernel refused.
+pub fn set_file_group(gid: u32) -> Result<()> {
+    // SAFETY: plain numbers; the raw call changes the calling thread only.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsgid, u32::MAX)
+    };
+    if now == libc::c_long::from(gid) {
+        Ok(())
+    } else {
+        Err(Errno::PERM)
+    }
+}
+
+/// Sets the calling thread's supplementary groups.
+pub fn set_thread_groups(groups: &[u32]) -> Result<()> {
+    // SAFETY: the kernel reads `groups.len()` numbers; the raw call changes the calling thread only.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// A thread's capability sets, as `capget` has them.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct CapabilitySets {
+    sets: [[u32; 3]; 2],
+}
+
+impl CapabilitySets {
+    /// The same sets with only these capabilities (bit numbers below 32) effective.
+    pub fn with_effective(mut self, capabilities: u32) -> Self {
+        self.sets[0][0] = capabilities & self.sets[0][1];
+        self.sets[1][0] = 0;
+        self
+    }
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` and "the calling thread".
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+/// Capabilities of the calling thread.
+pub fn thread_capabilities() -> Result<CapabilitySets> {
+    let mut header = CAPABILITY_HEADER;
+    let mut sets = CapabilitySets::default();
+    // SAFETY: version 3 has a header of two and data of two times three 32-bit numbers.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), &raw mut sets) })?;
+    Ok(sets)
+}
+
+/// Sets the capabilities of the calling thread.
+pub fn set_thread_capabilities(sets: &CapabilitySets) -> Result<()> {
+    let mut header = CAPABILITY_HEADER;
+    // SAFETY: version 3 has a header of two and data of two times three 32-bit numbers.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), std::ptr::from_ref(sets)) }).map(drop)
+}
