@@ -1,0 +1,105 @@
+//! Forwarded system calls.
+
+use std::sync::Arc;
+
+use afield_abi::syscalls::nr;
+use afield_link::wire::{self, CallHeader, WireError};
+
+use super::workers::Worker;
+use super::{Deputy, lock};
+use crate::sys::call::Prepared;
+use crate::sys::interrupt::Flag;
+use crate::sys::process;
+
+const EINTR: i64 = -(libc::EINTR as i64);
+
+impl Deputy {
+    /// Makes a call, or has a worker make it. It is always answered.
+    pub(super) fn begin_call(self: &Arc<Self>, id: u64, payload: &[u8]) -> Result<(), WireError> {
+        let (header, rest) = wire::split::<CallHeader>(payload, "call")?;
+        let buffers = wire::decode_buffers(header.buffers.get(), rest)?;
+        let number = header.number.get();
+        let call = match Prepared::new(number, header.arguments.map(|argument| argument.get()), &buffers) {
+            Ok(call) => call,
+            Err(error) => {
+                self.log(error.to_string());
+                self.fail_call(id, error.errno());
+                return Ok(());
+            }
+        };
+        match number {
+            nr::WAIT4 | nr::WAITID => self.begin_wait(id, call),
+            _ if call.blocks() => self.call_in_worker(id, call),
+            _ => {
+                let mut call = call;
+                let result = self.make_at_once(&mut call);
+                self.answer_call(id, result, &call);
+            }
+        }
+        Ok(())
+    }
+
+    /// A call that does not wait.
+    fn make_at_once(&self, call: &mut Prepared) -> i64 {
+        match call.number() {
+            nr::RT_SIGACTION => {
+                let signal = call.register(0) as i32;
+                match call.memory(1) {
+                    // It only asks, and the node answers that.
+                    None => 0,
+                    Some(action) => {
+                        let mut dispositions = lock(&self.dispositions);
+                        dispositions.set(signal, action).map_or_else(|errno| -i64::from(errno), |()| 0)
+                    }
+                }
+            }
+            nr::GETRUSAGE => {
+                let result = call.make(&Flag::default());
+                if let (0, Some(usage)) = (result, call.memory(1)) {
+                    self.children.add_reaped_usage(usage);
+                }
+                result
+            }
+            nr::TIMES => {
+                let result = call.make(&Flag::default());
+                if let Some(times) = call.memory(0) {
+                    self.children.put_reaped_times(times);
+                }
+                result
+            }
+            nr::SETUID | nr::SETGID | nr::SETREUID | nr::SETREGID | nr::SETRESUID | nr::SETRESGID
+            | nr::SETGROUPS
+                if !self.raw =>
+            {
+                let registers = *call.registers();
+                let number = i64::from(call.number());
+                let groups = call.memory(1).map_or(&[][..], |groups| groups);
+                process::set_identity(number, &registers, groups)
+                    .unwrap_or_else(|| call.make(&Flag::default()))
+            }
+            // A signal for the thread that stands for the whole process here.
+            _ => loop {
+                let result = call.make(&Flag::default());
+                if result != EINTR {
+                    return result;
+                }
+            },
+        }
+    }
+
+    /// A call that may wait, with nothing special about it.
+    fn call_in_worker(self: &Arc<Self>, id: u64, mut call: Prepared) {
+        let work = move |worker: &mut Worker<'_>| {
+            let result = loop {
+                let result = worker.wait(|flag| call.make(flag));
+                if result != EINTR || worker.cancelled() {
+                    break result;
+                }
+            };
+            worker.deputy.answer_call(id, result, &call);
+        };
+        if let Err(errno) = self.employ(id, Box::new(work)) {
+            self.fail_call(id, errno);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The main loop of a deputy.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use afield_link::frame::{Frame, Kind};
+use afield_link::wire;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::handles::Handle;
+use super::{Deputy, lock};
+use crate::channel::{ChannelError, Incoming, Received};
+use crate::messages::{FromDeputy, ToDeputy};
+use crate::sys::process::{self, Title};
+
+/// Exit status when afield itself is why the job cannot go on.
+const EXIT_OWN_FAILURE: i32 = 125;
+
+/// Most objects watched at a time for one guest.
+const WATCHES_MAX: usize = 4096;
+
+/// What only the main thread has.
+#[derive(Debug)]
+pub struct Lead {
+    pub(super) incoming: Incoming,
+    /// Objects for which the guest waits.
+    watches: Vec<Watch>,
+    title: Option<Title>,
+}
+
+/// Wait for an object, once.
+#[derive(Debug)]
+struct Watch {
+    handle: u64,
+    events: PollFlags,
+    object: Handle,
+}
+
+/// What a message leads to.
+pub(super) enum Next {
+    /// The same deputy goes on.
+    Same,
+    /// This is a child now.
+    Child(Arc<Deputy>, Lead),
+}
+
+impl Lead {
+    /// `incoming` is the channel's, in which something may have been received already.
+    pub fn new(incoming: Incoming) -> Self {
+        Self {
+            incoming,
+            watches: Vec::new(),
+            title: Title::of_this_process(),
+        }
+    }
+
+    /// What a forked child has of it.
+    pub(super) fn of_child(&mut self) -> Self {
+        Self {
+            incoming: Incoming::default(),
+            watches: Vec::new(),
+            title: self.title.take(),
+        }
+    }
+
+    /// Serves until the guest's end, which is the process's.
+    pub fn serve(mut self, mut deputy: Arc<Deputy>) -> ! {
+        loop {
+            match self.turn(&deputy) {
+                Ok(Next::Same) => {}
+                Ok(Next::Child(child, lead)) => {
+                    // What the parent's memory had belongs to the parent: nothing of it may be closed here.
+                    std::mem::forget(std::mem::replace(&mut deputy, child));
+                    std::mem::forget(std::mem::replace(&mut self, lead));
+                }
+                Err(error) => {
+                    if let Some(root) = &deputy.root {
+                        let why = match error {
+                            ChannelError::Closed => "the agent died".to_owned(),
+                            error => error.to_string(),
+                        };
+                        deputy.tell_user(&format!("{why}; {} ({}) cannot continue", root.name, deputy.pid));
+                    }
+                    process::exit(EXIT_OWN_FAILURE);
+                }
+            }
+        }
+    }
+
+    /// One frame, or one wait.
+    fn turn(&mut self, deputy: &Arc<Deputy>) -> Result<Next, ChannelError> {
+        if let Some(frame) = self.incoming.next_frame()? {
+            return self.handle(deputy, frame);
+        }
+        let mut polls = Vec::with_capacity(2 + self.watches.len());
+        polls.push(PollFd::from_borrowed_fd(deputy.channel.as_fd(), PollFlags::IN));
+        polls.push(PollFd::from_borrowed_fd(deputy.signals.as_fd(), PollFlags::IN));
+        for watch in &self.watches {
+            polls.push(PollFd::from_borrowed_fd(watch.object.file.as_fd(), watch.events));
+        }
+        match poll(&mut polls, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready: Vec<bool> = polls.iter().map(|poll| !poll.revents().is_empty()).collect();
+        if ready[1] {
+            let _sending = lock(&deputy.sending);
+            deputy.forward_signals()?;
+        }
+        let mut index = 2;
+        self.watches.retain(|watch| {
+            index += 1;
+            if ready[index - 1] {
+                deputy.tell(0, &FromDeputy::Ready { handle: watch.handle });
+            }
+            !ready[index - 1]
+        });
+        if ready[0] && self.incoming.receive(deputy.channel.as_fd(), false)? == Received::End {
+            return Err(ChannelError::Closed);
+        }
+        Ok(Next::Same)
+    }
+
+    fn handle(&mut self, deputy: &Arc<Deputy>, frame: Frame) -> Result<Next, ChannelError> {
+        match frame.kind {
+            Kind::Call => deputy.begin_call(frame.id, &frame.payload)?,
+            Kind::Handle => deputy.begin_operation(self, frame.id, frame.payload)?,
+            Kind::Cancel => deputy.cancel(frame.id),
+            Kind::Control => return self.control(deputy, frame.id, wire::decode(&frame.payload)?),
+            _ => deputy.log(format!("frame of kind {:?} to a deputy", frame.kind)),
+        }
+        Ok(Next::Same)
+    }
+
+    fn control(
+        &mut self,
+        deputy: &Arc<Deputy>,
+        id: u64,
+        message: ToDeputy,
+    ) -> Result<Next, ChannelError> {
+        match message {
+            ToDeputy::Fork {
+                exit_signal,
+                sibling,
+            } => return Ok(deputy.fork(self, id, exit_signal, sibling)),
+            ToDeputy::Unfork { pid } => deputy.unfork(pid),
+            ToDeputy::Exec { name, arguments } => {
+                lock(&deputy.dispositions).reset();
+                self.show(deputy, &name, &arguments);
+            }
+            ToDeputy::Name(name) => show_name(&name),
+            ToDeputy::Exit { status } => deputy.die(status),
+            ToDeputy::Stop { signal } => deputy.stop(signal),
+            ToDeputy::ChildUsage { pid, usage } => deputy.children.ended(pid, usage),
+            ToDeputy::Open { handle, flags } => {
+                let file = self.incoming.take_descriptor()?;
+                deputy.open(id, handle, flags, file);
+            }
+            ToDeputy::Lock(request) => {
+                let file = match request.descriptor {
+                    true => Some(self.incoming.take_descriptor()?),
+                    false => None,
+                };
+                deputy.record_lock(id, request, file);
+            }
+            ToDeputy::Unlock { node } => lock(&deputy.locks).remove(node),
+            ToDeputy::Notice(text) => deputy.tell_user(&text),
+            ToDeputy::Gone(text) => {
+                deputy.tell_user(&text);
+                process::exit(EXIT_OWN_FAILURE);
+            }
+            ToDeputy::Accepted { .. } | ToDeputy::Refused(_) | ToDeputy::Spawned(_) => {
+                deputy.log("message of a job's start to a deputy".to_owned());
+            }
+        }
+        Ok(Next::Same)
+    }
+
+    /// Shows name and arguments of the guest as the process's own.
+    pub fn show(&mut self, deputy: &Deputy, name: &[u8], arguments: &[u8]) {
+        if let Some(title) = &mut self.title {
+            // Nobody else may change the program break meanwhile.
+            deputy.await_starting();
+            let _alone = deputy.gate.write();
+            let _queue = deputy.workers.hold();
+            title.show(arguments);
+        }
+        show_name(name);
+    }
+
+    /// Tells the guest, once, when the object is ready.
+    pub(super) fn watch(&mut self, handle: u64, events: PollFlags, object: Handle) {
+        if let Some(watch) = self.watches.iter_mut().find(|watch| watch.handle == handle) {
+            watch.events |= events;
+        } else if self.watches.len() < WATCHES_MAX {
+            self.watches.push(Watch {
+                handle,
+                events,
+                object,
+            });
+        }
+    }
+
+    /// The object is closed.
+    pub(super) fn forget(&mut self, handle: u64) {
+        self.watches.retain(|watch| watch.handle != handle);
+    }
+}
+
+/// Sets the main thread's command name.
+fn show_name(name: &[u8]) {
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    let _ = std::fs::write("/proc/self/comm", &name[..name.len().min(15)]);
+}
+
+impl Deputy {
+    /// Dies as the guest has.
+    fn die(&self, status: i32) -> ! {
+        // A core dump would be of the deputy, and written where the guest's own may be.
+        if libc::WIFSIGNALED(status) && libc::WCOREDUMP(status) {
+            let _ = std::env::set_current_dir(&**self.dump_directory);
+        }
+        process::die(status)
+    }
+
+    /// Stops as the guest would.
+    fn stop(&self, signal: u32) {
+        let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        if let Some(&signal) = stops.iter().find(|&&stop| stop as u32 == signal) {
+            let ignored = lock(&self.dispositions).ignores(signal);
+            process::stop(signal, ignored);
+        }
+        self.tell(0, &FromDeputy::Released);
+    }
+
+    /// Descriptors of the deputy and its guest, for a child that closes all others.
+    pub(super) fn channel_number(&self) -> i32 {
+        self.channel.as_raw_fd()
+    }
+}

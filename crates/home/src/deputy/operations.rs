@@ -1,0 +1,393 @@
+//! Operations on home objects.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use afield_abi::fuse::{SetAttributesRequest, set_flag};
+use afield_link::frame::PAYLOAD_BYTES_MAX;
+use afield_link::wire::{self, HandleHeader, HandleOp, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::io::Errno;
+use zerocopy::FromBytes;
+
+use super::handles::{Handle, Sort};
+use super::lead::Lead;
+use super::workers::{Work, Worker};
+use super::{Deputy, lock};
+use crate::sys::{object, signals};
+
+/// Most bytes read at once: what fits a frame with its head.
+const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64;
+
+/// An operation on an object that is open.
+struct Operation {
+    id: u64,
+    handle: Handle,
+    /// -1 is the shared one.
+    offset: i64,
+    argument: u64,
+    size: usize,
+    /// The guest's file does not wait.
+    nonblocking: bool,
+    /// The frame; what follows its header is the operation's data.
+    payload: Vec<u8>,
+}
+
+impl Operation {
+    fn data(&self) -> &[u8] {
+        &self.payload[size_of::<HandleHeader>()..]
+    }
+
+    fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.handle.file.as_fd()
+    }
+
+    fn position(&self) -> Option<i64> {
+        (self.offset >= 0).then_some(self.offset)
+    }
+}
+
+impl Deputy {
+    /// Executes an operation, or has a worker do it. It is always answered, but for `Close`.
+    pub(super) fn begin_operation(
+        self: &Arc<Self>,
+        lead: &mut Lead,
+        id: u64,
+        payload: Vec<u8>,
+    ) -> Result<(), WireError> {
+        let (header, _) = wire::split::<HandleHeader>(&payload, "operation")?;
+        let header = *header;
+        let number = header.handle.get();
+        let Some(op) = HandleOp::from_wire(header.op.get()) else {
+            self.answer_operation(id, Err(libc::EINVAL), &[]);
+            return Ok(());
+        };
+        if op == HandleOp::Close {
+            lead.forget(number);
+            lock(&self.handles).remove(number);
+            return Ok(());
+        }
+        let Some(handle) = lock(&self.handles).get(number) else {
+            self.answer_operation(id, Err(libc::EBADF), &[]);
+            return Ok(());
+        };
+        let operation = Operation {
+            id,
+            handle,
+            offset: header.offset.get(),
+            argument: header.argument.get(),
+            size: (header.size.get() as usize).min(READ_BYTES_MAX),
+            nonblocking: header.flags.get() & libc::O_NONBLOCK as u32 != 0,
+            payload,
+        };
+        match op {
+            HandleOp::Read => self.begin_read(operation),
+            HandleOp::Write => self.begin_write(operation),
+            HandleOp::Poll => self.poll(lead, number, &operation),
+            HandleOp::Ioctl => self.in_worker(operation, Deputy::control),
+            HandleOp::Sync => self.in_worker(operation, |_, worker, operation| {
+                let data_only = operation.argument == 1;
+                let result = worker.wait(|flag| object::sync(flag, operation.file(), data_only));
+                (result, Vec::new())
+            }),
+            HandleOp::Allocate => self.in_worker(operation, |_, worker, operation| {
+                let length = operation.data().first_chunk::<8>();
+                let result = length.ok_or(libc::EINVAL).and_then(|length| {
+                    let length = i64::from_le_bytes(*length);
+                    worker.wait(|flag| {
+                        object::allocate(flag, operation.file(), operation.argument, operation.offset, length)
+                    })
+                });
+                (result, Vec::new())
+            }),
+            HandleOp::Seek => {
+                let result = object::seek(operation.file(), operation.offset, operation.argument);
+                self.answer_operation(id, result, &[]);
+            }
+            HandleOp::Stat => match object::status(operation.file()) {
+                Ok(status) => self.answer_operation(id, Ok(0), &status),
+                Err(errno) => self.answer_operation(id, Err(errno), &[]),
+            },
+            HandleOp::SetFlags => {
+                let result = object::set_flags(operation.file(), operation.argument);
+                self.answer_operation(id, result, &[]);
+            }
+            HandleOp::GetFlags => self.answer_operation(id, object::flags(operation.file()), &[]),
+            HandleOp::SetAttributes => {
+                let result = set_attributes(&operation).map(|()| 0).map_err(Errno::raw_os_error);
+                self.answer_operation(id, result, &[]);
+            }
+            // The agent makes these into messages of their own.
+            HandleOp::Open | HandleOp::Close => self.answer_operation(id, Err(libc::EINVAL), &[]),
+        }
+        Ok(())
+    }
+
+    /// Has a worker do something whose result is answered, made again when it was interrupted for nothing.
+    fn in_worker(
+        self: &Arc<Self>,
+        operation: Operation,
+        mut execute: impl FnMut(&Deputy, &mut Worker<'_>, &Operation) -> (Result<i64, i32>, Vec<u8>)
+        + Send
+        + 'static,
+    ) {
+        let id = operation.id;
+        self.employ_or_fail(
+            id,
+            Box::new(move |worker| {
+                let deputy = worker.deputy;
+                let (result, data) = loop {
+                    let catches = signals::catches();
+                    let (result, data) = execute(deputy, worker, &operation);
+                    if result != Err(libc::EINTR) || worker.cancelled() || signals::catches() != catches {
+                        break (result, data);
+                    }
+                };
+                deputy.answer_operation(id, result, &data);
+            }),
+        );
+    }
+
+    fn employ_or_fail(self: &Arc<Self>, id: u64, work: Work) {
+        if let Err(errno) = self.employ(id, work) {
+            self.answer_operation(id, Err(errno), &[]);
+        }
+    }
+
+    fn begin_read(self: &Arc<Self>, operation: Operation) {
+        let id = operation.id;
+        let mut bytes = vec![0u8; operation.size];
+        let mut done = 0;
+        match object::read_now(operation.file(), &mut bytes, operation.position()) {
+            // Of a file it may be only the part that is in memory.
+            Ok(count) if operation.handle.sort != Sort::Regular || count == bytes.len() => {
+                return self.answer_operation(id, Ok(count as i64), &bytes[..count]);
+            }
+            Ok(count) => done = count,
+            Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
+                if operation.nonblocking
+                    && operation.handle.sort != Sort::Regular
+                    && ready(operation.file(), PollFlags::IN).is_empty()
+                {
+                    return self.answer_operation(id, Err(libc::EAGAIN), &[]);
+                }
+            }
+            Err(errno) => return self.answer_operation(id, Err(errno), &[]),
+        }
+        // What was read already has moved the shared offset, and is kept.
+        bytes.truncate(done);
+        bytes.shrink_to_fit();
+        self.in_worker(operation, move |deputy, worker, operation| {
+            let mut bytes = bytes.clone();
+            bytes.resize(operation.size, 0);
+            let position = operation.position().map(|offset| offset + done as i64);
+            let result = deputy.with_terminal(operation, || {
+                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes[done..], position))
+            });
+            match result {
+                Ok(count) => {
+                    bytes.truncate(done + count);
+                    (Ok(bytes.len() as i64), bytes)
+                }
+                Err(_) if done > 0 => {
+                    bytes.truncate(done);
+                    (Ok(done as i64), bytes)
+                }
+                Err(errno) => (Err(errno), Vec::new()),
+            }
+        });
+    }
+
+    fn begin_write(self: &Arc<Self>, operation: Operation) {
+        let id = operation.id;
+        let length = operation.data().len();
+        let mut done = 0;
+        match object::write_now(operation.file(), operation.data(), operation.position()) {
+            Ok(count) if count == length => return self.answer_operation(id, Ok(count as i64), &[]),
+            Ok(count) => {
+                if operation.nonblocking && operation.handle.sort != Sort::Regular {
+                    return self.answer_operation(id, Ok(count as i64), &[]);
+                }
+                done = count;
+            }
+            Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
+                if operation.nonblocking
+                    && operation.handle.sort != Sort::Regular
+                    && ready(operation.file(), PollFlags::OUT).is_empty()
+                {
+                    return self.answer_operation(id, Err(libc::EAGAIN), &[]);
+                }
+            }
+            Err(errno) => {
+                drop_pipe_signal(errno);
+                return self.answer_operation(id, Err(errno), &[]);
+            }
+        }
+        self.employ_or_fail(
+            id,
+            Box::new(move |worker| {
+                let deputy = worker.deputy;
+                let result = deputy.write_all(worker, &operation, done);
+                deputy.answer_operation(id, result.map(|count| count as i64), &[]);
+            }),
+        );
+    }
+
+    /// Writes as a blocking `write` does: all of it, unless there is an error or an interruption.
+    fn write_all(
+        &self,
+        worker: &mut Worker<'_>,
+        operation: &Operation,
+        mut done: usize,
+    ) -> Result<usize, i32> {
+        let data = operation.data();
+        loop {
+            let catches = signals::catches();
+            let position = operation.position().map(|offset| offset + done as i64);
+            let result = self.with_terminal(operation, || {
+                worker.wait(|flag| object::write(flag, operation.file(), &data[done..], position))
+            });
+            match result {
+                Ok(count) => {
+                    done += count;
+                    // A file that takes less is full or at a limit, which the next write will tell the guest.
+                    let whole = done == data.len() || count == 0;
+                    if whole || operation.nonblocking || worker.cancelled() {
+                        return Ok(done);
+                    }
+                }
+                Err(libc::EINTR) if !worker.cancelled() && signals::catches() == catches => {}
+                Err(_) if done > 0 => return Ok(done),
+                Err(errno) => {
+                    drop_pipe_signal(errno);
+                    return Err(errno);
+                }
+            }
+        }
+    }
+
+    /// Does something with the object; if it is a terminal, as a process to which job control applies.
+    fn with_terminal<T>(&self, operation: &Operation, access: impl FnOnce() -> T) -> T {
+        if operation.handle.sort != Sort::Terminal {
+            return access();
+        }
+        let catch = lock(&self.dispositions).background();
+        self.signals.with_job_control(catch, access)
+    }
+
+    fn control(&self, worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
+        let command = operation.argument as u32;
+        let mut memory = operation.data().to_vec();
+        if object::operand(command).is_none() {
+            self.log(format!("ioctl {command:#x} is not one that home executes"));
+        }
+        let result = self.with_terminal(operation, || {
+            worker.wait(|flag| {
+                object::control(flag, operation.file(), command, operation.offset as u64, &mut memory)
+            })
+        });
+        memory.resize(operation.size, 0);
+        (result, memory)
+    }
+
+    fn poll(&self, lead: &mut Lead, number: u64, operation: &Operation) {
+        let events = PollFlags::from_bits_truncate(operation.argument as u16);
+        let found = ready(operation.file(), events);
+        if found.is_empty() && operation.size == 1 {
+            lead.watch(number, events, operation.handle.clone());
+        }
+        self.answer_operation(operation.id, Ok(i64::from(found.bits())), &[]);
+    }
+
+    /// Opens a special file, which may wait for a partner.
+    pub(super) fn open(self: &Arc<Self>, id: u64, handle: u64, flags: u32, file: OwnedFd) {
+        let work = move |worker: &mut Worker<'_>| {
+            let deputy = worker.deputy;
+            let result = loop {
+                match worker.wait(|flag| object::open_again(flag, file.as_fd(), flags)) {
+                    Err(libc::EINTR) if !worker.cancelled() => {}
+                    result => break result,
+                }
+            };
+            let result = result.map(|opened| {
+                lock(&deputy.handles).insert(handle, opened);
+                handle as i64
+            });
+            drop(file);
+            deputy.answer_operation(id, result, &[]);
+        };
+        self.employ_or_fail(id, Box::new(work));
+    }
+}
+
+/// What the object is ready for now.
+fn ready(file: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> PollFlags {
+    let mut polls = [PollFd::from_borrowed_fd(file, events)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match poll(&mut polls, Some(&now)) {
+        Ok(_) => polls[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
+}
+
+/// The node raises `SIGPIPE` itself when it sees the error; the one that the deputy's write caused is dropped.
+fn drop_pipe_signal(errno: i32) {
+    if errno == libc::EPIPE {
+        let _ = signals::take_pending(signals::only(libc::SIGPIPE));
+    }
+}
+
+fn set_attributes(operation: &Operation) -> Result<(), Errno> {
+    let request = SetAttributesRequest::ref_from_prefix(operation.data())
+        .map(|(request, _)| *request)
+        .map_err(|_| Errno::INVAL)?;
+    let file = operation.file();
+    let has = |flag: u32| request.valid & flag != 0;
+    if has(set_flag::SIZE) {
+        rustix::fs::ftruncate(file, request.size)?;
+    }
+    if has(set_flag::UID | set_flag::GID) {
+        let uid = has(set_flag::UID).then(|| Uid::from_raw(request.uid));
+        let gid = has(set_flag::GID).then(|| Gid::from_raw(request.gid));
+        rustix::fs::fchown(file, uid, gid)?;
+    }
+    if has(set_flag::MODE) {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(request.mode & 0o7777))?;
+    }
+    let time = |set: u32, now: u32, seconds: u64, nanoseconds: u32| Timespec {
+        tv_sec: seconds as i64,
+        tv_nsec: match (has(set), has(now)) {
+            (_, true) => UTIME_NOW,
+            (true, false) => i64::from(nanoseconds),
+            (false, false) => UTIME_OMIT,
+        },
+    };
+    let times = [
+        set_flag::ACCESS_TIME,
+        set_flag::ACCESS_TIME_NOW,
+        set_flag::MODIFY_TIME,
+        set_flag::MODIFY_TIME_NOW,
+    ];
+    if times.iter().any(|&flag| has(flag)) {
+        let stamps = Timestamps {
+            last_access: time(
+                set_flag::ACCESS_TIME,
+                set_flag::ACCESS_TIME_NOW,
+                request.atime,
+                request.atime_nanoseconds,
+            ),
+            last_modification: time(
+                set_flag::MODIFY_TIME,
+                set_flag::MODIFY_TIME_NOW,
+                request.mtime,
+                request.mtime_nanoseconds,
+            ),
+        };
+        rustix::fs::futimens(file, &stamps)?;
+    }
+    Ok(())
+}

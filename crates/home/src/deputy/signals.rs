@@ -1,0 +1,167 @@
+//! Signals: from the kernel to the guest.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Mutex;
+
+use rustix::io::Errno;
+
+use super::{lock, out_of_the_way};
+use crate::sys::signals::{self, Disposition, INFO_BYTES, Set, only};
+
+/// Signals taken at one look.
+const BATCH: usize = 8;
+
+/// `si_code` of signals that the kernel sends by itself.
+const SI_KERNEL: i32 = 0x80;
+
+/// Gives the signals that arrive.
+#[derive(Debug)]
+pub struct SignalDescriptor {
+    descriptor: OwnedFd,
+    /// Threads that let background access to a terminal signal them; see [`SignalDescriptor::with_job_control`].
+    job_control: Mutex<u32>,
+}
+
+/// What the kernel sends to a process that uses its terminal from the background.
+const BACKGROUND: Set = 1 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1);
+
+impl SignalDescriptor {
+    /// For the calling process.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            descriptor: out_of_the_way(signals::descriptor(signals::ALL)?),
+            job_control: Mutex::new(0),
+        })
+    }
+
+    /// The descriptor, to wait on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Its number.
+    pub fn number(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// Takes all signals that are here for the calling thread or the process.
+    pub fn take<E>(&self, mut each: impl FnMut(&[u8; INFO_BYTES]) -> Result<(), E>) -> Result<(), E> {
+        let caught = signals::take_caught();
+        for signal in 1..=64 {
+            if caught & only(signal) != 0 {
+                let mut info = [0u8; INFO_BYTES];
+                info[..4].copy_from_slice(&signal.to_le_bytes());
+                info[8..12].copy_from_slice(&SI_KERNEL.to_le_bytes());
+                each(&info)?;
+            }
+        }
+        let mut bytes = [0u8; BATCH * INFO_BYTES];
+        loop {
+            let count = match rustix::io::read(&self.descriptor, &mut bytes) {
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                // EAGAIN: no more.
+                Err(_) => return Ok(()),
+            };
+            let (infos, _) = bytes[..count].as_chunks::<INFO_BYTES>();
+            for info in infos {
+                each(&signals::info_from_descriptor(info))?;
+            }
+            if infos.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does something with a terminal as a process that does not block the signals of background access: the
+    /// kernel fails such access with `EIO` if they are blocked. They are caught meanwhile, not taken from the
+    /// descriptor, so that the access ends when one comes. `catch`: those that the guest does not ignore.
+    pub fn with_job_control<T>(&self, catch: Set, access: impl FnOnce() -> T) -> T {
+        let catch = catch & BACKGROUND;
+        if catch == 0 {
+            return access();
+        }
+        {
+            let mut users = lock(&self.job_control);
+            if *users == 0 {
+                for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+                    if catch & only(signal) != 0 {
+                        let _ = signals::set_disposition(signal, Disposition::Catch, 0);
+                    }
+                }
+                signals::set_descriptor(self.descriptor.as_fd(), signals::ALL & !catch);
+            }
+            *users += 1;
+        }
+        let old = signals::unblock(catch);
+        let result = access();
+        signals::set_blocked(old);
+        let mut users = lock(&self.job_control);
+        *users -= 1;
+        if *users == 0 {
+            for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+                if catch & only(signal) != 0 {
+                    let _ = signals::set_disposition(signal, Disposition::Default, 0);
+                }
+            }
+            signals::set_descriptor(self.descriptor.as_fd(), signals::ALL);
+        }
+        result
+    }
+}
+
+/// What the guest wants to become of signals whose disposition home's kernel looks at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dispositions {
+    /// Those that it ignores.
+    ignored: Set,
+}
+
+impl Dispositions {
+    /// Ignored from the start.
+    pub fn add_ignored(&mut self, ignored: Set) {
+        self.ignored |= ignored;
+    }
+
+    /// Whether the guest ignores it.
+    pub fn ignores(&self, signal: i32) -> bool {
+        self.ignored & only(signal) != 0
+    }
+
+    /// Signals of background access that the guest does not ignore.
+    pub fn background(&self) -> Set {
+        BACKGROUND & !self.ignored
+    }
+
+    /// `rt_sigaction` with the kernel's structure.
+    pub fn set(&mut self, signal: i32, action: &[u8]) -> Result<(), i32> {
+        let (Some((handler, rest)), true) = (action.split_first_chunk::<8>(), (1..=64).contains(&signal)) else {
+            return Err(libc::EINVAL);
+        };
+        let flags = rest
+            .first_chunk::<8>()
+            .map_or(0, |flags| u64::from_le_bytes(*flags));
+        let ignore = u64::from_le_bytes(*handler) == libc::SIG_IGN as u64;
+        let kept = flags as i32 & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP);
+        if ignore {
+            self.ignored |= only(signal);
+        } else {
+            self.ignored &= !only(signal);
+        }
+        let disposition = if ignore {
+            Disposition::Ignore
+        } else {
+            Disposition::Default
+        };
+        signals::set_disposition(signal, disposition, kept)
+            .map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+    }
+
+    /// The guest is another program: what was handled has its default again; what was ignored still is.
+    pub fn reset(&mut self) {
+        if !self.ignores(libc::SIGCHLD) {
+            let _ = signals::set_disposition(libc::SIGCHLD, Disposition::Default, 0);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What agent, deputies and clients say to each other, as serde messages in control frames.
+//!
+//! A conversation begins with [`Greeting`] in both directions. A client then asks one [`Request`]. The connection of a
+//! [`Request::Run`] becomes the channel of the job's root deputy: [`ToDeputy`] one way, [`FromDeputy`] the other, and
+//! forwarded calls and operations as the link carries them.
+
+use afield_link::wire::{Spawn, SpawnError, Usage};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::client::{Process, Status};
+use crate::place::Place;
+
+/// Version of these messages.
+pub const PROTOCOL: u32 = 1;
+
+/// First message of both sides.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Greeting {
+    /// [`PROTOCOL`]; first field, so that any version can read it.
+    pub protocol: u32,
+    /// The program's version.
+    pub version: String,
+}
+
+impl Greeting {
+    /// This program's.
+    pub fn ours() -> Self {
+        Self {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// True if the other side can be talked to.
+    pub fn fits(&self) -> bool {
+        let ours = Self::ours();
+        (self.protocol, &self.version) == (ours.protocol, &ours.version)
+    }
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Run a job. The connection becomes its root deputy's channel.
+    Run(RunRequest),
+    /// Answered by [`Answer::Processes`].
+    Ps,
+    /// Answered by [`Answer::Status`].
+    Status,
+    /// End; answered by [`Answer::Ending`] or [`Answer::Busy`].
+    Stop {
+        /// Even if processes are afield.
+        force: bool,
+    },
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// Where.
+    pub place: Place,
+    /// Where, as the user said.
+    pub place_name: String,
+    /// Report calls that are not supported.
+    pub verbose: bool,
+    /// What. The pid is not looked at (the kernel says whose the socket is), and handles are numbered from zero; the
+    /// agent puts real ones in their place.
+    pub spawn: Spawn,
+}
+
+/// The agent's answer to a client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// Processes that are afield.
+    Processes(Vec<Process>),
+    /// The agent itself.
+    Status(Status),
+    /// It ends now: the connection is closed when it has.
+    Ending,
+    /// It does not end: so many processes are afield.
+    Busy(u32),
+}
+
+/// Agent to deputy. The frame's `id` is zero unless said otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToDeputy {
+    /// The job is about to start on the node. Its handles are numbered from `handle_first`.
+    Accepted {
+        /// What handle zero of the request is now.
+        handle_first: u64,
+    },
+    /// The job cannot be had; the text says why. Nothing follows.
+    Refused(String),
+    /// The guest was started, or why not.
+    Spawned(Result<(), SpawnError>),
+    /// Fork; answered by [`FromDeputy::Forked`] (same `id`).
+    Fork {
+        /// Signal for the parent when the child ends.
+        exit_signal: u32,
+        /// The child becomes the caller's sibling.
+        sibling: bool,
+    },
+    /// End that child without a trace.
+    Unfork {
+        /// The child.
+        pid: u32,
+    },
+    /// The guest is another program now.
+    Exec {
+        /// Command name.
+        name: Vec<u8>,
+        /// NUL-separated arguments.
+        arguments: Vec<u8>,
+    },
+    /// The guest changed its command name.
+    Name(Vec<u8>),
+    /// Die like this (a wait status).
+    Exit {
+        /// As of `waitpid`.
+        status: i32,
+    },
+    /// Stop with this signal; answered by [`FromDeputy::Released`].
+    Stop {
+        /// The signal.
+        signal: u32,
+    },
+    /// What a child, which is about to end, has used with all whom it has waited for.
+    ChildUsage {
+        /// The child.
+        pid: u32,
+        /// Its use of resources.
+        usage: Usage,
+    },
+    /// With a descriptor (`O_PATH`) of a special file: open it; answered as the handle operation `id`.
+    Open {
+        /// What its handle is to be.
+        handle: u64,
+        /// Open flags.
+        flags: u32,
+    },
+    /// A record lock, answered by [`FromDeputy::Locked`] (same `id`). With the file's descriptor if it says so.
+    Lock(LockRequest),
+    /// The process closed a descriptor of that file: its record locks on it go.
+    Unlock {
+        /// The file.
+        node: u64,
+    },
+    /// Tell the user.
+    Notice(String),
+    /// The session is over: say so and end.
+    Gone(String),
+}
+
+/// A POSIX record lock to take, test or drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRequest {
+    /// The file, by the node id of the file service.
+    pub node: u64,
+    /// Its access mode (`O_ACCMODE`): a file may be open in several.
+    pub access: u32,
+    /// The descriptor comes along, because the deputy does not have it yet. (To close one more would drop all locks.)
+    pub descriptor: bool,
+    /// Test only.
+    pub test: bool,
+    /// Wait until it can be had.
+    pub wait: bool,
+    /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+    pub kind: i32,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; `i64::MAX` and above: to the end of the file.
+    pub end: u64,
+}
+
+/// What [`LockRequest`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFound {
+    /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+    pub kind: i32,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// Whose it is.
+    pub pid: i32,
+}
+
+/// Deputy to agent. The frame's `id` is zero unless said otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromDeputy {
+    /// Answer to [`ToDeputy::Fork`] (same `id`), on success with the agent's end of the child's channel.
+    Forked(Result<u32, i32>),
+    /// A signal arrived; the kernel's `siginfo_t`.
+    Signal(Vec<u8>),
+    /// It has been stopped and runs again.
+    Released,
+    /// A watched home object may have become ready.
+    Ready {
+        /// The object.
+        handle: u64,
+    },
+    /// Answer to [`ToDeputy::Lock`] (same `id`): what was found, or the errno.
+    Locked(Result<LockFound, i32>),
+    /// The guest has waited for this child, whose use of resources now counts as its own.
+    Reaped {
+        /// The child.
+        pid: u32,
+    },
+    /// Something odd for the agent's log.
+    Log(String),
+}

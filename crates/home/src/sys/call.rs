@@ -1,0 +1,290 @@
+//! Executing a forwarded call: checked against the table, with memory of the deputy's own for every pointer.
+
+use afield_abi::syscalls::{self, Arg, Class, Len, Row, nr};
+use afield_link::wire::Buffer;
+use thiserror::Error;
+
+use super::interrupt::{self, Flag};
+
+/// Longest path, with its NUL.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Why a call is not executed.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CallError {
+    /// The table does not say that home executes it.
+    #[error("call {0} is not one that home executes")]
+    NotHome(u32),
+    /// Its memory is not as the table says.
+    #[error("call {number}: argument {argument} is not as the table says")]
+    Shape {
+        /// The call.
+        number: u32,
+        /// The argument.
+        argument: usize,
+    },
+}
+
+impl CallError {
+    /// What the guest gets.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotHome(_) => libc::EINVAL,
+            Self::Shape { .. } => libc::EFAULT,
+        }
+    }
+}
+
+/// Signals to single threads are executed at home if the thread is not one of the guest's own; the table calls them
+/// events, because the session looks at them first.
+const THREAD_SIGNALS: [(u32, [Arg; 6]); 3] = [
+    (
+        nr::TKILL,
+        [Arg::Value, Arg::Value, Arg::None, Arg::None, Arg::None, Arg::None],
+    ),
+    (
+        nr::TGKILL,
+        [Arg::Value, Arg::Value, Arg::Value, Arg::None, Arg::None, Arg::None],
+    ),
+    (
+        nr::RT_TGSIGQUEUEINFO,
+        [
+            Arg::Value,
+            Arg::Value,
+            Arg::Value,
+            Arg::In(Len::Fixed(128)),
+            Arg::None,
+            Arg::None,
+        ],
+    ),
+];
+
+/// One argument's memory.
+#[derive(Debug, Clone)]
+struct Memory {
+    bytes: Vec<u8>,
+    output: bool,
+}
+
+/// A call that may be made: its number is one that home executes, and every argument that the table calls a pointer is
+/// NULL or memory of the length that the call uses.
+#[derive(Debug)]
+pub struct Prepared {
+    number: u32,
+    registers: [u64; 6],
+    memory: [Option<Memory>; 6],
+    /// In the order of the call's buffers, which is that of the reply.
+    order: Vec<usize>,
+    /// Which registers are numbers.
+    numbers: [bool; 6],
+    blocks: bool,
+}
+
+impl Prepared {
+    /// Checks a call.
+    pub fn new(number: u32, registers: [u64; 6], buffers: &[Buffer<'_>]) -> Result<Self, CallError> {
+        let row = syscalls::row(number).ok_or(CallError::NotHome(number))?;
+        let shape = shape_of(row, &registers)?;
+        let mut prepared = Self {
+            number,
+            registers: [0; 6],
+            memory: [const { None }; 6],
+            order: Vec::with_capacity(buffers.len()),
+            numbers: [false; 6],
+            blocks: row.blocks,
+        };
+        for (index, argument) in shape.iter().enumerate() {
+            let refused = CallError::Shape {
+                number,
+                argument: index,
+            };
+            let buffer = buffers
+                .iter()
+                .find(|buffer| usize::from(buffer.argument) == index);
+            match argument {
+                Arg::None => {}
+                Arg::Value => {
+                    prepared.registers[index] = registers[index];
+                    prepared.numbers[index] = true;
+                }
+                Arg::Fd => return Err(refused),
+                Arg::In(_) | Arg::Out(_) | Arg::InOut(_) | Arg::String => {
+                    let Some(buffer) = buffer else {
+                        // NULL, as the guest had it.
+                        continue;
+                    };
+                    if (buffer.input, buffer.output) != (argument.is_input(), argument.is_output()) {
+                        return Err(refused);
+                    }
+                    let fits = match argument {
+                        Arg::In(length) | Arg::Out(length) | Arg::InOut(length) => {
+                            buffer.length == length.bytes(&registers) as usize
+                        }
+                        _ => {
+                            buffer.length <= PATH_BYTES_MAX
+                                && buffer.data.iter().position(|&byte| byte == 0) == buffer.length.checked_sub(1)
+                                && buffer.length > 0
+                        }
+                    };
+                    if !fits {
+                        return Err(refused);
+                    }
+                    let mut bytes = buffer.data.to_vec();
+                    bytes.resize(buffer.length, 0);
+                    prepared.memory[index] = Some(Memory {
+                        bytes,
+                        output: buffer.output,
+                    });
+                }
+            }
+            if buffer.is_some() && prepared.memory[index].is_none() {
+                return Err(refused);
+            }
+        }
+        prepared
+            .order
+            .extend(buffers.iter().map(|buffer| usize::from(buffer.argument)));
+        Ok(prepared)
+    }
+
+    /// The call's number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the table says that it may wait for long.
+    pub fn blocks(&self) -> bool {
+        self.blocks
+    }
+
+    /// A register that is a number. 0 for memory.
+    pub fn register(&self, index: usize) -> u64 {
+        self.registers[index]
+    }
+
+    /// All registers.
+    pub fn registers(&self) -> &[u64; 6] {
+        &self.registers
+    }
+
+    /// Changes a register that is a number.
+    pub fn set_register(&mut self, index: usize, value: u64) {
+        if self.numbers[index] {
+            self.registers[index] = value;
+        }
+    }
+
+    /// The memory of an argument; `None` if it is NULL.
+    pub fn memory(&mut self, index: usize) -> Option<&mut [u8]> {
+        self.memory[index]
+            .as_mut()
+            .map(|memory| memory.bytes.as_mut_slice())
+    }
+
+    /// Gives an argument that was NULL memory of the deputy's own, which is not part of the reply.
+    pub fn provide_memory(&mut self, index: usize, bytes: usize) {
+        if self.memory[index].is_none() {
+            self.memory[index] = Some(Memory {
+                bytes: vec![0; bytes],
+                output: false,
+            });
+        }
+    }
+
+    /// Makes the call: a value or a negated errno.
+    pub fn make(&mut self, flag: &Flag) -> i64 {
+        let mut arguments = self.registers;
+        for (argument, memory) in arguments.iter_mut().zip(&mut self.memory) {
+            if let Some(memory) = memory {
+                *argument = memory.bytes.as_mut_ptr() as u64;
+            }
+        }
+        // SAFETY: `new` checked against the table that what the kernel takes for a pointer is NULL or memory of ours, of
+        // the length that the call uses.
+        unsafe { interrupt::call(flag, i64::from(self.number), arguments) }
+    }
+
+    /// The output in the order of the reply.
+    pub fn output(&self) -> impl Iterator<Item = &[u8]> {
+        self.order
+            .iter()
+            .filter_map(|&index| self.memory[index].as_ref())
+            .filter(|memory| memory.output)
+            .map(|memory| memory.bytes.as_slice())
+    }
+}
+
+fn shape_of<'a>(row: &'a Row, registers: &[u64; 6]) -> Result<&'a [Arg; 6], CallError> {
+    match row.class(registers) {
+        Class::Home | Class::Both => Ok(row.shape(registers)),
+        _ => THREAD_SIGNALS
+            .iter()
+            .find(|(number, _)| *number == row.number)
+            .map(|(_, shape)| shape)
+            .ok_or(CallError::NotHome(row.number)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(argument: u8, direction: u8, length: usize, data: &[u8]) -> Buffer<'_> {
+        Buffer {
+            argument,
+            input: direction & 1 != 0,
+            output: direction & 2 != 0,
+            length,
+            data,
+        }
+    }
+
+    #[test]
+    fn only_calls_of_home_are_made() {
+        for number in [nr::READ, nr::OPENAT, nr::MMAP, nr::EXECVE, nr::PTRACE, 100_000] {
+            assert_eq!(
+                Prepared::new(number, [0; 6], &[]).unwrap_err(),
+                CallError::NotHome(number)
+            );
+        }
+        // The class may depend on an argument.
+        assert!(Prepared::new(nr::GETRUSAGE, [0; 6], &[]).is_err());
+        let children = libc::RUSAGE_CHILDREN as u32 as u64;
+        assert!(Prepared::new(nr::GETRUSAGE, [children, 0, 0, 0, 0, 0], &[]).is_ok());
+    }
+
+    #[test]
+    fn pointers_are_the_deputys_own() {
+        let mut call = Prepared::new(nr::UNAME, [0xdead_beef; 6], &[]).unwrap();
+        assert_eq!(call.registers(), &[0; 6]);
+        assert_eq!(call.make(&Flag::default()), -i64::from(libc::EFAULT));
+        let mut call = Prepared::new(nr::UNAME, [1; 6], &[buffer(0, 2, 390, &[])]).unwrap();
+        assert_eq!(call.make(&Flag::default()), 0);
+        let output: Vec<_> = call.output().collect();
+        assert_eq!(output.len(), 1);
+        assert!(output[0].starts_with(b"Linux\0"));
+        for wrong in [
+            buffer(0, 2, 389, &[]),
+            buffer(0, 3, 3, b"abc"),
+            buffer(1, 2, 390, &[]),
+        ] {
+            assert!(Prepared::new(nr::UNAME, [1; 6], &[wrong]).is_err());
+        }
+    }
+
+    #[test]
+    fn lengths_follow_the_registers() {
+        let list = [0u8; 16];
+        let call = |count: u64, length: usize| {
+            Prepared::new(
+                nr::SETGROUPS,
+                [count, 1, 0, 0, 0, 0],
+                &[buffer(1, 1, length, &list[..length])],
+            )
+        };
+        assert!(call(4, 16).is_ok());
+        assert!(call(4, 12).is_err());
+        assert!(call(3, 16).is_err());
+        assert!(call(u64::MAX, 16).is_err());
+    }
+}

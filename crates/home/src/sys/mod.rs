@@ -1,0 +1,7 @@
+//! What the safe layers below cannot say: the system calls of a deputy, and what makes a process one.
+
+pub mod call;
+pub mod interrupt;
+pub mod process;
+pub mod signals;
+pub mod object;

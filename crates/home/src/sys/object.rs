@@ -1,0 +1,294 @@
+//! Reading, writing and controlling what a deputy has open, as interruptible calls.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::interrupt::{self, Flag};
+
+/// The kernel's result as a value.
+fn result(value: i64) -> Result<i64, i32> {
+    if value < 0 { Err(-value as i32) } else { Ok(value) }
+}
+
+/// `read`, or `pread` at an offset.
+pub fn read(flag: &Flag, file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<i64>) -> Result<usize, i32> {
+    let mut arguments = [
+        file.as_raw_fd() as u64,
+        bytes.as_mut_ptr() as u64,
+        bytes.len() as u64,
+        0,
+        0,
+        0,
+    ];
+    let number = match offset {
+        Some(offset) => {
+            arguments[3] = offset as u64;
+            libc::SYS_pread64
+        }
+        None => libc::SYS_read,
+    };
+    // SAFETY: reads into `bytes`, no more than its length.
+    result(unsafe { interrupt::call(flag, number, arguments) }).map(|count| count as usize)
+}
+
+/// `write`, or `pwrite` at an offset.
+pub fn write(flag: &Flag, file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Result<usize, i32> {
+    let mut arguments = [
+        file.as_raw_fd() as u64,
+        bytes.as_ptr() as u64,
+        bytes.len() as u64,
+        0,
+        0,
+        0,
+    ];
+    let number = match offset {
+        Some(offset) => {
+            arguments[3] = offset as u64;
+            libc::SYS_pwrite64
+        }
+        None => libc::SYS_write,
+    };
+    // SAFETY: writes from `bytes`, no more than its length.
+    result(unsafe { interrupt::call(flag, number, arguments) }).map(|count| count as usize)
+}
+
+/// `preadv2` that never waits. `EOPNOTSUPP` where the file cannot promise that.
+pub fn read_now(file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<i64>) -> Result<usize, i32> {
+    let piece = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: the vector's one piece is `bytes`.
+    let count = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const piece,
+            1,
+            offset.unwrap_or(-1),
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(count).map_err(|_| last_errno())
+}
+
+/// `pwritev2` that never waits. `EOPNOTSUPP` where the file cannot promise that.
+pub fn write_now(file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Result<usize, i32> {
+    let piece = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: the vector's one piece is `bytes`, which is only read.
+    let count = unsafe {
+        libc::pwritev2(
+            file.as_raw_fd(),
+            &raw const piece,
+            1,
+            offset.unwrap_or(-1),
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(count).map_err(|_| last_errno())
+}
+
+/// The errno of the call just made.
+pub fn last_errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// An `ioctl` with memory. The caller has looked up that the command uses no more of it than there is.
+///
+/// # Safety
+///
+/// The command must read and write at most `memory`, and its contents must not be pointers.
+unsafe fn control_raw(flag: &Flag, file: BorrowedFd<'_>, command: u32, argument: u64) -> Result<i64, i32> {
+    let arguments = [file.as_raw_fd() as u64, u64::from(command), argument, 0, 0, 0];
+    // SAFETY: the caller vouches.
+    result(unsafe { interrupt::call(flag, libc::SYS_ioctl, arguments) })
+}
+
+/// What the argument of an `ioctl` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operand {
+    /// A number (or nothing).
+    Number,
+    /// Memory of that many bytes, which contains no pointers.
+    Memory(usize),
+}
+
+/// Commands that are executed for a guest. All others could make the kernel follow pointers that a node chose.
+const COMMANDS: &[(u64, Operand)] = &[
+    (libc::TCGETS as u64, Operand::Memory(36)),
+    (libc::TCSETS as u64, Operand::Memory(36)),
+    (libc::TCSETSW as u64, Operand::Memory(36)),
+    (libc::TCSETSF as u64, Operand::Memory(36)),
+    (libc::TCGETS2 as u64, Operand::Memory(44)),
+    (libc::TCSETS2 as u64, Operand::Memory(44)),
+    (libc::TCSETSW2 as u64, Operand::Memory(44)),
+    (libc::TCSETSF2 as u64, Operand::Memory(44)),
+    (libc::TCGETA as u64, Operand::Memory(18)),
+    (libc::TCSETA as u64, Operand::Memory(18)),
+    (libc::TCSETAW as u64, Operand::Memory(18)),
+    (libc::TCSETAF as u64, Operand::Memory(18)),
+    (libc::TCSBRK as u64, Operand::Number),
+    (libc::TCSBRKP as u64, Operand::Number),
+    (libc::TCXONC as u64, Operand::Number),
+    (libc::TCFLSH as u64, Operand::Number),
+    (libc::TIOCSBRK as u64, Operand::Number),
+    (libc::TIOCCBRK as u64, Operand::Number),
+    (libc::TIOCEXCL as u64, Operand::Number),
+    (libc::TIOCNXCL as u64, Operand::Number),
+    (libc::TIOCGEXCL as u64, Operand::Memory(4)),
+    (libc::TIOCSCTTY as u64, Operand::Number),
+    (libc::TIOCNOTTY as u64, Operand::Number),
+    (libc::TIOCGPGRP as u64, Operand::Memory(4)),
+    (libc::TIOCSPGRP as u64, Operand::Memory(4)),
+    (libc::TIOCGSID as u64, Operand::Memory(4)),
+    (libc::TIOCOUTQ as u64, Operand::Memory(4)),
+    (libc::TIOCSTI as u64, Operand::Memory(1)),
+    (libc::TIOCGWINSZ as u64, Operand::Memory(8)),
+    (libc::TIOCSWINSZ as u64, Operand::Memory(8)),
+    (libc::TIOCMGET as u64, Operand::Memory(4)),
+    (libc::TIOCMSET as u64, Operand::Memory(4)),
+    (libc::TIOCMBIS as u64, Operand::Memory(4)),
+    (libc::TIOCMBIC as u64, Operand::Memory(4)),
+    (libc::TIOCGSOFTCAR as u64, Operand::Memory(4)),
+    (libc::TIOCSSOFTCAR as u64, Operand::Memory(4)),
+    (libc::TIOCGETD as u64, Operand::Memory(4)),
+    (libc::TIOCGPTN as u64, Operand::Memory(4)),
+    (libc::TIOCSPTLCK as u64, Operand::Memory(4)),
+    (libc::TIOCGPTLCK as u64, Operand::Memory(4)),
+    (libc::TIOCGPKT as u64, Operand::Memory(4)),
+    (libc::TIOCPKT as u64, Operand::Memory(4)),
+    (libc::TIOCGDEV as u64, Operand::Memory(4)),
+    (libc::FIONREAD as u64, Operand::Memory(4)),
+    (libc::FIONBIO as u64, Operand::Memory(4)),
+    (libc::FIOASYNC as u64, Operand::Memory(4)),
+    // SIOCATMARK, SIOCGPGRP, FIOQSIZE.
+    (0x8905, Operand::Memory(4)),
+    (0x8904, Operand::Memory(4)),
+    (0x5460, Operand::Memory(8)),
+    // FS_IOC_GETFLAGS, FS_IOC_GETVERSION, BLKGETSIZE64, BLKSSZGET, BLKROGET, RNDGETENTCNT.
+    (0x8008_6601, Operand::Memory(8)),
+    (0x8008_7601, Operand::Memory(8)),
+    (0x8008_1272, Operand::Memory(8)),
+    (0x1268, Operand::Memory(4)),
+    (0x125e, Operand::Memory(4)),
+    (0x8004_5200, Operand::Memory(4)),
+];
+
+/// The operand of a command, if it is one that can be executed for a guest.
+pub fn operand(command: u32) -> Option<Operand> {
+    COMMANDS
+        .iter()
+        .find(|(number, _)| *number as u32 == command)
+        .map(|(_, operand)| *operand)
+}
+
+/// An `ioctl` of the commands that [`operand`] knows. Memory is what the guest gave, made as long as the command
+/// needs; it holds what the command left there afterwards. Others fail with `ENOTTY`.
+pub fn control(
+    flag: &Flag,
+    file: BorrowedFd<'_>,
+    command: u32,
+    number: u64,
+    memory: &mut Vec<u8>,
+) -> Result<i64, i32> {
+    match operand(command) {
+        None => Err(libc::ENOTTY),
+        // SAFETY: the command takes a number.
+        Some(Operand::Number) => unsafe { control_raw(flag, file, command, number) },
+        Some(Operand::Memory(bytes)) => {
+            if memory.len() < bytes {
+                memory.resize(bytes, 0);
+            }
+            // SAFETY: the memory is as large as the command's structure, which has no pointers.
+            unsafe { control_raw(flag, file, command, memory.as_mut_ptr() as u64) }
+        }
+    }
+}
+
+/// `fsync` or `fdatasync`.
+pub fn sync(flag: &Flag, file: BorrowedFd<'_>, data_only: bool) -> Result<i64, i32> {
+    let number = if data_only {
+        libc::SYS_fdatasync
+    } else {
+        libc::SYS_fsync
+    };
+    // SAFETY: takes a number.
+    result(unsafe { interrupt::call(flag, number, [file.as_raw_fd() as u64, 0, 0, 0, 0, 0]) })
+}
+
+/// `fallocate`.
+pub fn allocate(flag: &Flag, file: BorrowedFd<'_>, mode: u64, offset: i64, length: i64) -> Result<i64, i32> {
+    let arguments = [file.as_raw_fd() as u64, mode, offset as u64, length as u64, 0, 0];
+    // SAFETY: takes numbers.
+    result(unsafe { interrupt::call(flag, libc::SYS_fallocate, arguments) })
+}
+
+/// Opens again what a descriptor (possibly `O_PATH`) refers to; close-on-exec.
+pub fn open_again(flag: &Flag, file: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd, i32> {
+    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    let refused = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
+    let flags = (flags & !refused) | libc::O_CLOEXEC as u32;
+    let arguments = [libc::AT_FDCWD as u64, path.as_ptr() as u64, u64::from(flags), 0, 0, 0];
+    // SAFETY: the path ends with NUL.
+    let opened = result(unsafe { interrupt::call(flag, libc::SYS_openat, arguments) })?;
+    // SAFETY: the call made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened as RawFd) })
+}
+
+/// A record lock by `fcntl`: `F_GETLK`, `F_SETLK` or `F_SETLKW`.
+pub fn record_lock(
+    flag: &Flag,
+    file: BorrowedFd<'_>,
+    command: i32,
+    lock: &mut libc::flock,
+) -> Result<i64, i32> {
+    let arguments = [
+        file.as_raw_fd() as u64,
+        command as u64,
+        std::ptr::from_mut(lock) as u64,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the commands that are passed take a `struct flock`.
+    result(unsafe { interrupt::call(flag, libc::SYS_fcntl, arguments) })
+}
+
+/// The kernel's `struct stat`.
+pub fn status(file: BorrowedFd<'_>) -> Result<[u8; 144], i32> {
+    let mut status = [0u8; 144];
+    // SAFETY: the structure has 144 bytes on x86-64.
+    let outcome = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), status.as_mut_ptr()) };
+    if outcome < 0 { Err(last_errno()) } else { Ok(status) }
+}
+
+/// Sets the open-file flags that can be set.
+pub fn set_flags(file: BorrowedFd<'_>, flags: u64) -> Result<i64, i32> {
+    // SAFETY: takes numbers.
+    let outcome = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags as i32) };
+    if outcome < 0 {
+        Err(last_errno())
+    } else {
+        Ok(i64::from(outcome))
+    }
+}
+
+/// The open-file flags.
+pub fn flags(file: BorrowedFd<'_>) -> Result<i64, i32> {
+    // SAFETY: takes numbers.
+    let outcome = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if outcome < 0 {
+        Err(last_errno())
+    } else {
+        Ok(i64::from(outcome))
+    }
+}
+
+/// `lseek`.
+pub fn seek(file: BorrowedFd<'_>, offset: i64, whence: u64) -> Result<i64, i32> {
+    // SAFETY: takes numbers.
+    let outcome = unsafe { libc::lseek(file.as_raw_fd(), offset, whence as i32) };
+    if outcome < 0 { Err(last_errno()) } else { Ok(outcome) }
+}
