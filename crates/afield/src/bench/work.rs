@@ -1,0 +1,168 @@
+//! The work that is timed. Each prints the median nanoseconds of one operation.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::sys::process;
+
+/// Operations timed together.
+pub const BATCH: usize = 200;
+/// Batches; their median counts.
+pub const BATCHES: usize = 15;
+
+/// A kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    Null,
+    Cpu,
+    Pipe,
+    Futex,
+    Stat,
+    Open,
+    Write,
+    Fork,
+}
+
+impl Work {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Cpu => "cpu",
+            Self::Pipe => "pipe",
+            Self::Futex => "futex",
+            Self::Stat => "stat",
+            Self::Open => "open",
+            Self::Write => "write",
+            Self::Fork => "fork",
+        }
+    }
+}
+
+/// Does the work and gives the median nanoseconds of one operation.
+pub fn do_work(work: Work) -> io::Result<f64> {
+    match work {
+        Work::Null => batches(BATCH, || {
+            process::parent();
+            Ok(())
+        }),
+        Work::Cpu => batches(1, || {
+            std::hint::black_box(compute());
+            Ok(())
+        }),
+        Work::Pipe => pipe(),
+        Work::Futex => futex(),
+        Work::Stat => batches(BATCH, || std::fs::metadata("/etc/passwd").map(drop)),
+        Work::Open => {
+            let mut buffer = [0; 4096];
+            batches(BATCH, || {
+                let count = File::open("/etc/passwd")?.read(&mut buffer)?;
+                std::hint::black_box(count);
+                Ok(())
+            })
+        }
+        Work::Write => write(),
+        Work::Fork => batches(20, || process::fork_child(|| {})?.reap()),
+    }
+}
+
+/// Median of batches of an operation.
+fn batches(count: usize, mut operation: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
+    operation()?;
+    let mut times = Vec::with_capacity(BATCHES);
+    for _ in 0..BATCHES {
+        let start = Instant::now();
+        for _ in 0..count {
+            operation()?;
+        }
+        times.push(start.elapsed().as_nanos() as f64 / count as f64);
+    }
+    Ok(median_ns(times))
+}
+
+/// The median of batches.
+pub fn median_ns(mut batches: Vec<f64>) -> f64 {
+    batches.sort_by(f64::total_cmp);
+    batches[batches.len() / 2]
+}
+
+/// Some tens of milliseconds of integer and memory work.
+fn compute() -> u64 {
+    let mut table = vec![0u64; 1 << 15];
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    for _ in 0..8_000_000 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let slot = state as usize & (table.len() - 1);
+        table[slot] = table[slot].wrapping_add(state).rotate_left(11);
+    }
+    table.iter().fold(0, |sum, value| sum ^ value)
+}
+
+fn pipe() -> io::Result<f64> {
+    let (mut from_parent, mut to_child) = io::pipe()?;
+    let (mut from_child, mut to_parent) = io::pipe()?;
+    let echo = process::fork_child(move || {
+        let mut byte = [0];
+        while from_parent.read_exact(&mut byte).is_ok() && byte[0] != 0 && to_parent.write_all(&byte).is_ok() {}
+    })?;
+    let mut byte = [1];
+    let result = batches(BATCH, || {
+        to_child.write_all(&byte)?;
+        from_child.read_exact(&mut byte)
+    })?;
+    to_child.write_all(&[0])?;
+    echo.reap()?;
+    Ok(result)
+}
+
+fn futex() -> io::Result<f64> {
+    // Even: ours to move; odd: the other's.
+    let turn = Arc::new(AtomicU32::new(0));
+    let theirs = Arc::clone(&turn);
+    const END: u32 = u32::MAX;
+    let other = std::thread::spawn(move || {
+        loop {
+            let now = theirs.load(Ordering::Acquire);
+            if now == END {
+                return;
+            }
+            if now % 2 == 1 {
+                theirs.store(now + 1, Ordering::Release);
+                process::futex_wake(&theirs);
+            } else {
+                process::futex_wait(&theirs, now);
+            }
+        }
+    });
+    let mut round = 0u32;
+    let result = batches(BATCH, || {
+        turn.store(round + 1, Ordering::Release);
+        process::futex_wake(&turn);
+        round += 2;
+        while turn.load(Ordering::Acquire) != round {
+            process::futex_wait(&turn, round - 1);
+        }
+        Ok(())
+    })?;
+    turn.store(END, Ordering::Release);
+    process::futex_wake(&turn);
+    // It does not panic.
+    let _ = other.join();
+    Ok(result)
+}
+
+fn write() -> io::Result<f64> {
+    let path = std::env::temp_dir().join(format!("afield-bench-{}", std::process::id()));
+    let mut file = File::options().create_new(true).append(true).open(&path)?;
+    let block = [42; 4096];
+    let result = batches(BATCH, || file.write_all(&block));
+    std::fs::remove_file(&path)?;
+    result
+}

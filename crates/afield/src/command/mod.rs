@@ -1,0 +1,120 @@
+//! What each command does.
+
+mod agent;
+mod node;
+mod ps;
+mod run;
+mod syscalls;
+
+use std::io::{self, Write};
+
+use clap::Parser;
+
+use crate::cli::{AgentCommand, Cli, Command, ConfigCommand};
+use crate::config::{Options, Settings};
+use crate::failure::{Failure, OWN};
+use crate::{doctor, sys};
+
+/// The whole program: from the arguments to the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            // Where there is nobody to tell, the exit code has to do.
+            let _ = message.print();
+            return if message.use_stderr() { OWN } else { 0 };
+        }
+    };
+    match execute(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "afield: {failure}");
+            failure.code
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<u8, Failure> {
+    let Cli { common, command } = cli;
+    let mut options = Options {
+        config: common.config,
+        runtime_dir: common.runtime_dir,
+        ..Options::default()
+    };
+    // Descriptors of a job are left as they are: they are the command's.
+    if !matches!(command, Command::Run(_)) {
+        sys::process::open_standard_descriptors();
+    }
+    match command {
+        Command::Run(run) => {
+            options.on = run.on;
+            options.verbose = run.verbose;
+            run::run(run.command, &options)
+        }
+        Command::Ps(ps) => ps::ps(&Settings::load(&options)?, ps.json),
+        Command::Node(node) => {
+            options.log = node.log;
+            let settings = Settings::load(&options)?;
+            match (node.embedded_fd, node.listen) {
+                (Some(descriptor), _) => node::embedded(&settings, descriptor),
+                (None, listen) => node::listen(&settings, &listen.unwrap_or_default()),
+            }
+        }
+        Command::Agent(agent) => match agent.command.unwrap_or(AgentCommand::Run(agent.run)) {
+            AgentCommand::Run(run) => {
+                options.idle_seconds_max = run.idle_seconds_max;
+                options.readers = run.readers;
+                options.log = run.log;
+                agent::run(&Settings::load(&options)?, &options)
+            }
+            AgentCommand::Stop { force } => agent::stop(&Settings::load(&options)?, force),
+            AgentCommand::Status { json } => agent::status(&Settings::load(&options)?, json),
+        },
+        Command::Doctor(choice) => {
+            let settings = Settings::load(&options)?;
+            let report = doctor::examine(&settings.runtime());
+            output(&if choice.json {
+                report.json()
+            } else {
+                report.to_string()
+            })?;
+            Ok(u8::from(!report.is_healthy()))
+        }
+        Command::Syscalls(choice) => syscalls::syscalls(&choice),
+        Command::Config(choice) => match choice.command {
+            ConfigCommand::Show => {
+                output(&Settings::load(&options)?.to_string())?;
+                Ok(0)
+            }
+        },
+        Command::Version => {
+            let (version, protocol) = (env!("CARGO_PKG_VERSION"), afield_link::PROTOCOL);
+            output(&format!("afield {version} (protocol {protocol})\n"))?;
+            Ok(0)
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has gone is no failure.
+fn output(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::own(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the daemons have in common: nobody reads what they write to a broken pipe, and they log.
+fn become_daemon(settings: &Settings) -> Result<(), Failure> {
+    sys::process::ignore_broken_pipes();
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log.value)
+        .map_err(|error| Failure::own(format!("log filter `{}`: {error}", settings.log.value)))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+    Ok(())
+}

@@ -1,0 +1,522 @@
+//! The configuration: options win over environment variables, those over the file, and that over defaults.
+//!
+//! Every value remembers where it came from, for `afield config show`.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use afield_home::place::{Place, PlaceError};
+use afield_home::runtime::RuntimeDir;
+use thiserror::Error;
+
+/// Names of places that no node may have.
+pub const RESERVED_NAMES: [&str; 2] = ["embedded", "home"];
+
+/// Most threads per link.
+pub const READERS_MAX: u64 = 64;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file is there but cannot be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Something in the file is wrong.
+    #[error("{}:{line}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// An environment variable or option has a value that it cannot have.
+    #[error("{name}: {message}")]
+    Value {
+        /// The variable or option.
+        name: &'static str,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// A node that is not known.
+    #[error("unknown node `{name}`: known are {known}; or give HOST:PORT")]
+    UnknownNode {
+        /// What the user gave.
+        name: String,
+        /// What would have done.
+        known: String,
+    },
+    /// A node's address is not one.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The file, in this line.
+    File(usize),
+    /// An environment variable.
+    Environment(&'static str),
+    /// An option on the command line.
+    Option(&'static str),
+}
+
+/// A value with its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value that holds.
+    pub value: T,
+    /// Why it does.
+    pub source: Source,
+}
+
+/// What the command line says.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    pub config: Option<PathBuf>,
+    pub runtime_dir: Option<PathBuf>,
+    pub on: Option<String>,
+    pub verbose: bool,
+    pub idle_seconds_max: Option<u64>,
+    pub readers: Option<u64>,
+    pub log: Option<String>,
+}
+
+/// The effective configuration.
+#[derive(Debug)]
+pub struct Settings {
+    /// The file, and whether it exists.
+    pub file: (PathBuf, bool),
+    /// The node that jobs run on.
+    pub on: Setting<String>,
+    /// Name calls that are not possible afield.
+    pub verbose: Setting<bool>,
+    /// What daemons log.
+    pub log: Setting<String>,
+    /// Where agent and jobs meet.
+    pub runtime_dir: Setting<PathBuf>,
+    /// The agent ends after so long without a job.
+    pub idle_seconds_max: Setting<u64>,
+    /// Threads per link at home.
+    pub readers: Setting<u64>,
+    /// Addresses of nodes, by name.
+    pub nodes: BTreeMap<String, Setting<String>>,
+}
+
+/// Where a job goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Nowhere: it runs natively.
+    Home,
+    /// To a node.
+    Node(Place),
+}
+
+/// Looks environment variables up.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Settings {
+    /// The configuration of this process.
+    pub fn load(options: &Options) -> Result<Self, ConfigError> {
+        Self::resolve(options, &|name| std::env::var_os(name))
+    }
+
+    fn resolve(options: &Options, environment: Environment<'_>) -> Result<Self, ConfigError> {
+        let set = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let (path, asked_for) = match (&options.config, set("AFIELD_CONFIG")) {
+            (Some(path), _) => (path.clone(), true),
+            (None, Some(path)) => (PathBuf::from(path), true),
+            (None, None) => (default_path(environment), false),
+        };
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(file::parse(&path, &text)?),
+            // A directory on the way that is none is as good as a missing file.
+            Err(error)
+                if !asked_for
+                    && matches!(
+                        error.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    ) =>
+            {
+                None
+            }
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        };
+        let exists = file.is_some();
+        let file = file.unwrap_or_default();
+        Ok(Self {
+            file: (path, exists),
+            on: choose(
+                ("--on", options.on.clone()),
+                ("AFIELD_ON", text(environment, "AFIELD_ON")?),
+                file.on,
+                "embedded".to_owned(),
+            ),
+            verbose: choose(
+                ("--verbose", options.verbose.then_some(true)),
+                ("AFIELD_VERBOSE", truth(environment, "AFIELD_VERBOSE")?),
+                file.verbose,
+                false,
+            ),
+            log: choose(
+                ("--log", options.log.clone()),
+                ("AFIELD_LOG", text(environment, "AFIELD_LOG")?),
+                file.log,
+                "warn".to_owned(),
+            ),
+            runtime_dir: choose(
+                ("--runtime-dir", options.runtime_dir.clone()),
+                ("AFIELD_RUNTIME_DIR", set("AFIELD_RUNTIME_DIR").map(PathBuf::from)),
+                file.runtime_dir,
+                RuntimeDir::from_environment().path().to_owned(),
+            ),
+            idle_seconds_max: choose(
+                ("--idle-seconds-max", options.idle_seconds_max),
+                (
+                    "AFIELD_AGENT_IDLE_SECONDS_MAX",
+                    number(environment, "AFIELD_AGENT_IDLE_SECONDS_MAX")?,
+                ),
+                file.idle_seconds_max,
+                600,
+            ),
+            readers: readers(choose(
+                ("--readers", options.readers),
+                (
+                    "AFIELD_AGENT_READERS",
+                    number(environment, "AFIELD_AGENT_READERS")?,
+                ),
+                file.readers,
+                4,
+            ))?,
+            nodes: file.nodes,
+        })
+    }
+
+    /// Where a job goes.
+    pub fn target(&self) -> Result<Target, ConfigError> {
+        let name = &self.on.value;
+        if name == "home" {
+            return Ok(Target::Home);
+        }
+        if let Some(node) = self.nodes.get(name) {
+            return Ok(Target::Node(node.value.parse()?));
+        }
+        if name == "embedded" || name.contains(':') {
+            return Ok(Target::Node(name.parse()?));
+        }
+        let known = RESERVED_NAMES
+            .into_iter()
+            .chain(self.nodes.keys().map(String::as_str))
+            .collect::<Vec<_>>();
+        Err(ConfigError::UnknownNode {
+            name: name.clone(),
+            known: known.join(", "),
+        })
+    }
+
+    /// The runtime directory.
+    pub fn runtime(&self) -> RuntimeDir {
+        RuntimeDir::at(&self.runtime_dir.value)
+    }
+}
+
+impl fmt::Display for Settings {
+    /// As a configuration file that says the same, with a remark on each value's source.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, exists) = &self.file;
+        let state = if *exists { "" } else { " (not there)" };
+        writeln!(f, "# {}{state}", path.display())?;
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let directory = self.runtime_dir.value.to_string_lossy();
+        line(f, "on", &quoted(&self.on.value), &self.on.source)?;
+        line(
+            f,
+            "verbose",
+            &self.verbose.value.to_string(),
+            &self.verbose.source,
+        )?;
+        line(f, "log", &quoted(&self.log.value), &self.log.source)?;
+        line(f, "runtime_dir", &quoted(&directory), &self.runtime_dir.source)?;
+        writeln!(f, "\n[agent]")?;
+        let idle = &self.idle_seconds_max;
+        line(f, "idle_seconds_max", &idle.value.to_string(), &idle.source)?;
+        line(
+            f,
+            "readers",
+            &self.readers.value.to_string(),
+            &self.readers.source,
+        )?;
+        for (name, address) in &self.nodes {
+            writeln!(f, "\n[node.{}]", file::key_text(name))?;
+            line(f, "address", &quoted(&address.value), &address.source)?;
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, key: &str, value: &str, source: &Source) -> fmt::Result {
+    let pair = format!("{key} = {value}");
+    writeln!(f, "{pair:<40} # {source}")
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(line) => write!(f, "line {line}"),
+            Self::Environment(name) | Self::Option(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `$XDG_CONFIG_HOME/afield/config.toml`, or the same below `~/.config`.
+fn default_path(environment: Environment<'_>) -> PathBuf {
+    let absolute = |name: &str| {
+        environment(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let folder = absolute("XDG_CONFIG_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".config")))
+        .unwrap_or_else(|| Path::new("/etc").to_owned());
+    folder.join("afield/config.toml")
+}
+
+fn choose<T>(
+    (option_name, option): (&'static str, Option<T>),
+    (variable_name, variable): (&'static str, Option<T>),
+    file: Option<(T, usize)>,
+    default: T,
+) -> Setting<T> {
+    let (value, source) = if let Some(value) = option {
+        (value, Source::Option(option_name))
+    } else if let Some(value) = variable {
+        (value, Source::Environment(variable_name))
+    } else if let Some((value, line)) = file {
+        (value, Source::File(line))
+    } else {
+        (default, Source::Default)
+    };
+    Setting { value, source }
+}
+
+fn text(environment: Environment<'_>, name: &'static str) -> Result<Option<String>, ConfigError> {
+    match environment(name) {
+        None => Ok(None),
+        Some(value) if value.is_empty() => Ok(None),
+        Some(value) => value.into_string().map(Some).map_err(|_| ConfigError::Value {
+            name,
+            message: "not UTF-8".to_owned(),
+        }),
+    }
+}
+
+fn truth(environment: Environment<'_>, name: &'static str) -> Result<Option<bool>, ConfigError> {
+    text(environment, name)?
+        .map(|text| match text.as_str() {
+            "1" | "true" | "yes" | "on" => Ok(true),
+            "0" | "false" | "no" | "off" => Ok(false),
+            other => Err(ConfigError::Value {
+                name,
+                message: format!("`{other}` is neither true nor false"),
+            }),
+        })
+        .transpose()
+}
+
+fn number(environment: Environment<'_>, name: &'static str) -> Result<Option<u64>, ConfigError> {
+    text(environment, name)?
+        .map(|text| {
+            text.parse().map_err(|_| ConfigError::Value {
+                name,
+                message: format!("`{text}` is not a number"),
+            })
+        })
+        .transpose()
+}
+
+/// The file's values have been checked where they were read.
+fn readers(setting: Setting<u64>) -> Result<Setting<u64>, ConfigError> {
+    let name = match setting.source {
+        Source::Environment(name) | Source::Option(name) => name,
+        Source::Default | Source::File(_) => return Ok(setting),
+    };
+    if (1..=READERS_MAX).contains(&setting.value) {
+        Ok(setting)
+    } else {
+        Err(ConfigError::Value {
+            name,
+            message: file::readers_message(setting.value),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Temporary(PathBuf);
+
+    impl Temporary {
+        fn new(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("afield-config-{name}-{}", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            Self(path)
+        }
+
+        fn options(&self) -> Options {
+            Options {
+                config: Some(self.0.clone()),
+                ..Options::default()
+            }
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn nothing(_: &str) -> Option<OsString> {
+        None
+    }
+
+    #[test]
+    fn options_win_over_environment_over_file_over_defaults() {
+        let file = Temporary::new(
+            "precedence",
+            "verbose = true\n\n[agent]\nreaders = 7\nidle_seconds_max = 8\n",
+        );
+        let environment = |name: &str| match name {
+            "AFIELD_AGENT_READERS" => Some(OsString::from("9")),
+            "AFIELD_ON" => Some(OsString::from("10.0.0.1:70")),
+            _ => None,
+        };
+        let options = Options {
+            on: Some("home".to_owned()),
+            ..file.options()
+        };
+        let settings = Settings::resolve(&options, &environment).unwrap();
+        assert_eq!(settings.on.source, Source::Option("--on"));
+        assert_eq!(settings.target().unwrap(), Target::Home);
+        assert_eq!(
+            (settings.readers.value, settings.readers.source),
+            (9, Source::Environment("AFIELD_AGENT_READERS"))
+        );
+        assert_eq!(
+            (settings.idle_seconds_max.value, settings.idle_seconds_max.source),
+            (8, Source::File(5))
+        );
+        assert_eq!(
+            (settings.verbose.value, settings.verbose.source),
+            (true, Source::File(1))
+        );
+        assert_eq!(
+            (settings.log.value.as_str(), settings.log.source),
+            ("warn", Source::Default)
+        );
+    }
+
+    #[test]
+    fn a_missing_file_matters_only_if_it_was_asked_for() {
+        let environment = |name: &str| (name == "HOME").then(|| OsString::from("/nonexistent"));
+        let settings = Settings::resolve(&Options::default(), &environment).unwrap();
+        assert_eq!(
+            settings.file,
+            (PathBuf::from("/nonexistent/.config/afield/config.toml"), false)
+        );
+        assert_eq!(settings.target().unwrap(), Target::Node(Place::Embedded));
+        let options = Options {
+            config: Some("/nonexistent/file".into()),
+            ..Options::default()
+        };
+        let error = Settings::resolve(&options, &nothing).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "/nonexistent/file: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn nodes_are_found_by_name() {
+        let file = Temporary::new("nodes", "[node.fast]\naddress = \"10.0.0.1:70\"\n");
+        let on = |name: &str| {
+            let options = Options {
+                on: Some(name.to_owned()),
+                ..file.options()
+            };
+            Settings::resolve(&options, &nothing).unwrap().target()
+        };
+        assert_eq!(
+            on("fast").unwrap(),
+            Target::Node(Place::Tcp("10.0.0.1:70".to_owned()))
+        );
+        assert_eq!(
+            on("[::1]:70").unwrap(),
+            Target::Node(Place::Tcp("[::1]:70".to_owned()))
+        );
+        assert_eq!(
+            on("slow").unwrap_err().to_string(),
+            "unknown node `slow`: known are embedded, home, fast; or give HOST:PORT"
+        );
+        assert!(on("10.0.0.1:").is_err());
+    }
+
+    #[test]
+    fn bad_variables_are_named() {
+        let check = |name: &'static str, value: &'static str, message: &str| {
+            let environment = move |asked: &str| (asked == name).then(|| OsString::from(value));
+            let error = Settings::resolve(&Options::default(), &environment).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        };
+        check(
+            "AFIELD_VERBOSE",
+            "maybe",
+            "AFIELD_VERBOSE: `maybe` is neither true nor false",
+        );
+        check(
+            "AFIELD_AGENT_IDLE_SECONDS_MAX",
+            "-1",
+            "AFIELD_AGENT_IDLE_SECONDS_MAX: `-1` is not a number",
+        );
+        check(
+            "AFIELD_AGENT_READERS",
+            "0",
+            "AFIELD_AGENT_READERS: 0 is not between 1 and 64",
+        );
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back() {
+        let file = Temporary::new(
+            "show",
+            "on = \"fast\"\nlog = \"a\\\"b\"\n[node.fast]\naddress = \"10.0.0.1:70\"\n[node.\"odd.name\"]\naddress = \"[::1]:7\"\n",
+        );
+        let settings = Settings::resolve(&file.options(), &nothing).unwrap();
+        let shown = settings.to_string();
+        assert!(shown.contains("address = \"10.0.0.1:70\""), "{shown}");
+        assert!(shown.contains("# line 4"), "{shown}");
+        let again = Temporary::new("again", &shown);
+        let again = Settings::resolve(&again.options(), &nothing).unwrap();
+        assert_eq!(again.log.value, settings.log.value);
+        assert_eq!(again.on.value, "fast");
+        assert_eq!(
+            again.nodes.keys().collect::<Vec<_>>(),
+            settings.nodes.keys().collect::<Vec<_>>()
+        );
+    }
+}
