@@ -1,6 +1,7 @@
 //! How the command fails: a message, and the exit code that env(1) has for it.
 
 use std::fmt::Display;
+use std::io;
 
 /// Exit code of a failure of afield's own.
 pub const OWN: u8 = 125;
@@ -45,3 +46,12 @@ own!(
     afield_home::agent::client::ClientError,
     afield_home::runtime::RuntimeError,
 );
+
+/// An error without its number.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use super::work::{BATCH, BATCHES, median_ns};
-use crate::sys::process;
+use crate::sys::child;
 
 /// Bytes of a forwarded call without arguments, frame and all.
 const MESSAGE_BYTES: usize = 80;
@@ -28,7 +28,7 @@ pub fn ping_pong(embedded: bool) -> io::Result<f64> {
 
 fn between<S: Read + Write>(mut ours: S, mut theirs: S) -> io::Result<f64> {
     let mut message = [7; MESSAGE_BYTES];
-    let echo = process::fork_child(move || {
+    let echo = child::fork_child(move || {
         let mut message = [0; MESSAGE_BYTES];
         while theirs.read_exact(&mut message).is_ok() && theirs.write_all(&message).is_ok() {}
     })?;

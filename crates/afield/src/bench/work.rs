@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 
-use crate::sys::process;
+use crate::sys::{child, process};
 
 /// Operations timed together.
 pub const BATCH: usize = 200;
@@ -67,7 +67,7 @@ pub fn do_work(work: Work) -> io::Result<f64> {
             })
         }
         Work::Write => write(),
-        Work::Fork => batches(20, || process::fork_child(|| {})?.reap()),
+        Work::Fork => batches(20, || child::fork_child(|| {})?.reap()),
     }
 }
 
@@ -108,7 +108,7 @@ fn compute() -> u64 {
 fn pipe() -> io::Result<f64> {
     let (mut from_parent, mut to_child) = io::pipe()?;
     let (mut from_child, mut to_parent) = io::pipe()?;
-    let echo = process::fork_child(move || {
+    let echo = child::fork_child(move || {
         let mut byte = [0];
         while from_parent.read_exact(&mut byte).is_ok() && byte[0] != 0 && to_parent.write_all(&byte).is_ok() {}
     })?;
@@ -135,24 +135,24 @@ fn futex() -> io::Result<f64> {
             }
             if now % 2 == 1 {
                 theirs.store(now + 1, Ordering::Release);
-                process::futex_wake(&theirs);
+                child::futex_wake(&theirs);
             } else {
-                process::futex_wait(&theirs, now);
+                child::futex_wait(&theirs, now);
             }
         }
     });
     let mut round = 0u32;
     let result = batches(BATCH, || {
         turn.store(round + 1, Ordering::Release);
-        process::futex_wake(&turn);
+        child::futex_wake(&turn);
         round += 2;
         while turn.load(Ordering::Acquire) != round {
-            process::futex_wait(&turn, round - 1);
+            child::futex_wait(&turn, round - 1);
         }
         Ok(())
     })?;
     turn.store(END, Ordering::Release);
-    process::futex_wake(&turn);
+    child::futex_wake(&turn);
     // It does not panic.
     let _ = other.join();
     Ok(result)

@@ -12,7 +12,7 @@ use clap::Parser;
 
 use crate::cli::{AgentCommand, Cli, Command, ConfigCommand};
 use crate::config::{Options, Settings};
-use crate::failure::{Failure, OWN};
+use crate::failure::{Failure, OWN, plain};
 use crate::{doctor, sys};
 
 /// The whole program: from the arguments to the exit code.
@@ -100,7 +100,7 @@ fn output(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::own(format!("standard output: {error}")))
+            Err(Failure::own(format!("standard output: {}", plain(&error))))
         }
         _ => Ok(()),
     }

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::become_daemon;
+use afield_node::{daemon, session};
+
+use super::{become_daemon, output};
 use crate::config::Settings;
-use crate::exposure;
-use crate::failure::Failure;
+use crate::failure::{Failure, plain};
+use crate::{exposure, sys};
 
 /// Serves sessions of whoever connects.
 pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
@@ -21,15 +23,20 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         ))
     })?;
     become_daemon(settings)?;
-    todo(address)
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    daemon::listen(address, &name, |bound| {
+        // For whoever started the daemon with port 0, or waits until it serves. It does without a reader, too.
+        let _ = output(&format!("listening on {bound}\n"));
+    })
+    .map_err(|error| Failure::own(format!("listen on {address}: {}", plain(&error))))?;
+    Ok(0)
 }
 
 /// Serves one session on an inherited descriptor.
 pub fn embedded(settings: &Settings, descriptor: i32) -> Result<u8, Failure> {
+    let descriptor = sys::process::adopt_descriptor(descriptor)
+        .map_err(|error| Failure::own(format!("--embedded-fd {descriptor}: {}", plain(&error))))?;
     become_daemon(settings)?;
-    todo(descriptor)
-}
-
-fn todo(_: impl Sized) -> Result<u8, Failure> {
-    Err(Failure::own("no node in this build"))
+    session::serve_embedded(descriptor).map_err(Failure::own)?;
+    Ok(0)
 }

@@ -6,7 +6,7 @@ use std::io;
 use afield_home::run::Job;
 
 use crate::config::{Options, Settings, Target};
-use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
+use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND, plain};
 use crate::sys;
 
 /// Becomes the command, with its computing where the configuration says.
@@ -45,14 +45,5 @@ fn natively(command: &[OsString]) -> Failure {
         } else {
             NOT_EXECUTABLE
         },
-    }
-}
-
-/// The error without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
     }
 }

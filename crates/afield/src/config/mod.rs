@@ -23,7 +23,7 @@ pub const READERS_MAX: u64 = 64;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file is there but cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), crate::failure::plain(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -445,10 +445,7 @@ mod tests {
             ..Options::default()
         };
         let error = Settings::resolve(&options, &nothing).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/nonexistent/file: No such file or directory (os error 2)"
-        );
+        assert_eq!(error.to_string(), "/nonexistent/file: No such file or directory");
     }
 
     #[test]

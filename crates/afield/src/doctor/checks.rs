@@ -11,7 +11,8 @@ use afield_abi::syscalls::nr;
 use afield_home::runtime::RuntimeDir;
 use rustix::process::{Resource, getrlimit};
 
-use super::{Check, Need, Role, plain};
+use super::{Check, Need, Role};
+use crate::failure::plain;
 use crate::sys::{fuse, namespaces, notify, process, trace};
 
 /// Features that others need: their failures begin with its name and a colon.

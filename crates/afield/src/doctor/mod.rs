@@ -3,7 +3,6 @@
 mod checks;
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 use afield_home::runtime::RuntimeDir;
@@ -184,15 +183,6 @@ impl fmt::Display for Report {
             (_, 0) => writeln!(f, "This machine can be a node, but not a home."),
             (_, _) => writeln!(f, "This machine can be neither home nor node."),
         }
-    }
-}
-
-/// An error without its number.
-pub fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
     }
 }
 

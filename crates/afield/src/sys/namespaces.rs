@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::check;
+use crate::failure::plain;
 
 /// Leaves namespaces of the given `CLONE_NEW*` kinds for fresh ones.
 pub fn unshare(flags: i32) -> io::Result<()> {
@@ -16,15 +17,13 @@ pub fn unshare(flags: i32) -> io::Result<()> {
 pub fn enter(flags: i32) -> Result<(), String> {
     // SAFETY: no arguments.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let failed = |step: &str, error: io::Error| {
-        format!("user namespace: {step}: {}", super::super::doctor::plain(&error))
-    };
+    let failed = |step: &str, error: io::Error| format!("user namespace: {step}: {}", plain(&error));
     unshare(libc::CLONE_NEWUSER).map_err(|error| failed("unshare", error))?;
     let write = |path: &str, text: String| fs::write(path, text).map_err(|error| failed(path, error));
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("0 {uid} 1"))?;
     write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    unshare(flags).map_err(|error| super::super::doctor::plain(&error))
+    unshare(flags).map_err(|error| plain(&error))
 }
 
 /// Keeps mounts to this mount namespace.
