@@ -179,8 +179,10 @@ impl Deputy {
         bytes.truncate(done);
         bytes.shrink_to_fit();
         self.in_worker(operation, move |deputy, worker, operation| {
-            let mut bytes = bytes.clone();
-            bytes.resize(operation.size, 0);
+            // Fresh memory is not touched before the kernel fills it.
+            let kept = &bytes;
+            let mut bytes = vec![0u8; operation.size];
+            bytes[..done].copy_from_slice(kept);
             let position = operation.position().map(|offset| offset + done as i64);
             let result = deputy.with_terminal(operation, || {
                 worker.wait(|flag| object::read(flag, operation.file(), &mut bytes[done..], position))

@@ -1,9 +1,29 @@
 //! `afield run`: starts a job and becomes its root deputy.
 
-use std::ffi::OsString;
+mod descriptors;
+mod program;
+mod start;
 
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use afield_link::frame::Kind;
+use afield_link::wire::{self, Spawn, SpawnError};
+use thiserror::Error;
+
+use crate::channel::{self, ChannelError, Incoming};
+use crate::deputy::{Deputy, Handles, Lead, Parts, Root, out_of_the_way};
+use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
 use crate::place::Place;
 use crate::runtime::RuntimeDir;
+use crate::sys::{interrupt, process, signals};
+use descriptors::Inventory;
+use program::ProgramError;
+use start::StartError;
 
 /// What to run, and where.
 #[derive(Debug, Clone)]
@@ -22,6 +42,47 @@ pub struct Job {
     pub agent_arguments: Vec<OsString>,
 }
 
+/// Why a job was not started.
+#[derive(Debug, Error)]
+enum RunError {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("agent: {0}")]
+    Channel(#[from] ChannelError),
+    #[error("agent: {0}")]
+    Wire(#[from] wire::WireError),
+    #[error("agent: unexpected answer")]
+    Answer,
+    #[error("the running agent is afield {0}, this is {ours}: end it with `afield agent stop`", ours = env!("CARGO_PKG_VERSION"))]
+    Version(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("working directory: {0}")]
+    Directory(io::Error),
+    #[error("descriptors: {0}")]
+    Descriptors(io::Error),
+    #[error("node {node}: {error}")]
+    Node { node: String, error: SpawnError },
+    #[error("{program}: {}", io::Error::from_raw_os_error(*errno))]
+    Execute { program: String, errno: i32 },
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+impl RunError {
+    /// Exit status, as `env(1)` has them.
+    fn status(&self) -> i32 {
+        match self {
+            Self::Program(error) => error.status(),
+            Self::Execute { errno, .. } if *errno == libc::ENOENT => 127,
+            Self::Execute { .. } => 126,
+            _ => 125,
+        }
+    }
+}
+
 /// Runs the job in this very process: it is described to the agent (which is started if there is none), and the process
 /// then is the deputy of the guest: it ends when and as the guest ends.
 ///
@@ -30,6 +91,234 @@ pub struct Job {
 /// return: failures of afield's own are reported on standard error and exit with 125; a command that cannot be executed
 /// exits with 126, one that is not found with 127.
 pub fn run(job: Job) -> ! {
-    let _ = job;
-    std::process::exit(125)
+    process::frugal_memory();
+    let error = start_job(&job).unwrap_err();
+    let line = format!("afield: {error}\n");
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+    process::exit(error.status())
+}
+
+/// Comes back only with an error.
+fn start_job(job: &Job) -> Result<std::convert::Infallible, RunError> {
+    let mut snapshot = Snapshot::take()?;
+    let command: Vec<Vec<u8>> = job
+        .command
+        .iter()
+        .map(|word| word.clone().into_vec())
+        .collect();
+    let name = command.first().cloned().unwrap_or_default();
+    let program = program::find(&name, snapshot.variable(b"PATH"))?;
+    let attempt = Attempt {
+        job,
+        name: String::from_utf8_lossy(&name).into_owned(),
+    };
+    let result = attempt.make(&mut snapshot, program.clone(), command.clone());
+    match result {
+        // Not a program of any kind: the shell reads it, as `execvp` has it.
+        Err(RunError::Execute {
+            errno: libc::ENOEXEC, ..
+        }) => {
+            let mut arguments = vec![b"/bin/sh".to_vec(), program];
+            arguments.extend_from_slice(&command[1..]);
+            attempt.make(&mut snapshot, b"/bin/sh".to_vec(), arguments)
+        }
+        result => result,
+    }
+}
+
+/// The process as the job finds it.
+struct Snapshot {
+    directory: Vec<u8>,
+    umask: u32,
+    limits: Vec<(u64, u64)>,
+    ignored: u64,
+    blocked: u64,
+    ids: [u32; 6],
+    environment: Vec<CString>,
+    inventory: Inventory,
+}
+
+impl Snapshot {
+    fn take() -> Result<Self, RunError> {
+        let inventory = Inventory::take().map_err(RunError::Descriptors)?;
+        let directory = std::env::current_dir().map_err(RunError::Directory)?;
+        Ok(Self {
+            directory: directory.into_os_string().into_vec(),
+            umask: process::umask(),
+            limits: (0..LIMITS).map(process::limit).collect(),
+            ignored: signals::ignored(),
+            blocked: signals::blocked(),
+            ids: process::ids(),
+            environment: process::environment(),
+            inventory,
+        })
+    }
+
+    fn variable(&self, name: &[u8]) -> Option<&[u8]> {
+        self.environment.iter().find_map(|entry| {
+            let value = entry.to_bytes().strip_prefix(name)?;
+            value.strip_prefix(b"=")
+        })
+    }
+
+    fn spawn(&self, program: Vec<u8>, arguments: Vec<Vec<u8>>) -> Spawn {
+        Spawn {
+            pid: std::process::id(),
+            program,
+            arguments,
+            environment: self
+                .environment
+                .iter()
+                .map(|entry| entry.to_bytes().to_vec())
+                .collect(),
+            directory: self.directory.clone(),
+            umask: self.umask,
+            limits: self.limits.clone(),
+            ignored: self.ignored,
+            blocked: self.blocked,
+            ids: self.ids,
+            descriptors: self.inventory.descriptors().to_vec(),
+        }
+    }
+}
+
+/// Count of `RLIMIT_*`.
+const LIMITS: u32 = 16;
+
+/// One try to start the program.
+struct Attempt<'a> {
+    job: &'a Job,
+    /// As the user wrote it.
+    name: String,
+}
+
+impl Attempt<'_> {
+    /// Comes back only with an error.
+    fn make(
+        &self,
+        snapshot: &mut Snapshot,
+        program: Vec<u8>,
+        arguments: Vec<Vec<u8>>,
+    ) -> Result<std::convert::Infallible, RunError> {
+        let socket = start::connect(&self.job.runtime, &self.job.agent_arguments)?;
+        let channel = out_of_the_way(socket);
+        let mut incoming = Incoming::default();
+        self.greet(&channel, &mut incoming)?;
+        let title = Title::new(&program, &arguments);
+        let request = Request::Run(RunRequest {
+            place: self.job.place.clone(),
+            place_name: self.job.place_name.clone(),
+            verbose: self.job.verbose,
+            spawn: snapshot.spawn(program, arguments),
+        });
+        channel::send_control(channel.as_fd(), 0, &request, None)?;
+        drop(request);
+        let handle_first = match next(&channel, &mut incoming)? {
+            ToDeputy::Accepted { handle_first } => handle_first,
+            ToDeputy::Refused(why) => return Err(RunError::Refused(why)),
+            _ => return Err(RunError::Answer),
+        };
+        // From here on signals are the guest's.
+        let mask = signals::set_blocked(signals::ALL);
+        let outcome = match next(&channel, &mut incoming) {
+            Ok(ToDeputy::Spawned(result)) => result.map_err(|error| self.spawn_error(error)),
+            Ok(ToDeputy::Refused(why) | ToDeputy::Gone(why)) => Err(RunError::Refused(why)),
+            Ok(_) => Err(RunError::Answer),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            signals::set_blocked(mask);
+            return Err(error);
+        }
+        self.become_deputy(snapshot, channel, incoming, handle_first, title)
+    }
+
+    /// The process is the guest's deputy until its end.
+    fn become_deputy(
+        &self,
+        snapshot: &mut Snapshot,
+        channel: OwnedFd,
+        incoming: Incoming,
+        handle_first: u64,
+        title: Title,
+    ) -> Result<std::convert::Infallible, RunError> {
+        interrupt::install();
+        // The guest's own limit on descriptors is enforced on the node.
+        process::raise_limit(libc::RLIMIT_NOFILE);
+        let (handles, stderr) = snapshot.inventory.hand_over(handle_first, &channel);
+        let dump_directory: PathBuf = self.job.runtime.path().to_owned();
+        let deputy = Deputy::new(Parts {
+            channel,
+            handles,
+            ignored: snapshot.ignored,
+            root: Some(Root {
+                name: self.name.clone(),
+                stderr,
+            }),
+            dump_directory: Arc::new(dump_directory),
+        })
+        .map_err(RunError::Signals)?;
+        snapshot.environment = Vec::new();
+        let mut lead = Lead::new(incoming);
+        lead.show(&deputy, &title.name, &title.arguments);
+        lead.serve(deputy)
+    }
+
+    fn greet(&self, channel: &OwnedFd, incoming: &mut Incoming) -> Result<(), RunError> {
+        channel::send_control(channel.as_fd(), 0, &Greeting::ours(), None)?;
+        let frame = incoming.wait_frame(channel.as_fd())?;
+        let greeting: Greeting = wire::decode(&frame.payload)?;
+        if greeting.fits() {
+            Ok(())
+        } else {
+            Err(RunError::Version(greeting.version))
+        }
+    }
+
+    fn spawn_error(&self, error: SpawnError) -> RunError {
+        if error.step == "execve" {
+            RunError::Execute {
+                program: self.name.clone(),
+                errno: error.errno,
+            }
+        } else {
+            RunError::Node {
+                node: self.job.place_name.clone(),
+                error,
+            }
+        }
+    }
+}
+
+/// The next message of the agent.
+fn next(channel: &OwnedFd, incoming: &mut Incoming) -> Result<ToDeputy, RunError> {
+    let frame = incoming.wait_frame(channel.as_fd())?;
+    if frame.kind != Kind::Control {
+        return Err(RunError::Answer);
+    }
+    Ok(wire::decode(&frame.payload)?)
+}
+
+/// What `ps` is to show.
+struct Title {
+    name: Vec<u8>,
+    arguments: Vec<u8>,
+}
+
+impl Title {
+    fn new(program: &[u8], arguments: &[Vec<u8>]) -> Self {
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(program));
+        let name = path
+            .file_name()
+            .map_or_else(|| program.to_vec(), |name| name.as_bytes().to_vec());
+        let mut joined = Vec::new();
+        for argument in arguments {
+            joined.extend_from_slice(argument);
+            joined.push(0);
+        }
+        Self {
+            name,
+            arguments: joined,
+        }
+    }
 }

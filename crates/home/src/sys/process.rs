@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::object::last_errno;
@@ -395,4 +395,57 @@ pub fn adopt(descriptor: RawFd) -> OwnedFd {
     debug_assert!(descriptor >= 0);
     // SAFETY: as above.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// The environment as the process was given it.
+pub fn environment() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let mut strings = Vec::new();
+    // SAFETY: a list of strings that ends with NULL, which nobody changes while the process has one thread.
+    unsafe {
+        let mut place = environ;
+        while !place.is_null() && !(*place).is_null() {
+            strings.push(CStr::from_ptr(*place).to_owned());
+            place = place.add(1);
+        }
+    }
+    strings
+}
+
+/// Makes `targets[n]` the descriptor `n` of this process, and closes all others.
+pub fn only_descriptors(targets: &[RawFd]) {
+    // SAFETY: for a process of one thread that is about to execute another program: nothing uses what is replaced.
+    unsafe {
+        let moved: Vec<RawFd> = targets
+            .iter()
+            .map(|&descriptor| libc::fcntl(descriptor, libc::F_DUPFD, targets.len() as i32))
+            .collect();
+        for (number, &descriptor) in moved.iter().enumerate() {
+            libc::dup2(descriptor, number as i32);
+        }
+    }
+    close_range(targets.len() as u32, u32::MAX);
+}
+
+/// Waits for a child, whatever its exit signal; its wait status.
+pub fn reap(pid: u32) -> Option<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is the call's.
+        let outcome = unsafe { libc::waitpid(pid as i32, &raw mut status, libc::__WALL) };
+        if outcome >= 0 {
+            return Some(status);
+        }
+        if last_errno() != libc::EINTR {
+            return None;
+        }
+    }
+}
+
+/// Borrows a descriptor by its number, for as long as nobody closes it.
+pub fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: for descriptors that the process was started with, which stay open while they are looked at.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
 }
