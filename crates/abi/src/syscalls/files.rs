@@ -1,7 +1,7 @@
 //! Files: the node's kernel, on a root that home serves.
 
-use super::Class::{File, Never, Node};
-use super::{Row, call, nr};
+use super::Class::{File, Home, Never, Node};
+use super::{Restart, Row, call, nr};
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::OPEN, File),
@@ -26,6 +26,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::FDATASYNC, File),
     call(nr::SYNC_FILE_RANGE, File),
     call(nr::SYNCFS, File),
+    call(nr::SYNC, Home).blocks(Restart::Never),
     call(nr::TRUNCATE, File),
     call(nr::FTRUNCATE, File),
     call(nr::FALLOCATE, File),

@@ -1,7 +1,7 @@
 //! What is the machine's, not the process's: mounts, namespaces, modules, and what no kernel has any more.
 
-use super::Class::{Home, Never};
-use super::{Restart, Row, call, nr};
+use super::Class::Never;
+use super::{Row, call, nr};
 
 const PRIVILEGED: &str = "as for any ordinary user";
 const MOUNTS: &str =
@@ -12,7 +12,6 @@ const MODULES: &str = "as on a kernel without the interface";
 const MISSING: &str = "no kernel of this architecture has it";
 
 pub(super) const ROWS: &[Row] = &[
-    call(nr::SYNC, Home).blocks(Restart::Never),
     call(nr::MOUNT, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::UMOUNT2, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::MOVE_MOUNT, Never(libc::EPERM)).note(PRIVILEGED),

@@ -498,6 +498,27 @@ mod tests {
     }
 
     #[test]
+    fn every_value_is_documented() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let shown = Settings::resolve(&Options::default(), &nothing)
+            .unwrap()
+            .to_string();
+        let mut table = String::new();
+        for line in shown.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                table = format!("{}.", name.trim_end_matches(']'));
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                let variable = format!("{table}{key}").replace('.', "_").to_uppercase();
+                assert!(
+                    page.contains(&format!("| `{table}{key}` | `AFIELD_{variable}` |")),
+                    "{table}{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn what_is_shown_can_be_read_back() {
         let file = Temporary::new(
             "show",
