@@ -24,6 +24,9 @@ impl FileService {
         let name = request.text()?;
         let descriptor = self.descriptor(request.header.node)?;
         let path = proc_path(&*descriptor);
+        if record.size == 0 {
+            return answer_size(reply, rustix::fs::getxattr_query(&*path, name)?);
+        }
         answer(reply, record.size, |room| {
             rustix::fs::getxattr(&*path, name, room)
         })
@@ -33,6 +36,9 @@ impl FileService {
         let record: GetExtendedRequest = request.record()?;
         let descriptor = self.descriptor(request.header.node)?;
         let path = proc_path(&*descriptor);
+        if record.size == 0 {
+            return answer_size(reply, rustix::fs::listxattr_query(&*path)?);
+        }
         answer(reply, record.size, |room| rustix::fs::listxattr(&*path, room))
     }
 
@@ -43,16 +49,17 @@ impl FileService {
     }
 }
 
-/// Replies with what `read` puts into room of the given size, or with its size if there is no room.
+/// Replies with the size of what there is, which is what a request without room asks for.
+fn answer_size(reply: &mut Reply<'_>, size: usize) -> Result<()> {
+    reply.record(&GetExtendedReply {
+        size: size as u32,
+        padding: 0,
+    });
+    Ok(())
+}
+
+/// Replies with what `read` puts into room of the given size.
 fn answer(reply: &mut Reply<'_>, size: u32, read: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
-    if size == 0 {
-        let count = read(&mut [])?;
-        reply.record(&GetExtendedReply {
-            size: count as u32,
-            padding: 0,
-        });
-        return Ok(());
-    }
     let room = (size as usize).min(EXTENDED_BYTES_MAX);
     let buffer = reply.buffer();
     let start = buffer.len();

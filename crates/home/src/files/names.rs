@@ -109,7 +109,11 @@ impl FileService {
     }
 
     pub(super) fn read_link(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
-        let descriptor = self.descriptor(request.header.node)?;
+        let node = self.nodes.get(request.header.node)?;
+        if node.identity.kind != libc::S_IFLNK {
+            return Err(Errno::INVAL);
+        }
+        let descriptor = self.nodes.descriptor(&node, &self.credentials)?;
         let mut target = [0; READLINK_BYTES_MAX];
         let count = rustix::fs::readlinkat_raw(&*descriptor, c"", &mut target)?;
         reply.bytes(&target[..count]);
