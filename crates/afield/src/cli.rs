@@ -45,6 +45,14 @@ pub enum Command {
     Doctor(Doctor),
     /// List system calls and where each is executed
     Syscalls(Syscalls),
+    /// Measure what computing afield costs here
+    Bench(crate::bench::Bench),
+    /// Do one benchmark's work and print nanoseconds per operation
+    #[command(hide = true)]
+    BenchWork {
+        /// Which
+        work: crate::bench::Work,
+    },
     /// Show the configuration
     Config(Config),
     /// Show the version

@@ -7,6 +7,7 @@
 // The tests have an entry point of their own.
 #![cfg_attr(test, allow(dead_code))]
 
+mod bench;
 mod cli;
 mod command;
 mod config;

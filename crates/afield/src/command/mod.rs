@@ -13,7 +13,7 @@ use clap::Parser;
 use crate::cli::{AgentCommand, Cli, Command, ConfigCommand};
 use crate::config::{Options, Settings};
 use crate::failure::{Failure, OWN, plain};
-use crate::{doctor, sys};
+use crate::{bench, doctor, sys};
 
 /// The whole program: from the arguments to the exit code.
 pub fn main() -> u8 {
@@ -79,6 +79,12 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
                 report.to_string()
             })?;
             Ok(u8::from(!report.is_healthy()))
+        }
+        Command::Bench(choice) => bench::bench(&choice).map(|()| 0),
+        Command::BenchWork { work } => {
+            let ns = bench::do_work(work).map_err(Failure::own)?;
+            output(&format!("{ns}\n"))?;
+            Ok(0)
         }
         Command::Syscalls(choice) => syscalls::syscalls(&choice),
         Command::Config(choice) => match choice.command {
