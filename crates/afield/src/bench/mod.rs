@@ -111,7 +111,11 @@ struct Figure {
 
 /// Runs the benchmarks and prints what they found.
 pub fn bench(options: &Bench) -> Result<(), Failure> {
-    let names = if options.names.is_empty() { Name::ALL.to_vec() } else { options.names.clone() };
+    let names = if options.names.is_empty() {
+        Name::ALL.to_vec()
+    } else {
+        options.names.clone()
+    };
     let on = options.on.as_deref().unwrap_or("embedded");
     // The agent and the world are there before anything counts.
     run_once(&afield(on, &[OsString::from("true")])?)?;
@@ -120,7 +124,10 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         let figure = measure(name, on, options.runs)?;
         if !options.json {
             if figures.is_empty() {
-                println!("{:<8} {:>14} {:>14} {:>8}  {:<17} floor", "", "floor", "afield", "ratio", "range");
+                println!(
+                    "{:<8} {:>14} {:>14} {:>8}  {:<17} floor",
+                    "", "floor", "afield", "ratio", "range"
+                );
             }
             println!(
                 "{:<8} {:>14} {:>14} {:>8.2}  {:>7.2} – {:<7.2} {}",
@@ -146,7 +153,10 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
     let (mut floors, mut afields, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let (floor, away) = match name.work() {
-            None => (time(&program(["true"]))?, time(&afield(on, &[OsString::from("true")])?)?),
+            None => (
+                time(&program(["true"]))?,
+                time(&afield(on, &[OsString::from("true")])?)?,
+            ),
             Some(work) => {
                 let floor = if work == Work::Null {
                     floor::ping_pong(on == "embedded").map_err(Failure::own)?
@@ -239,11 +249,17 @@ fn time(words: &[OsString]) -> Result<f64, Failure> {
 
 /// What a work process says: nanoseconds of one operation.
 fn report_of(words: &[OsString]) -> Result<f64, Failure> {
-    let output = command(words).stderr(Stdio::inherit()).output().map_err(Failure::own)?;
+    let output = command(words)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(Failure::own)?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.trim().parse() {
         Ok(ns) if output.status.success() => Ok(ns),
-        _ => Err(Failure::own(format!("{words:?} ended with {} and said {text:?}", output.status))),
+        _ => Err(Failure::own(format!(
+            "{words:?} ended with {} and said {text:?}",
+            output.status
+        ))),
     }
 }
 

@@ -110,7 +110,9 @@ fn pipe() -> io::Result<f64> {
     let (mut from_child, mut to_parent) = io::pipe()?;
     let echo = child::fork_child(move || {
         let mut byte = [0];
-        while from_parent.read_exact(&mut byte).is_ok() && byte[0] != 0 && to_parent.write_all(&byte).is_ok() {}
+        while from_parent.read_exact(&mut byte).is_ok() && byte[0] != 0 && to_parent.write_all(&byte).is_ok()
+        {
+        }
     })?;
     let mut byte = [1];
     let result = batches(BATCH, || {

@@ -54,7 +54,12 @@ pub fn futex_wait(word: &AtomicU32, value: u32) {
 pub fn futex_wake(word: &AtomicU32) {
     // SAFETY: the word is alive during the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1)
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+            1,
+        )
     };
     debug_assert!(check(result).is_ok());
 }

@@ -1,5 +1,6 @@
 //! Everything unsafe of the command: its entry point, and calls that no library wraps.
 
+pub mod child;
 #[cfg(not(test))]
 mod entry;
 pub mod fuse;
