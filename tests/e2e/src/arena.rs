@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -160,12 +161,16 @@ impl Arena {
 
     fn command(&self, job: &Job) -> Command {
         let (program, arguments) = job.arguments.split_first().expect("a job has a program");
-        let program = match program.to_str().and_then(tools::find) {
-            Some(path) => path,
-            None => program.into(),
-        };
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.work()).env_clear();
+        let path = program
+            .to_str()
+            .and_then(tools::find)
+            .unwrap_or_else(|| program.into());
+        let mut command = Command::new(path);
+        command
+            .arg0(program)
+            .args(arguments)
+            .current_dir(self.work())
+            .env_clear();
         command
             .env("PATH", tools::PATH)
             .env("HOME", self.base.join("home"))

@@ -196,6 +196,14 @@ pub fn check(name: &str, case: &Case, mode: Mode) {
             outcome(&mut arena, case, true)
         }
     };
+    if std::env::var_os("AFIELD_E2E_SHOW").is_some() {
+        println!(
+            "{name}: {}\n--- stdout\n{}--- stderr\n{}",
+            first.ended,
+            first.output(),
+            first.message()
+        );
+    }
     let mut report = compare::differences(case, &first, &second);
     report.extend(arena.finish());
     if !report.is_empty() {

@@ -13,12 +13,14 @@
 //! |---|---|
 //! | `AFIELD_BIN` | the program under test; otherwise it is built by cargo |
 //! | `AFIELD_E2E_KEEP` | keep the directories of failed cases, and say where they are |
+//! | `AFIELD_E2E_SHOW` | print what each case gives natively (with `-- --nocapture`) |
 //! | `AFIELD_E2E_SEED` | the seed of the tests that choose at random |
 //! | `CI` | `true`: what cannot run here is a failure, not a skip |
 
 mod arena;
 mod case;
 mod compare;
+pub mod mask;
 mod network;
 mod process;
 mod product;

@@ -19,12 +19,14 @@ pub(crate) struct Surroundings {
 
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
 
-/// Makes a command start in its own session, with nothing inherited but descriptors 0 to 2, umask 022 and no core dumps.
+/// Makes a command start in its own session, with nothing inherited but descriptors 0 to 2, default signals,
+/// umask 022 and no core dumps.
 pub(crate) fn prepare(command: &mut Command, surroundings: &Surroundings) {
     let surroundings = surroundings.clone();
     let enter = move || {
         check(i64::from(calls::setsid()))?;
         calls::umask_022();
+        calls::default_signals();
         calls::no_core();
         check(calls::close_on_exec_from_3())?;
         for (flag, namespace) in &surroundings.namespaces {
@@ -92,6 +94,15 @@ mod calls {
     pub fn umask_022() {
         // SAFETY: cannot fail, touches no memory.
         unsafe { libc::umask(0o022) };
+    }
+
+    /// Takes back what the suite was started with, also for the two signals that the C library keeps for itself.
+    pub fn default_signals() {
+        let action = [0_u64; 4];
+        for signal in 1..=64 {
+            // SAFETY: `action` is a kernel `sigaction` of zeros, that is `SIG_DFL`. `SIGKILL` and `SIGSTOP` fail.
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, 8) };
+        }
     }
 
     pub fn no_core() {

@@ -1,0 +1,37 @@
+//! One small program of `programs/` per family of system calls.
+
+use afield_e2e::{Case, cases, mask, user_cases};
+
+user_cases! {
+    files: Case::program("files");
+    names: Case::program("names");
+    attributes: Case::program("attributes");
+    children: Case::program("children");
+}
+
+cases! {
+    children_static: Case::static_program("children");
+    devices: Case::program("devices");
+    devices_with_pipe: Case::program("devices").stdin("");
+    direct: Case::program("direct");
+    directories: Case::program("directories");
+    execute: Case::program("execute");
+    execute_static: Case::static_program("execute");
+    files_static: Case::static_program("files");
+    groups: Case::program("groups");
+    locks: Case::program("locks");
+    mapping: Case::program("mapping");
+    private: Case::program("private");
+    signals: Case::program("signals");
+    signals_static: Case::static_program("signals");
+    stops: Case::program("stops");
+    threads: Case::program("threads");
+    threads_static: Case::static_program("threads");
+    /// Each as a child of a shell, so that none is the job's first process.
+    below_a_shell: Case::guest("for p in files names locks children signals stops; do mkdir $p; (cd $p && $BIN/$p > ../$p.out 2>&1; echo $p $?); done; cat *.out | md5sum")
+        .with_program("files").with_program("names").with_program("locks")
+        .with_program("children").with_program("signals").with_program("stops").seconds(120);
+    /// With `ulimit -c` a death by signal says that memory was dumped, and where it was.
+    core_flag: Case::home_bash("ulimit -c unlimited; $AF bash -c 'kill -ABRT $$'; echo $?; ls; rm -f core*; ulimit -c 0; $AF bash -c 'kill -ABRT $$'; echo $?; ls").mask(mask::numbers);
+    core_flag_of_child: Case::guest("ulimit -c unlimited; perl -e '$p = fork; if (!$p) { kill 6, $$ } waitpid $p, 0; print $? >> 7 & 1, $? & 127, \"\\n\"'; rm -f core*").tools(&["perl"]);
+}
