@@ -233,7 +233,8 @@ mod tests {
             for name in &page {
                 command = command.find_subcommand(name).unwrap();
             }
-            let names = command.get_subcommands().map(|sub| sub.get_name().to_owned());
+            let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+            let names = shown.map(|sub| sub.get_name().to_owned());
             pages.extend(names.map(|name| page.iter().cloned().chain([name]).collect()));
             let mut arguments: Vec<&str> = page.iter().map(String::as_str).collect();
             arguments.push("-h");
