@@ -240,7 +240,7 @@ mod tests {
             arguments.push("-h");
             let text = parse(&arguments).unwrap_err().to_string();
             assert!(text.lines().count() <= 24, "{text}");
-            assert!(text.lines().all(|line| line.chars().count() <= 106), "{text}");
+            assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         }
     }
 
