@@ -26,8 +26,6 @@ const CLONE_NEW: u32 = (libc::CLONE_NEWNS
 /// Limits on what only home can count or grant.
 const HOME_LIMITS: &[u32] = &[libc::RLIMIT_NPROC, libc::RLIMIT_NICE];
 
-const P_PIDFD: u32 = 3;
-
 pub(super) const ROWS: &[Row] = &[
     call(nr::FORK, Event(Trace)),
     call(nr::VFORK, Event(Trace)),
@@ -50,7 +48,6 @@ pub(super) const ROWS: &[Row] = &[
         .shaped([Value, InOut(Fixed(4)), Value, InOut(Fixed(RUSAGE_BYTES))])
         .blocks(Restart::Restart),
     call(nr::WAITID, Home)
-        .rules(&[rule(0, Equal(P_PIDFD), Never(libc::EINVAL), "which is P_PIDFD")])
         // Padding of the information is left alone.
         .shaped([
             Value,
@@ -60,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
             InOut(Fixed(RUSAGE_BYTES)),
         ])
         .blocks(Restart::Restart)
-        .note("by process descriptor as on a kernel before 5.4"),
+        .note("a process descriptor is turned into its pid on the node"),
     call(nr::GETPID, Node).note("the same number at home and on the node"),
     call(nr::GETTID, Node),
     call(nr::SET_TID_ADDRESS, Node),

@@ -234,8 +234,7 @@ fn open_files() -> Verdict {
 /// Runs `probe` in a child, the first process of a namespace that has been unshared for children; its text comes back.
 fn in_first_process(probe: impl FnOnce() -> Verdict) -> Verdict {
     let (mut reader, mut writer) = io::pipe().map_err(failed("pipe"))?;
-    // SAFETY: a probe's process has one thread.
-    let child = unsafe { process::fork() }.map_err(failed("fork"))?;
+    let child = process::fork().map_err(failed("fork"))?;
     let Some(pid) = child else {
         let verdict = probe();
         let text = match &verdict {
@@ -275,15 +274,12 @@ fn time_namespace() -> Verdict {
 fn chosen_pid() -> Verdict {
     const PID: i32 = 31_337;
     namespaces::enter(libc::CLONE_NEWPID)?;
-    in_first_process(|| {
-        // SAFETY: a probe's process has one thread.
-        match unsafe { process::fork_as(PID) }.map_err(failed("clone3"))? {
-            0 => process::exit(i32::from(std::process::id() != PID as u32)),
-            pid => match process::wait(pid).map_err(failed("wait"))? {
-                0 if pid == PID => Ok(String::new()),
-                _ => Err(format!("the child was {pid}, not {PID}")),
-            },
-        }
+    in_first_process(|| match process::fork_as(PID).map_err(failed("clone3"))? {
+        None => process::exit(i32::from(std::process::id() != PID as u32)),
+        Some(pid) => match process::wait(pid).map_err(failed("wait"))? {
+            0 if pid == PID => Ok(String::new()),
+            _ => Err(format!("the child was {pid}, not {PID}")),
+        },
     })
 }
 
@@ -291,8 +287,7 @@ fn notification(with_descriptor: bool) -> Verdict {
     const ANSWER: i64 = 4242;
     namespaces::enter(0)?;
     let (mut reader, mut writer) = io::pipe().map_err(failed("pipe"))?;
-    // SAFETY: a probe's process has one thread.
-    let child = unsafe { process::fork() }.map_err(failed("fork"))?;
+    let child = process::fork().map_err(failed("fork"))?;
     let Some(pid) = child else {
         let listener = notify::install(&notify::filter_for(nr::GETPPID));
         let number = match &listener {
@@ -350,8 +345,7 @@ fn traced(seize: bool) -> Verdict {
     const WORD: u64 = 0x6166_6965_6c64;
     let word = Box::new(std::hint::black_box(WORD));
     let address: *const u64 = &raw const *word;
-    // SAFETY: a probe's process has one thread.
-    let child = unsafe { process::fork() }.map_err(failed("fork"))?;
+    let child = process::fork().map_err(failed("fork"))?;
     let Some(pid) = child else {
         loop {
             std::thread::sleep(super::CHECK_TIME_MAX);
@@ -395,8 +389,7 @@ fn fuse_mount() -> Verdict {
     namespaces::make_mounts_private().map_err(failed("making mounts private"))?;
     let mut device = open_fuse().map_err(|why| format!("{FUSE_DEVICE}: {why}"))?;
     fuse::mount(&device, MOUNT_POINT).map_err(failed("mount"))?;
-    // SAFETY: a probe's process has one thread.
-    let child = unsafe { process::fork() }.map_err(failed("fork"))?;
+    let child = process::fork().map_err(failed("fork"))?;
     let Some(pid) = child else {
         let size = fs::metadata("/tmp").map_or(0, |metadata| metadata.size());
         process::exit(i32::from(size != SIZE))

@@ -26,7 +26,7 @@ impl Child {
 /// Runs `body` in a forked child, which then exits. The calling process must have one thread.
 pub fn fork_child(body: impl FnOnce()) -> io::Result<Child> {
     // SAFETY: the work that is benchmarked has one thread where it forks.
-    match unsafe { process::fork() }? {
+    match unsafe { process::fork_alone() }? {
         None => {
             body();
             process::exit(0)

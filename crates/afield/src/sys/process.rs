@@ -62,11 +62,18 @@ pub fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Forks; true in the child.
+/// Forks: the child's pid, or `None` in the child. A process with several threads is refused.
+pub fn fork() -> io::Result<Option<i32>> {
+    refuse_threads()?;
+    // SAFETY: this is the only thread.
+    unsafe { fork_alone() }
+}
+
+/// As [`fork`], without a look at the threads.
 ///
 /// # Safety
 /// The process has one thread.
-pub unsafe fn fork() -> io::Result<Option<i32>> {
+pub unsafe fn fork_alone() -> io::Result<Option<i32>> {
     // SAFETY: the child continues with a copy of everything, as its one thread.
     let pid = check(unsafe { libc::fork() })?;
     Ok((pid != 0).then_some(pid as i32))
@@ -125,11 +132,18 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Forks a child with a chosen pid in its pid namespace. Zero in the child.
-///
-/// # Safety
-/// The process has one thread.
-pub unsafe fn fork_as(pid: i32) -> io::Result<i32> {
+/// A fork in a process with threads would leave the child with locks that nobody unlocks.
+fn refuse_threads() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::other("the process has several threads"))
+    }
+}
+
+/// Forks a child with a chosen pid in its pid namespace: its pid, or `None` in the child. A process with several threads
+/// is refused.
+pub fn fork_as(pid: i32) -> io::Result<Option<i32>> {
     #[derive(Default)]
     #[repr(C)]
     struct Arguments {
@@ -145,6 +159,7 @@ pub unsafe fn fork_as(pid: i32) -> io::Result<i32> {
         set_tid_size: u64,
         cgroup: u64,
     }
+    refuse_threads()?;
     let arguments = Arguments {
         exit_signal: libc::SIGCHLD as u64,
         set_tid: &raw const pid as u64,
@@ -152,9 +167,10 @@ pub unsafe fn fork_as(pid: i32) -> io::Result<i32> {
         ..Arguments::default()
     };
     // SAFETY: the structure has the size that is passed and lives across the call, as does the pid it points to; no
-    // flag shares memory, so the child has a copy of everything.
+    // flag shares memory, and this is the only thread, so the child has a copy of everything.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) };
-    Ok(check(result)? as i32)
+    let pid = check(result)?;
+    Ok((pid != 0).then_some(pid as i32))
 }
 
 /// Shows `title` as this process's command line (`PR_SET_MM_MAP`), as deputies do.
@@ -219,8 +235,7 @@ pub fn set_title(title: &[u8]) -> io::Result<()> {
 /// Must be called while the process has one thread.
 pub fn in_child(limit: Duration, probe: impl FnOnce() -> Result<String, String>) -> Result<String, String> {
     let (reader, writer) = io::pipe().map_err(|error| format!("pipe: {error}"))?;
-    // SAFETY: the command has one thread where this is called.
-    let child = unsafe { fork() }.map_err(|error| format!("fork: {error}"))?;
+    let child = fork().map_err(|error| format!("fork: {error}"))?;
     let Some(pid) = child else {
         drop(reader);
         begin_child();
