@@ -23,6 +23,8 @@ pub struct Process {
     pub leader: i32,
     /// All its threads, the leader first.
     pub threads: Vec<i32>,
+    /// It has executed its program; before, it is init's child on its way to that.
+    pub executed: bool,
     /// It has armed a timer of its own, whose signal nobody announces.
     pub timers: bool,
 }
@@ -51,6 +53,11 @@ impl Guests {
     /// Home pid of a thread's process.
     pub fn pid_of(&self, tid: i32) -> Option<u32> {
         self.lock().threads.get(&tid).map(|thread| thread.pid)
+    }
+
+    /// Whether a process is a guest, and if so whether it has executed its program.
+    pub fn process(&self, pid: u32) -> Option<bool> {
+        self.lock().process(pid).map(|process| process.executed)
     }
 
     /// The thread that the world knows as `inner`, and its process.
@@ -128,12 +135,13 @@ impl Register {
     }
 
     /// A new guest, with one thread.
-    pub fn add_process(&mut self, pid: u32, leader: i32) {
+    pub fn add_process(&mut self, pid: u32, leader: i32, executed: bool) {
         self.processes.insert(
             pid,
             Process {
                 leader,
                 threads: vec![leader],
+                executed,
                 timers: false,
             },
         );

@@ -3,11 +3,13 @@
 //! * [`daemon`]: accepts homes.
 //! * [`session`]: serves one home, in a process of its own.
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
-//! * `door`: where guests' kernel requests come out: the file door and the notify door.
+//! * `fs`: the file door: the world's root as a switch over drivers.
+//! * `door`: the notify door, and what comes back through it.
 //! * `trace`: the trace door: process events, signals and stops.
 
 pub mod daemon;
 mod door;
+mod fs;
 mod guests;
 pub mod session;
 mod spawner;

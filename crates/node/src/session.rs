@@ -25,7 +25,8 @@ use afield_link::wire::{self, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome}
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use crate::door::{calls, files::Files};
+use crate::door::calls;
+use crate::fs::{self, Files};
 use crate::guests::Guests;
 use crate::spawner::Spawner;
 use crate::sys;
@@ -264,7 +265,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     })?;
     for _ in 0..FILE_THREADS {
         let door = Arc::clone(&shared);
-        start("files", move || crate::door::files::serve(&door))?;
+        start("files", move || fs::serve(&door))?;
     }
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);

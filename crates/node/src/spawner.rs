@@ -50,7 +50,7 @@ impl Spawner {
                 ..
             } = descriptor.object
             {
-                self.shared.files.add_handle(handle, stream, offset);
+                self.shared.files.handles.add(handle, stream, offset);
                 if !stream {
                     seekable.push(descriptor.number);
                 }

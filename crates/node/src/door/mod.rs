@@ -1,9 +1,5 @@
-//! Where a guest's kernel requests come out.
+//! Where a guest's kernel requests come out, other than the file door ([`crate::fs`]).
 
 pub mod calls;
 pub mod descriptors;
-pub mod files;
-mod handles;
 pub mod notify;
-mod special;
-mod terminal;

@@ -11,8 +11,7 @@ use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
 use super::descriptors::{Descriptor, look_up};
-use super::files::{HANDLE, SPECIAL};
-use super::handles;
+use crate::fs::{HANDLE, SPECIAL, handles};
 use crate::session::{self, Call, Shared, Then};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::signals::State;

@@ -115,7 +115,7 @@ impl Tracer {
             Correction::Status(truth) => show(&mut shown, extended, &truth[..]),
             Correction::Owners => {
                 let inode = word(&shown, if extended { statx::INODE } else { stat::INODE });
-                let Some((uid, gid)) = self.shared.files.owner_of(inode) else {
+                let Some((uid, gid)) = self.shared.files.home.owner_of(inode) else {
                     return Ok(());
                 };
                 let (uid_at, gid_at) = if extended {

@@ -63,6 +63,9 @@ impl Tracer {
         };
         let first = !process.executed;
         process.executed = true;
+        if let Some(process) = self.shared.guests.lock().process_mut(pid) {
+            process.executed = true;
+        }
         let early = std::mem::take(&mut process.early_signals);
         if first {
             self.tell(0, &ToHome::Spawned { pid, result: Ok(()) });

@@ -144,7 +144,7 @@ impl Tracer {
                 new.pid = home_pid;
                 new.first = Some(fork.registers);
                 how = Resume::ToCallEnd;
-                self.shared.guests.lock().add_process(home_pid, child);
+                self.shared.guests.lock().add_process(home_pid, child, true);
                 let process = super::Process {
                     executed: true,
                     ..super::Process::default()

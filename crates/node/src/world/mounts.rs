@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::{HIDDEN_DIRECTORY, Step, WorldError};
+use crate::fs::handles::HIDDEN_PROC;
+use crate::fs::proc::NODE_FACTS;
 use crate::sys::namespaces::{mount, pivot_here};
 
 /// Where the root is put together, on a file system of its own over a directory that every system has.
@@ -32,7 +34,7 @@ pub(super) fn prepare(device: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), Wo
     let options = format!(
         "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other,max_read={}",
         device.as_raw_fd(),
-        crate::door::files::TRANSFER_BYTES_MAX
+        crate::fs::TRANSFER_BYTES_MAX
     );
     let options = CString::new(options)
         .map_err(std::io::Error::from)
@@ -50,8 +52,10 @@ pub(super) fn prepare(device: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), Wo
 /// Puts the node's places onto the served root, makes it the root, and opens the hidden directory.
 pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     let strict = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    if is_directory("/tmp/root/proc") {
-        mount(c"proc", c"/tmp/root/proc", c"proc", strict, c"").step("mount /proc")?;
+    let own = format!("/tmp/root/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
+    mount(c"proc", &c_string(own.clone())?, c"proc", strict, c"").step("mount /proc")?;
+    for name in NODE_FACTS {
+        bind(&format!("{own}/{name}"), &format!("/tmp/root/proc/{name}"))?;
     }
     if is_directory("/tmp/root/sys")
         && mount(
@@ -66,12 +70,7 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
         mount(c"/sys", c"/tmp/root/sys", c"", libc::MS_BIND | libc::MS_REC, c"").step("bind /sys")?;
     }
     for name in OWN_DEVICES {
-        let target = format!("/tmp/root/dev/{name}");
-        if fs::symlink_metadata(&target).is_err() {
-            continue;
-        }
-        let (source, target) = (c_string(format!("/dev/{name}"))?, c_string(target)?);
-        mount(&source, &target, c"", libc::MS_BIND, c"").step(format!("bind /dev/{name}"))?;
+        bind(&format!("/dev/{name}"), &format!("/tmp/root/dev/{name}"))?;
     }
     std::env::set_current_dir("/tmp/root").step("chdir to the new root")?;
     pivot_here().step("pivot_root")?;
@@ -83,6 +82,15 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     )
     .step("open the directory of home objects")?;
     Ok(hidden)
+}
+
+/// Mounts a file of the node over one of home's, if home has it.
+fn bind(source: &str, target: &str) -> Result<(), WorldError> {
+    if fs::symlink_metadata(target).is_err() {
+        return Ok(());
+    }
+    let (from, to) = (c_string(source.to_owned())?, c_string(target.to_owned())?);
+    mount(&from, &to, c"", libc::MS_BIND, c"").step(format!("bind {source}"))
 }
 
 fn is_directory(path: &str) -> bool {

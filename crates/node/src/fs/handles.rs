@@ -17,16 +17,18 @@ use afield_link::wire::{self, HandleHeader, HandleOp, HandleReply, WireError};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::descriptors::{current_call, has_node};
-use super::files::{Files, HANDLE, HIDDEN, Pending, SPECIAL, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use super::terminal::{Transfer, legacy_transfer};
+use super::{
+    Driver, HANDLE, HIDDEN, Outcome, Pending, Request, SPECIAL, TRANSFER_BYTES_MAX, data_reply, error_reply,
+};
+use crate::door::descriptors::{current_call, has_node};
 use crate::session::Shared;
 use crate::sys::{memory, signals};
 use crate::trace::{Correction, Order, STAT_BYTES, is_status_call};
 
 /// A request that waits for the deputy.
 #[derive(Debug)]
-pub struct Request {
+pub struct Asked {
     /// Home pid of the caller's process.
     pub pid: u32,
     /// The caller has a signal.
@@ -35,12 +37,12 @@ pub struct Request {
     tid: i32,
     /// The object.
     handle: u64,
-    kind: Asked,
+    kind: What,
 }
 
 /// What was asked.
 #[derive(Debug)]
-enum Asked {
+enum What {
     Attributes {
         node: u64,
         correct: bool,
@@ -68,6 +70,11 @@ enum Asked {
     Seek,
     Plain,
 }
+
+/// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
+pub const HIDDEN_PROC: &str = "proc";
+
+const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
 
 /// What the node knows of a home object.
 #[derive(Debug, Clone, Copy)]
@@ -171,10 +178,11 @@ impl Handles {
     }
 }
 
-fn hidden_attributes() -> Attributes {
+/// Entries can be reached by those who know them, and are listed to nobody.
+fn directory(node: u64) -> Attributes {
     Attributes {
-        inode: HIDDEN,
-        mode: libc::S_IFDIR | 0o700,
+        inode: node,
+        mode: libc::S_IFDIR | 0o711,
         links: 2,
         block_size: 4096,
         ..Attributes::default()
@@ -193,59 +201,67 @@ fn stand_in(node: u64) -> Attributes {
 }
 
 /// The hidden directory's entry in the root.
-pub fn reply_hidden_entry(files: &Files, unique: u64) {
+pub fn hidden_entry(unique: u64) -> Vec<u8> {
+    directory_entry(unique, HIDDEN)
+}
+
+fn directory_entry(unique: u64, node: u64) -> Vec<u8> {
     let entry = EntryReply {
-        node: HIDDEN,
-        attributes: hidden_attributes(),
+        node,
+        attributes: directory(node),
         ..EntryReply::default()
     };
-    files.reply(&data_reply(unique, &[entry.as_bytes()]));
+    data_reply(unique, &[entry.as_bytes()])
 }
 
-/// A request on the hidden directory, a home object or an opened special file.
-pub fn request(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) {
-    let result = if header.node == HIDDEN {
-        hidden(shared, opcode, header, body)
-    } else {
-        object(shared, opcode, header, body)
-    };
-    match result {
-        Ok(Some(reply)) => shared.files.reply(&reply),
-        Ok(None) => {}
-        Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
+impl Driver for Handles {
+    fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
+        if request.header.node & HIDDEN != 0 {
+            hidden(shared, &request)
+        } else {
+            object(shared, request.opcode, &request.header, request.body())
+        }
     }
 }
 
-/// `Some` reply if it is answered here, `None` if the answer comes later, or a positive errno.
-type Outcome = Result<Option<Vec<u8>>, i32>;
-
-fn hidden(shared: &Shared, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Outcome {
-    match opcode {
+/// The hidden directory, and in it the one on which init mounts the world's own `/proc`.
+fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, i32> {
+    let Request { opcode, header, .. } = request;
+    let reply = match opcode {
         Opcode::GetAttributes => {
             let reply = AttributesReply {
-                attributes: hidden_attributes(),
+                attributes: directory(header.node),
                 ..AttributesReply::default()
             };
-            Ok(Some(data_reply(header.unique, &[reply.as_bytes()])))
+            data_reply(header.unique, &[reply.as_bytes()])
         }
-        Opcode::Lookup => {
-            let name = body.strip_suffix(&[0]).ok_or(libc::EINVAL)?;
-            let handle: u64 = std::str::from_utf8(name)
-                .ok()
-                .and_then(|name| name.parse().ok())
-                .ok_or(libc::ENOENT)?;
-            shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
-            let node = HANDLE | handle;
-            let entry = EntryReply {
-                node,
-                attributes: stand_in(node),
-                ..EntryReply::default()
-            };
-            Ok(Some(data_reply(header.unique, &[entry.as_bytes()])))
+        Opcode::Lookup if header.node == HIDDEN => {
+            let name = request.name()?;
+            if name == HIDDEN_PROC.as_bytes() {
+                directory_entry(header.unique, HIDDEN_PROC_NODE)
+            } else {
+                let handle: u64 = std::str::from_utf8(name)
+                    .ok()
+                    .and_then(|name| name.parse().ok())
+                    .ok_or(libc::ENOENT)?;
+                // Only a thread of init's making is not a guest yet. Others have their descriptors already.
+                let stranger = shared.guests.process(header.pid).is_none_or(|executed| !executed);
+                if shared.files.handles.get(handle).is_none() || !stranger {
+                    return Err(libc::ENOENT);
+                }
+                let node = HANDLE | handle;
+                let entry = EntryReply {
+                    node,
+                    attributes: stand_in(node),
+                    ..EntryReply::default()
+                };
+                data_reply(header.unique, &[entry.as_bytes()])
+            }
         }
-        Opcode::Access => Ok(Some(error_reply(header.unique, 0))),
-        _ => Err(libc::EACCES),
-    }
+        Opcode::Access => error_reply(header.unique, 0),
+        _ => return Err(libc::EACCES),
+    };
+    Ok(Outcome::Reply(reply))
 }
 
 /// The reads and writes that name their offset.
@@ -322,7 +338,7 @@ pub fn send_operation(
     .send(shared, pid, id)
 }
 
-fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Outcome {
+fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Result<Outcome, i32> {
     let files = &shared.files;
     let unique = header.unique;
     let node = header.node;
@@ -334,10 +350,10 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             .map(|(record, _)| record)
             .map_err(|_| libc::EINVAL)
     }
-    let ask = |handle: u64, kind: Asked, operation: Operation<'_>| -> Outcome {
+    let ask = |handle: u64, kind: What, operation: Operation<'_>| -> Result<Outcome, i32> {
         files.expect(
             unique,
-            Pending::Handle(Request {
+            Pending::Handle(Asked {
                 pid,
                 interrupted: false,
                 tid,
@@ -348,7 +364,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         operation.send(shared, pid, unique | FILE_ID).inspect_err(|_| {
             files.take(unique);
         })?;
-        Ok(None)
+        Ok(Outcome::Later)
     };
     let by_node = || files.handles.of_node(node).ok_or(libc::EBADF);
     match opcode {
@@ -359,13 +375,13 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                     attributes: stand_in(node),
                     ..AttributesReply::default()
                 };
-                return Ok(Some(data_reply(unique, &[reply.as_bytes()])));
+                return Ok(Outcome::Reply(data_reply(unique, &[reply.as_bytes()])));
             };
             let correct = current_call(tid).is_some_and(|call| is_status_call(call.number));
             let kind = if opcode == Opcode::Statx {
-                Asked::Statx { node, correct }
+                What::Statx { node, correct }
             } else {
-                Asked::Attributes { node, correct }
+                What::Attributes { node, correct }
             };
             ask(handle, kind, Operation::new(HandleOp::Stat, handle))
         }
@@ -374,13 +390,13 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if node & HANDLE != 0 {
                 let handle = node & !HANDLE;
                 let known = files.handles.get(handle).ok_or(libc::ENOENT)?;
-                return Ok(Some(open_reply(unique, handle, known.stream)));
+                return Ok(Outcome::Reply(open_reply(unique, handle, known.stream)));
             }
             let operation = Operation {
                 argument: u64::from(request.flags),
                 ..Operation::new(HandleOp::Open, node & !SPECIAL)
             };
-            ask(0, Asked::Open { node }, operation)
+            ask(0, What::Open { node }, operation)
         }
         Opcode::Read => {
             let request: ReadRequest = read(body)?;
@@ -402,7 +418,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 flags: request.flags,
                 ..Operation::new(HandleOp::Read, request.handle)
             };
-            ask(request.handle, Asked::Read { shared_offset, size }, operation)
+            ask(request.handle, What::Read { shared_offset, size }, operation)
         }
         Opcode::Write => {
             let request: WriteRequest = read(body)?;
@@ -418,7 +434,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 data,
                 ..Operation::new(HandleOp::Write, request.handle)
             };
-            ask(request.handle, Asked::Write { shared_offset }, operation)
+            ask(request.handle, What::Write { shared_offset }, operation)
         }
         Opcode::Poll => {
             let request: PollRequest = read(body)?;
@@ -431,7 +447,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 size: usize::from(notify),
                 ..Operation::new(HandleOp::Poll, request.handle)
             };
-            ask(request.handle, Asked::Poll, operation)
+            ask(request.handle, What::Poll, operation)
         }
         Opcode::Ioctl => {
             let request: IoctlRequest = read(body)?;
@@ -443,7 +459,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if !has_node(tid, node) {
                 Operation::new(HandleOp::Close, request.handle).send(shared, pid, 0)?;
             }
-            Ok(Some(error_reply(unique, 0)))
+            Ok(Outcome::Reply(error_reply(unique, 0)))
         }
         Opcode::Sync => {
             let request: SyncRequest = read(body)?;
@@ -451,7 +467,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 argument: u64::from(request.flags & SYNC_DATA_ONLY),
                 ..Operation::new(HandleOp::Sync, request.handle)
             };
-            ask(request.handle, Asked::Plain, operation)
+            ask(request.handle, What::Plain, operation)
         }
         Opcode::SetAttributes => {
             let handle = by_node()?;
@@ -460,7 +476,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 ..Operation::new(HandleOp::SetAttributes, handle)
             };
             // The reply's attributes are the stand-in's.
-            ask(handle, Asked::Attributes { node, correct: false }, operation)
+            ask(handle, What::Attributes { node, correct: false }, operation)
         }
         Opcode::Allocate => {
             let request: AllocateRequest = read(body)?;
@@ -471,7 +487,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 data: &length,
                 ..Operation::new(HandleOp::Allocate, request.handle)
             };
-            ask(request.handle, Asked::Plain, operation)
+            ask(request.handle, What::Plain, operation)
         }
         Opcode::Seek => {
             let request: SeekRequest = read(body)?;
@@ -480,9 +496,9 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 argument: u64::from(request.whence),
                 ..Operation::new(HandleOp::Seek, request.handle)
             };
-            ask(request.handle, Asked::Seek, operation)
+            ask(request.handle, What::Seek, operation)
         }
-        Opcode::Release | Opcode::Access => Ok(Some(error_reply(unique, 0))),
+        Opcode::Release | Opcode::Access => Ok(Outcome::Reply(error_reply(unique, 0))),
         Opcode::GetExtended | Opcode::SetExtended | Opcode::ListExtended | Opcode::RemoveExtended => {
             Err(libc::EOPNOTSUPP)
         }
@@ -492,21 +508,21 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
 }
 
 /// A request by nobody in particular, or by a thread of init on its way to become a guest.
-fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Outcome {
+fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Result<Outcome, i32> {
     match opcode {
         Opcode::GetAttributes => {
             let reply = AttributesReply {
                 attributes: stand_in(header.node),
                 ..AttributesReply::default()
             };
-            Ok(Some(data_reply(header.unique, &[reply.as_bytes()])))
+            Ok(Outcome::Reply(data_reply(header.unique, &[reply.as_bytes()])))
         }
         Opcode::Open if header.node & HANDLE != 0 => {
             let handle = header.node & !HANDLE;
             let known = shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
-            Ok(Some(open_reply(header.unique, handle, known.stream)))
+            Ok(Outcome::Reply(open_reply(header.unique, handle, known.stream)))
         }
-        Opcode::Flush | Opcode::Release | Opcode::Access => Ok(Some(error_reply(header.unique, 0))),
+        Opcode::Flush | Opcode::Release | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
         _ => Err(libc::EIO),
     }
 }
@@ -541,7 +557,7 @@ fn ioctl(
     (tid, pid): (i32, u32),
     request: &IoctlRequest,
     input: &[u8],
-) -> Outcome {
+) -> Result<Outcome, i32> {
     let encoded = request.in_size != 0 || request.out_size != 0;
     let legacy = if encoded {
         None
@@ -562,12 +578,12 @@ fn ioctl(
     };
     let (unique, handle, command, argument) =
         (header.unique, request.handle, request.command, request.argument);
-    let pending = Pending::Handle(Request {
+    let pending = Pending::Handle(Asked {
         pid,
         interrupted: false,
         tid,
         handle,
-        kind: Asked::Ioctl {
+        kind: What::Ioctl {
             encoded,
             place: argument,
             output: if encoded {
@@ -604,11 +620,11 @@ fn ioctl(
             }
         }));
     }
-    Ok(None)
+    Ok(Outcome::Later)
 }
 
 /// The deputy's answer.
-pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u8]) -> Result<(), LinkError> {
+pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]) -> Result<(), LinkError> {
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
     let result = reply.result.get();
     let files = &shared.files;
@@ -618,7 +634,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u
             .filter(|errno| *errno < 512)
             .unwrap_or(libc::EIO);
         let reply = error_reply(unique, errno);
-        if errno == libc::EPIPE && matches!(request.kind, Asked::Write { .. }) {
+        if errno == libc::EPIPE && matches!(request.kind, What::Write { .. }) {
             raise_broken_pipe(shared, &request);
         }
         if errno == libc::EINTR && request.interrupted {
@@ -631,7 +647,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u
     }
     let malformed = || LinkError::from(WireError::Malformed("handle reply"));
     let reply = match request.kind {
-        Asked::Attributes { node, correct } => {
+        What::Attributes { node, correct } => {
             let attributes = AttributesReply {
                 attributes: stand_in(node),
                 ..AttributesReply::default()
@@ -642,20 +658,20 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u
             }
             reply
         }
-        Asked::Statx { node, correct } => {
+        What::Statx { node, correct } => {
             let reply = data_reply(unique, &[stand_in_statx(node).as_bytes()]);
             if correct {
                 return correct_status(shared, request.tid, data, reply);
             }
             reply
         }
-        Asked::Open { node } => {
+        What::Open { node } => {
             let handle = result as u64;
             files.handles.add(handle, true, 0);
             files.handles.opened_special(node, handle);
             open_reply(unique, handle, true)
         }
-        Asked::Read { shared_offset, size } => {
+        What::Read { shared_offset, size } => {
             if data.len() as i64 != result || data.len() > size {
                 return Err(malformed());
             }
@@ -664,7 +680,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u
             }
             data_reply(unique, &[data])
         }
-        Asked::Write { shared_offset } => {
+        What::Write { shared_offset } => {
             if shared_offset {
                 files.handles.advance(request.handle, result);
             }
@@ -674,22 +690,22 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Request, payload: &[u
             };
             data_reply(unique, &[reply.as_bytes()])
         }
-        Asked::Poll => {
+        What::Poll => {
             let reply = PollReply {
                 events: result as u32,
                 padding: 0,
             };
             data_reply(unique, &[reply.as_bytes()])
         }
-        Asked::Seek => data_reply(
+        What::Seek => data_reply(
             unique,
             &[SeekReply {
                 offset: result as u64,
             }
             .as_bytes()],
         ),
-        Asked::Plain => error_reply(unique, 0),
-        Asked::Ioctl {
+        What::Plain => error_reply(unique, 0),
+        What::Ioctl {
             encoded,
             place,
             output,
@@ -749,7 +765,7 @@ fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Res
 }
 
 /// FUSE does not raise it for a failing write.
-fn raise_broken_pipe(shared: &Shared, request: &Request) {
+fn raise_broken_pipe(shared: &Shared, request: &Asked) {
     let leader = shared
         .guests
         .lock()

@@ -1,0 +1,246 @@
+//! Driver of home's tree: relays requests to home's file service and passes the replies on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use afield_abi::fuse::{
+    Attributes, AttributesReply, BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, Opcode,
+    ReplyHeader, RequestHeader, StatxReply,
+};
+use afield_link::frame::{FILE_ID, Kind};
+use afield_link::stream::LinkError;
+use afield_link::wire::WireError;
+use tracing::debug;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock};
+use crate::session::Shared;
+use crate::trace::Order;
+use crate::world::Ids;
+
+/// A relayed request whose reply is more than passed on.
+#[derive(Debug)]
+pub enum Asked {
+    /// A lookup may find a special file, or `/proc`.
+    Lookup {
+        /// The looking thread, as the world knows it.
+        inner: u32,
+        /// It is the root's `proc` that is looked for.
+        proc: bool,
+    },
+    /// The reply carries attributes whose owner has to be remembered.
+    Owner {
+        /// What was asked.
+        opcode: Opcode,
+    },
+    /// Home may wait long (for a lock).
+    Wait {
+        /// The waiting thread, as the world knows it.
+        inner: u32,
+        /// It has a signal.
+        interrupted: bool,
+    },
+}
+
+impl Asked {
+    /// The caller has a signal. True if home is to be asked to interrupt the request.
+    pub fn interrupt(&mut self) -> bool {
+        match self {
+            Self::Wait { interrupted, .. } => !std::mem::replace(interrupted, true),
+            _ => false,
+        }
+    }
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Home {
+    /// Special files that init has mounted something on: they must stay what they are.
+    mounted: Mutex<HashSet<u64>>,
+    /// True owners by inode, where the world cannot show them.
+    owners: Option<Mutex<HashMap<u64, (u32, u32)>>>,
+}
+
+impl Home {
+    /// A driver for a world that shows owners in this way.
+    pub fn new(ids: Ids) -> Self {
+        Self {
+            mounted: Mutex::default(),
+            owners: (ids == Ids::Single).then(Mutex::default),
+        }
+    }
+
+    /// The true owner of a file that is shown with this inode number.
+    pub fn owner_of(&self, inode: u64) -> Option<(u32, u32)> {
+        lock(self.owners.as_ref()?).get(&inode).copied()
+    }
+
+    fn remember_owner(&self, attributes: &Attributes) {
+        if let Some(owners) = &self.owners {
+            lock(owners).insert(attributes.inode, (attributes.uid, attributes.gid));
+        }
+    }
+
+    fn remember_owner_in(&self, opcode: Opcode, body: &[u8]) {
+        match opcode {
+            Opcode::GetAttributes | Opcode::SetAttributes => {
+                if let Ok((reply, _)) = AttributesReply::read_from_prefix(body) {
+                    self.remember_owner(&reply.attributes);
+                }
+            }
+            Opcode::Statx => {
+                if let (Ok((reply, _)), Some(owners)) = (StatxReply::read_from_prefix(body), &self.owners) {
+                    lock(owners).insert(reply.statx.inode, (reply.statx.uid, reply.statx.gid));
+                }
+            }
+            _ => {
+                if let Ok((reply, _)) = EntryReply::read_from_prefix(body) {
+                    self.remember_owner(&reply.attributes);
+                }
+            }
+        }
+    }
+
+    /// What is to be remembered of a request.
+    fn asked(&self, request: &Request<'_>) -> Option<Asked> {
+        let inner = request.header.pid;
+        match request.opcode {
+            Opcode::Lookup => Some(Asked::Lookup {
+                inner,
+                proc: super::proc::is_root_name(request),
+            }),
+            Opcode::SetLockWait => Some(Asked::Wait {
+                inner,
+                interrupted: false,
+            }),
+            Opcode::GetAttributes
+            | Opcode::SetAttributes
+            | Opcode::Statx
+            | Opcode::Create
+            | Opcode::TemporaryFile
+            | Opcode::MakeNode
+            | Opcode::MakeDirectory
+            | Opcode::SymbolicLink
+            | Opcode::Link => self.owners.is_some().then_some(Asked::Owner {
+                opcode: request.opcode,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Driver for Home {
+    fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
+        let header = &request.header;
+        let unique = header.unique;
+        if let Some(asked) = self.asked(&request) {
+            shared.files.expect(unique, Pending::Home(asked));
+        }
+        let pid = shared.guests.find_inner(header.pid).map_or(0, |(_, pid)| pid);
+        let at = std::mem::offset_of!(RequestHeader, pid);
+        request.bytes[at..at + 4].copy_from_slice(&pid.to_ne_bytes());
+        let sent = shared
+            .writer
+            .write_frame(Kind::File, unique | FILE_ID, &[request.bytes]);
+        match sent {
+            Ok(()) => Ok(Outcome::Later),
+            Err(error) => {
+                debug!("relaying {:?}: {error}", request.opcode);
+                shared.files.take(unique);
+                Err(libc::EIO)
+            }
+        }
+    }
+}
+
+/// Home's reply to a request that was remembered. What is to be done in place of passing it on is returned.
+pub fn replied(
+    shared: &Arc<Shared>,
+    asked: Asked,
+    error: i32,
+    reply: &mut [u8],
+) -> Result<Option<fn_order::Make>, LinkError> {
+    let home = &shared.files.home;
+    let body = &mut reply[size_of::<ReplyHeader>()..];
+    match asked {
+        Asked::Lookup { inner, proc } if error == 0 => {
+            let malformed = || LinkError::from(WireError::Malformed("file reply"));
+            let (mut entry, _) = EntryReply::read_from_prefix(body).map_err(|_| malformed())?;
+            if entry.node & OWN != 0 {
+                return Err(malformed());
+            }
+            home.remember_owner(&entry.attributes);
+            if proc {
+                shared.files.proc.set_root(entry.node);
+            }
+            if dev::is_special(entry.attributes.mode) {
+                if inner == INIT {
+                    lock(&home.mounted).insert(entry.node);
+                } else if !lock(&home.mounted).contains(&entry.node) {
+                    dev::present(shared, inner, &mut entry);
+                }
+                body[..size_of::<EntryReply>()].copy_from_slice(entry.as_bytes());
+            }
+        }
+        Asked::Owner { opcode } if error == 0 => home.remember_owner_in(opcode, body),
+        Asked::Wait {
+            inner,
+            interrupted: true,
+        } if error == -libc::EINTR => {
+            if let Some((tid, _)) = shared.guests.find_inner(inner) {
+                return Ok(Some(Box::new(move |reply| Order::ReplyInterrupted {
+                    tid,
+                    reply,
+                })));
+            }
+        }
+        _ => {}
+    }
+    Ok(None)
+}
+
+mod fn_order {
+    /// Makes an order of a reply.
+    pub type Make = Box<dyn FnOnce(Vec<u8>) -> crate::trace::Order>;
+}
+
+/// The node of home that a lookup count belongs to; `None` if home does not count it.
+fn counted(node: u64) -> Option<u64> {
+    (node & (HANDLE | HIDDEN | PROC) == 0).then_some(node & !SPECIAL)
+}
+
+/// Lookups are forgotten: those of home's nodes are passed on.
+pub fn forget(shared: &Shared, request: &Request<'_>) {
+    let mut forgets = Vec::new();
+    if request.opcode == Opcode::Forget {
+        if let (Some(node), Ok(ForgetRequest { lookups })) = (counted(request.header.node), request.record())
+        {
+            forgets.push(ForgetOne { node, lookups });
+        }
+    } else if let Ok((_, mut rest)) = BatchForgetRequest::read_from_prefix(request.body()) {
+        while let Ok((one, after)) = ForgetOne::read_from_prefix(rest) {
+            rest = after;
+            if let Some(node) = counted(one.node) {
+                let lookups = one.lookups;
+                forgets.push(ForgetOne { node, lookups });
+            }
+        }
+    }
+    if forgets.is_empty() {
+        return;
+    }
+    let batch = BatchForgetRequest {
+        count: forgets.len() as u32,
+        padding: 0,
+    };
+    let header = RequestHeader {
+        length: (size_of::<RequestHeader>() + size_of::<BatchForgetRequest>() + size_of_val(&forgets[..]))
+            as u32,
+        opcode: Opcode::BatchForget as u32,
+        ..RequestHeader::default()
+    };
+    let parts = [header.as_bytes(), batch.as_bytes(), forgets.as_bytes()];
+    if let Err(error) = shared.writer.write_frame(Kind::File, FILE_ID, &parts) {
+        debug!("forgetting: {error}");
+    }
+}

@@ -1,0 +1,394 @@
+//! The file door: the world's root file system, as a switch over drivers.
+//!
+//! A request is for a node, and the node's id says whose it is:
+//!
+//! | ids | driver | what its nodes are |
+//! |---|---|---|
+//! | below [`PROC`] | [`home`] | home's tree; requests are relayed and answered there |
+//! | [`PROC`] | [`proc`] | what in `/proc` depends on who looks |
+//! | [`SPECIAL`] | [`handles`], made by [`dev`] | FIFOs and devices of home's tree, opened by the deputy |
+//! | [`HANDLE`], [`HIDDEN`] | [`handles`] | inherited descriptors' objects, and their directory |
+//!
+//! Drivers have one trait, so that layers can be put between the switch and them.
+
+pub mod dev;
+pub mod handles;
+pub mod home;
+pub mod proc;
+mod terminal;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use afield_abi::fuse::{
+    InitReply, InitRequest, InterruptRequest, Notification, NotifyPoll, Opcode, ROOT_NODE, ReplyHeader,
+    RequestHeader, VERSION_MAJOR, VERSION_MINOR, init_flag,
+};
+use afield_link::frame::FILE_ID;
+use afield_link::stream::LinkError;
+use afield_link::wire::WireError;
+use tracing::{debug, warn};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::session::Shared;
+use crate::world::{HIDDEN_DIRECTORY, Ids};
+
+/// Largest read or write of one request.
+pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
+
+/// Node-id bit of home objects.
+pub const HANDLE: u64 = 1 << 63;
+/// The directory of home objects.
+pub const HIDDEN: u64 = 1 << 62;
+/// Node-id bit of special files that are opened at home.
+pub const SPECIAL: u64 = 1 << 61;
+/// Node-id bit of `/proc` entries that depend on who looks.
+pub const PROC: u64 = 1 << 60;
+/// All bits that are not home's to use.
+pub const OWN: u64 = HANDLE | HIDDEN | SPECIAL | PROC;
+
+/// A request, checked as far as its header.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What is asked.
+    pub opcode: Opcode,
+    /// Of whom, by whom.
+    pub header: RequestHeader,
+    /// The whole request.
+    pub bytes: &'a mut [u8],
+}
+
+impl Request<'_> {
+    /// What follows the header.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[size_of::<RequestHeader>()..]
+    }
+
+    /// The record that the body begins with.
+    ///
+    /// # Errors
+    /// `EINVAL` if the body is shorter.
+    pub fn record<T: FromBytes>(&self) -> Result<T, i32> {
+        T::read_from_prefix(self.body())
+            .map(|(record, _)| record)
+            .map_err(|_| libc::EINVAL)
+    }
+
+    /// The body as a name.
+    pub fn name(&self) -> Result<&[u8], i32> {
+        self.body().strip_suffix(&[0]).ok_or(libc::EINVAL)
+    }
+}
+
+/// What a driver has done with a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// This whole reply is the answer.
+    Reply(Vec<u8>),
+    /// The answer comes later, or never, as the request has it.
+    Later,
+}
+
+/// Serves the nodes of one region of ids.
+pub trait Driver {
+    /// Serves a request. It must not wait for home, nor touch guest memory.
+    ///
+    /// # Errors
+    /// A positive errno, which is the answer.
+    fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32>;
+}
+
+/// Room for the largest request.
+const REQUEST_BYTES: usize = TRANSFER_BYTES_MAX + 4096;
+
+/// What the kernel is asked for in return.
+const FLAGS: u64 = init_flag::ASYNC_READ
+    | init_flag::POSIX_LOCKS
+    | init_flag::ATOMIC_O_TRUNC
+    | init_flag::BIG_WRITES
+    | init_flag::DONT_MASK
+    | init_flag::FLOCK_LOCKS
+    | init_flag::AUTO_INVALIDATE_DATA
+    | init_flag::DO_READDIRPLUS
+    | init_flag::READDIRPLUS_AUTO
+    | init_flag::ASYNC_DIRECT_IO
+    | init_flag::PARALLEL_DIRECTORY_OPERATIONS
+    | init_flag::HANDLE_KILLPRIV
+    | init_flag::MAX_PAGES
+    | init_flag::SETXATTR_EXTENDED
+    | init_flag::INIT_EXTENDED
+    | init_flag::DIRECT_IO_ALLOW_MMAP;
+
+/// Init's thread, as the world knows it.
+pub const INIT: u32 = 1;
+
+/// What is to be done with the reply to a request.
+#[derive(Debug)]
+enum Pending {
+    /// Home's reply to a relayed request is more than passed on.
+    Home(home::Asked),
+    /// The deputy's reply completes a request on a home object.
+    Handle(handles::Asked),
+}
+
+/// The file door's state.
+#[derive(Debug)]
+pub struct Files {
+    device: OwnedFd,
+    /// Requests that are more than relayed, by FUSE's number.
+    pending: Mutex<HashMap<u64, Pending>>,
+    /// Driver of home's tree.
+    pub home: home::Home,
+    /// Driver of home objects.
+    pub handles: handles::Handles,
+    /// Driver of what in `/proc` depends on who looks.
+    pub proc: proc::Proc,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Files {
+    /// A door for the FUSE device of a world.
+    pub fn new(device: OwnedFd, ids: Ids) -> Self {
+        Self {
+            device,
+            pending: Mutex::default(),
+            home: home::Home::new(ids),
+            handles: handles::Handles::default(),
+            proc: proc::Proc::default(),
+        }
+    }
+
+    fn driver(&self, node: u64) -> &dyn Driver {
+        if node & (HANDLE | HIDDEN | SPECIAL) != 0 {
+            &self.handles
+        } else if node & PROC != 0 {
+            &self.proc
+        } else {
+            &self.home
+        }
+    }
+
+    /// Gives a whole reply to the kernel.
+    pub fn reply(&self, reply: &[u8]) {
+        match rustix::io::retry_on_intr(|| rustix::io::write(&self.device, reply)) {
+            Ok(_) => {}
+            // The caller was killed, or the mount is gone.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => {}
+            Err(error) => {
+                warn!("reply of {} bytes to FUSE: {error}", reply.len());
+                // Something else was wrong with it: the caller must not wait for ever.
+                if let Ok((header, _)) = ReplyHeader::read_from_prefix(reply)
+                    && header.error == 0
+                    && header.unique != 0
+                {
+                    self.reply(&error_reply(header.unique, libc::EIO));
+                }
+            }
+        }
+    }
+
+    fn expect(&self, unique: u64, pending: Pending) {
+        lock(&self.pending).insert(unique, pending);
+    }
+
+    fn take(&self, unique: u64) -> Option<Pending> {
+        lock(&self.pending).remove(&unique)
+    }
+
+    /// A home object may have become ready.
+    pub fn ready(&self, handle: u64) {
+        for kernel_handle in self.handles.take_watchers(handle) {
+            let mut message = ReplyHeader {
+                length: (size_of::<ReplyHeader>() + size_of::<NotifyPoll>()) as u32,
+                error: Notification::Poll as i32,
+                unique: 0,
+            }
+            .as_bytes()
+            .to_vec();
+            message.extend_from_slice(NotifyPoll { kernel_handle }.as_bytes());
+            self.reply(&message);
+        }
+    }
+
+    /// A process is being killed: what it waits for will not be needed.
+    pub fn end_requests_of(&self, pid: u32) {
+        let ended: Vec<u64> = {
+            let mut pending = lock(&self.pending);
+            let ended = pending
+                .iter()
+                .filter(|(_, pending)| matches!(pending, Pending::Handle(asked) if asked.pid == pid))
+                .map(|(unique, _)| *unique)
+                .collect();
+            pending.retain(|_, pending| !matches!(pending, Pending::Handle(asked) if asked.pid == pid));
+            ended
+        };
+        for unique in ended {
+            self.reply(&error_reply(unique, libc::EINTR));
+        }
+    }
+
+    /// Home has answered a relayed request.
+    pub fn home_replied(
+        &self,
+        shared: &Arc<Shared>,
+        unique: u64,
+        mut reply: Vec<u8>,
+    ) -> Result<(), LinkError> {
+        let malformed = WireError::Malformed("file reply");
+        let Ok((header, _)) = ReplyHeader::read_from_prefix(&reply) else {
+            return Err(malformed.into());
+        };
+        if header.unique != unique || header.length as usize != reply.len() {
+            return Err(malformed.into());
+        }
+        match self.take(unique) {
+            Some(Pending::Home(asked)) => {
+                if let Some(order) = home::replied(shared, asked, header.error, &mut reply)? {
+                    shared.orders.give(order(reply));
+                    return Ok(());
+                }
+            }
+            Some(Pending::Handle(_)) => return Err(malformed.into()),
+            None => {}
+        }
+        self.reply(&reply);
+        Ok(())
+    }
+
+    /// The deputy has answered a request on a home object.
+    pub fn handle_replied(&self, shared: &Arc<Shared>, unique: u64, payload: &[u8]) -> Result<(), LinkError> {
+        match self.take(unique) {
+            Some(Pending::Handle(asked)) => handles::replied(shared, unique, asked, payload),
+            // Its process was killed in between.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A reply that is nothing but an error (a positive errno; 0 for success without data).
+pub fn error_reply(unique: u64, errno: i32) -> Vec<u8> {
+    ReplyHeader {
+        length: size_of::<ReplyHeader>() as u32,
+        error: -errno,
+        unique,
+    }
+    .as_bytes()
+    .to_vec()
+}
+
+/// A successful reply from its parts.
+pub fn data_reply(unique: u64, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut reply = Vec::with_capacity(size_of::<ReplyHeader>() + length);
+    let header = ReplyHeader {
+        length: (size_of::<ReplyHeader>() + length) as u32,
+        error: 0,
+        unique,
+    };
+    reply.extend_from_slice(header.as_bytes());
+    for part in parts {
+        reply.extend_from_slice(part);
+    }
+    reply
+}
+
+/// Reads requests until the mount is gone.
+pub fn serve(shared: &Arc<Shared>) {
+    let mut buffer = vec![0; REQUEST_BYTES];
+    loop {
+        let count = match rustix::io::read(&shared.files.device, &mut buffer[..]) {
+            Ok(0) => return,
+            Ok(count) => count,
+            // Interrupted, or the request was taken back before it was read.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => continue,
+            Err(error) => return debug!("the file door closes: {error}"),
+        };
+        let request = &mut buffer[..count];
+        let Ok((header, _)) = RequestHeader::read_from_prefix(request) else {
+            continue;
+        };
+        let Some(opcode) = Opcode::from_wire(header.opcode) else {
+            shared.files.reply(&error_reply(header.unique, libc::ENOSYS));
+            continue;
+        };
+        let request = Request {
+            opcode,
+            header,
+            bytes: request,
+        };
+        match serve_one(shared, request) {
+            Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
+            Ok(Outcome::Later) => {}
+            Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
+        }
+    }
+}
+
+fn serve_one(shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
+    let files = &shared.files;
+    match request.opcode {
+        Opcode::Init => initialise(&request),
+        Opcode::Interrupt => {
+            interrupt(shared, &request);
+            Ok(Outcome::Later)
+        }
+        Opcode::Destroy => Ok(Outcome::Later),
+        // Concerns the nodes of several drivers, but only home counts.
+        Opcode::Forget | Opcode::BatchForget => {
+            home::forget(shared, &request);
+            Ok(Outcome::Later)
+        }
+        Opcode::Lookup
+            if request.header.node == ROOT_NODE && request.name()? == HIDDEN_DIRECTORY.as_bytes() =>
+        {
+            Ok(Outcome::Reply(handles::hidden_entry(request.header.unique)))
+        }
+        Opcode::Lookup if files.proc.wants(shared, &request) => files.proc.request(shared, request),
+        _ => files.driver(request.header.node).request(shared, request),
+    }
+}
+
+fn initialise(request: &Request<'_>) -> Result<Outcome, i32> {
+    let asked: InitRequest = request.record()?;
+    if asked.major != VERSION_MAJOR {
+        return Err(libc::EPROTO);
+    }
+    let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
+    let flags = FLAGS & offered;
+    let reply = InitReply {
+        major: VERSION_MAJOR,
+        minor: VERSION_MINOR.min(asked.minor),
+        max_readahead: asked.max_readahead,
+        flags: flags as u32,
+        flags2: (flags >> 32) as u32,
+        max_background: 64,
+        congestion_threshold: 48,
+        max_write: TRANSFER_BYTES_MAX as u32,
+        max_pages: (TRANSFER_BYTES_MAX / 4096) as u16,
+        time_granularity: 1,
+        ..InitReply::default()
+    };
+    Ok(Outcome::Reply(data_reply(
+        request.header.unique,
+        &[reply.as_bytes()],
+    )))
+}
+
+/// A caller has a signal while it waits: what can wait long is interrupted at home.
+fn interrupt(shared: &Arc<Shared>, request: &Request<'_>) {
+    let Ok(InterruptRequest { unique }) = request.record() else {
+        return;
+    };
+    let flag = |pending: &mut HashMap<u64, Pending>| match pending.get_mut(&unique) {
+        Some(Pending::Home(asked)) => asked.interrupt(),
+        Some(Pending::Handle(asked)) => !std::mem::replace(&mut asked.interrupted, true),
+        None => false,
+    };
+    if flag(&mut lock(&shared.files.pending)) {
+        shared.cancel(unique | FILE_ID);
+    }
+}
