@@ -36,6 +36,7 @@ pub struct Case {
     /// Run at home before each run, natively, in the same directory.
     pub(crate) setup: String,
     pub(crate) tools: Vec<&'static str>,
+    pub(crate) paths: Vec<String>,
     /// Programs of `programs/` that the script calls by `$BIN/name`.
     pub(crate) programs: Vec<&'static str>,
     pub(crate) timeout: Duration,
@@ -52,6 +53,7 @@ impl Case {
             stdin: Stdin::Null,
             setup: String::new(),
             tools: Vec::new(),
+            paths: Vec::new(),
             programs: Vec::new(),
             timeout: Duration::from_secs(60),
             mask: None,
@@ -133,6 +135,12 @@ impl Case {
         self
     }
 
+    /// A file or folder that has to be there.
+    pub fn needs(mut self, path: &str) -> Self {
+        self.paths.push(path.to_owned());
+        self
+    }
+
     /// Makes a program of `programs/` available to the script as `$BIN/name`.
     pub fn with_program(mut self, name: &'static str) -> Self {
         self.programs.push(name);
@@ -161,7 +169,12 @@ pub fn check(name: &str, case: &Case, mode: Mode) {
     if mode.user && !rustix::process::getuid().is_root() {
         return; // The plain modes run as an ordinary user already.
     }
-    for tool in &case.tools {
+    for tool in case
+        .tools
+        .iter()
+        .copied()
+        .chain(case.paths.iter().map(String::as_str))
+    {
         if !tools::need(name, tool) {
             return;
         }
