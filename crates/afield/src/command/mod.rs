@@ -7,6 +7,7 @@ mod run;
 mod syscalls;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -37,8 +38,9 @@ pub fn main() -> u8 {
 fn execute(cli: Cli) -> Result<u8, Failure> {
     let Cli { common, command } = cli;
     let mut options = Options {
-        config: common.config,
-        runtime_dir: common.runtime_dir,
+        // Agent and embedded node get them, too, and have other working directories.
+        config: common.config.map(absolute),
+        runtime_dir: common.runtime_dir.map(absolute),
         ..Options::default()
     };
     // Descriptors of a job are left as they are: they are the command's.
@@ -99,6 +101,10 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             Ok(0)
         }
     }
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// Writes to standard output. A reader that has gone is no failure.

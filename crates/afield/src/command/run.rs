@@ -19,10 +19,7 @@ pub fn run(command: Vec<OsString>, options: &Options) -> Result<u8, Failure> {
     let mut agent_arguments: Vec<OsString> = vec!["agent".into(), "run".into(), "--runtime-dir".into()];
     agent_arguments.push(settings.runtime_dir.value.clone().into());
     if let Some(file) = &options.config {
-        agent_arguments.extend([
-            "--config".into(),
-            std::path::absolute(file).unwrap_or_else(|_| file.clone()).into(),
-        ]);
+        agent_arguments.extend(["--config".into(), file.clone().into()]);
     }
     afield_home::run::run(Job {
         command,

@@ -179,7 +179,10 @@ impl Settings {
             ),
             runtime_dir: choose(
                 ("--runtime-dir", options.runtime_dir.clone()),
-                ("AFIELD_RUNTIME_DIR", set("AFIELD_RUNTIME_DIR").map(PathBuf::from)),
+                (
+                    "AFIELD_RUNTIME_DIR",
+                    set("AFIELD_RUNTIME_DIR").map(|path| std::path::absolute(&path).unwrap_or(path.into())),
+                ),
                 file.runtime_dir,
                 RuntimeDir::from_environment().path().to_owned(),
             ),
