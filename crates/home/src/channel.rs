@@ -12,7 +12,8 @@ use afield_link::frame::{self, Decoder, Frame, FrameError, HEADER_BYTES, Kind};
 use afield_link::wire;
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -308,7 +309,14 @@ mod tests {
         let pipes: Vec<_> = (0..6).map(|_| rustix::pipe::pipe().unwrap()).collect();
         for (id, (reader, _)) in pipes.iter().enumerate() {
             send(left.as_fd(), Kind::Call, 100, &[b"none"], None).unwrap();
-            send(left.as_fd(), Kind::Control, id as u64, &[b"wi", b"th"], Some(reader.as_fd())).unwrap();
+            send(
+                left.as_fd(),
+                Kind::Control,
+                id as u64,
+                &[b"wi", b"th"],
+                Some(reader.as_fd()),
+            )
+            .unwrap();
         }
         drop(left);
         let mut incoming = Incoming::default();
@@ -325,7 +333,10 @@ mod tests {
                 seen += 1;
             }
         }
-        assert!(matches!(incoming.wait_frame(right.as_fd()), Err(ChannelError::Closed)));
+        assert!(matches!(
+            incoming.wait_frame(right.as_fd()),
+            Err(ChannelError::Closed)
+        ));
     }
 
     #[test]

@@ -140,7 +140,8 @@ pub enum ToDeputy {
     },
     /// A record lock, answered by [`FromDeputy::Locked`] (same `id`). With the file's descriptor if it says so.
     Lock(LockRequest),
-    /// The process closed a descriptor of that file: its record locks on it go.
+    /// The process closed a descriptor of that file: its record locks on it go. Answered by [`FromDeputy::Unlocked`]
+    /// (same `id`).
     Unlock {
         /// The file.
         node: u64,
@@ -164,25 +165,44 @@ pub struct LockRequest {
     pub test: bool,
     /// Wait until it can be had.
     pub wait: bool,
-    /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
-    pub kind: i32,
-    /// First byte.
-    pub start: u64,
-    /// Last byte; `i64::MAX` and above: to the end of the file.
-    pub end: u64,
+    /// Which lock.
+    pub record: LockRecord,
 }
 
-/// What [`LockRequest`] found.
+/// The fields of a `struct flock` of whence `SEEK_SET`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockFound {
+pub struct LockRecord {
     /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
-    pub kind: i32,
+    pub kind: i16,
     /// First byte.
-    pub start: u64,
-    /// Last byte.
-    pub end: u64,
+    pub start: i64,
+    /// Bytes; 0: to the end of the file.
+    pub length: i64,
     /// Whose it is.
     pub pid: i32,
+}
+
+impl LockRecord {
+    /// From the kernel's structure.
+    pub fn from_kernel(record: &libc::flock) -> Self {
+        Self {
+            kind: record.l_type,
+            start: record.l_start,
+            length: record.l_len,
+            pid: record.l_pid,
+        }
+    }
+
+    /// The kernel's structure.
+    pub fn to_kernel(self) -> libc::flock {
+        libc::flock {
+            l_type: self.kind,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: self.start,
+            l_len: self.length,
+            l_pid: self.pid,
+        }
+    }
 }
 
 /// Deputy to agent. The frame's `id` is zero unless said otherwise.
@@ -200,7 +220,9 @@ pub enum FromDeputy {
         handle: u64,
     },
     /// Answer to [`ToDeputy::Lock`] (same `id`): what was found, or the errno.
-    Locked(Result<LockFound, i32>),
+    Locked(Result<LockRecord, i32>),
+    /// Answer to [`ToDeputy::Unlock`] (same `id`).
+    Unlocked,
     /// The guest has waited for this child, whose use of resources now counts as its own.
     Reaped {
         /// The child.

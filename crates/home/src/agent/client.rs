@@ -1,11 +1,18 @@
 //! Questions to the agent. None of them starts one.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use afield_link::wire;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::channel::{self, ChannelError, Incoming};
+use crate::messages::{Answer, Greeting, Request};
 use crate::runtime::{RuntimeDir, RuntimeError};
 
 /// Why the agent could not be asked.
@@ -99,18 +106,146 @@ pub enum Stopped {
 
 /// The processes that are afield, by pid. No agent: none.
 pub fn ps(runtime: &RuntimeDir) -> Result<Vec<Process>, ClientError> {
-    let _ = runtime;
-    Ok(Vec::new())
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Ok(Vec::new());
+    };
+    match conversation.ask(&Request::Ps)? {
+        Answer::Processes(processes) => Ok(processes),
+        _ => Err(conversation.garbled()),
+    }
 }
 
-/// Ends the agent and waits until it has. It refuses while processes are afield unless `force` is set.
+/// Ends the agent and waits until it has. It refuses while processes are afield unless `force` is set. An agent of
+/// another version is ended too.
 pub fn stop(runtime: &RuntimeDir, force: bool) -> Result<Stopped, ClientError> {
-    let _ = (runtime, force);
-    Ok(Stopped::None)
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Ok(Stopped::None);
+    };
+    // Of an agent of another version this is all that must be understood.
+    conversation.version = None;
+    match conversation.ask(&Request::Stop { force })? {
+        Answer::Ending => {
+            conversation.wait_end()?;
+            Ok(Stopped::Ended)
+        }
+        Answer::Busy(count) => Ok(Stopped::Busy(count)),
+        _ => Err(conversation.garbled()),
+    }
 }
 
 /// The agent's own state. No agent: `None`.
 pub fn status(runtime: &RuntimeDir) -> Result<Option<Status>, ClientError> {
-    let _ = runtime;
-    Ok(None)
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Ok(None);
+    };
+    match conversation.ask(&Request::Status)? {
+        Answer::Status(status) => Ok(Some(status)),
+        _ => Err(conversation.garbled()),
+    }
+}
+
+/// Longest wait for the agent's words.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A connection to the agent.
+struct Conversation {
+    path: PathBuf,
+    socket: UnixStream,
+    incoming: Incoming,
+    /// The agent's version, if it is another.
+    version: Option<String>,
+}
+
+impl Conversation {
+    /// Greets the agent; `None` if there is none.
+    fn begin(runtime: &RuntimeDir) -> Result<Option<Self>, ClientError> {
+        let path = runtime.socket();
+        match runtime.check() {
+            Err(RuntimeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            checked => checked?,
+        }
+        let socket = match UnixStream::connect(&path) {
+            Ok(socket) => socket,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(source) => return Err(ClientError::Io { path, source }),
+        };
+        let mut conversation = Self {
+            path,
+            socket,
+            incoming: Incoming::default(),
+            version: None,
+        };
+        conversation
+            .socket
+            .set_read_timeout(Some(ANSWER_TIME_MAX))
+            .map_err(|source| conversation.io(source))?;
+        conversation.send(&Greeting::ours())?;
+        let greeting: Greeting = conversation.receive()?;
+        if !greeting.fits() {
+            conversation.version = Some(greeting.version);
+        }
+        Ok(Some(conversation))
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, ClientError> {
+        if let Some(theirs) = self.version.take() {
+            return Err(ClientError::Version {
+                theirs,
+                ours: env!("CARGO_PKG_VERSION").to_owned(),
+            });
+        }
+        self.send(request)?;
+        self.receive()
+    }
+
+    fn send<T: Serialize>(&mut self, message: &T) -> Result<(), ClientError> {
+        channel::send_control(self.socket.as_fd(), 0, message, None).map_err(|error| self.failed(error))
+    }
+
+    fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        let frame = self
+            .incoming
+            .wait_frame(self.socket.as_fd())
+            .map_err(|error| self.failed(error))?;
+        wire::decode(&frame.payload).map_err(|_| self.garbled())
+    }
+
+    /// Waits until the agent closes the connection.
+    fn wait_end(&mut self) -> Result<(), ClientError> {
+        match self.incoming.wait_frame(self.socket.as_fd()) {
+            Err(ChannelError::Closed) => Ok(()),
+            Err(error) => Err(self.failed(error)),
+            Ok(_) => Err(self.garbled()),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> ClientError {
+        ClientError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn failed(&self, error: ChannelError) -> ClientError {
+        match error {
+            ChannelError::Io(source) => self.io(source),
+            ChannelError::Closed => self.io(io::ErrorKind::UnexpectedEof.into()),
+            _ => self.garbled(),
+        }
+    }
+
+    fn garbled(&self) -> ClientError {
+        ClientError::Garbled {
+            path: self.path.clone(),
+        }
+    }
 }

@@ -1,13 +1,38 @@
 //! The agent: one daemon per user at home.
+//!
+//! The main thread starts embedded nodes (a node dies with the thread that started it, which therefore must not end), and
+//! decides when the agent ends. One thread accepts clients; each session has its own threads ([`session`]).
 
 pub mod client;
+mod deputies;
+mod listener;
+mod nodes;
+mod record_locks;
+mod requests;
+mod session;
+mod switchboard;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::time::Duration;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use afield_link::stream::{LinkError, Socket};
+use rustix::fs::FlockOperation;
 use thiserror::Error;
 
+use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
+use crate::sys::{interrupt, process, signals};
+use nodes::{Connection, NodeError};
+use session::{Session, SessionError};
 
 /// How the agent behaves.
 #[derive(Debug, Clone)]
@@ -41,21 +66,304 @@ pub enum AgentError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// Another one serves this user.
-    #[error("an agent is running already (pid {0})")]
-    Running(u32),
+    #[error("an agent is running already in {0}")]
+    Running(String),
     /// The kernel refused something.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
         what: String,
         /// What the kernel said.
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+/// What the main thread is told.
+enum Event {
+    /// Start an embedded node with this end of its link; its pid goes back.
+    StartNode(OwnedFd, Sender<io::Result<u32>>),
+    /// A session is over; the pid of its embedded node.
+    SessionOver(Option<u32>),
+    /// End.
+    Stop,
+}
+
+/// A place's session, or the making of it, which the lock is held for.
+type Slot = Arc<Mutex<Option<Arc<Session>>>>;
+
+/// The whole.
+struct Agent {
+    options: Options,
+    started_ms: u64,
+    slots: Mutex<HashMap<Place, Slot>>,
+    events: Sender<Event>,
+    state: Mutex<AgentState>,
+}
+
+/// What changes all the time.
+#[derive(Default)]
+struct AgentState {
+    /// Clients being served.
+    clients: usize,
+    /// Jobs being started.
+    starting: usize,
+    /// When there was a job last.
+    used_ms: u64,
+    /// Connections that are kept until the end, which is their answer.
+    farewells: Vec<UnixStream>,
 }
 
 /// Serves until it is stopped or has been idle for long. The calling process should have one thread; standard
 /// descriptors may be anything. Returns when it ended in an orderly way: the socket is gone then.
 pub fn serve(options: Options) -> Result<(), AgentError> {
-    let _ = options;
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| AgentError::Io { what, source }
+    };
+    let runtime = options.runtime.clone();
+    runtime.prepare()?;
+    process::frugal_memory();
+    let lock_path = runtime.lock();
+    let agent_lock = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(failed(&lock_path.display().to_string()))?;
+    if rustix::fs::flock(&agent_lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(AgentError::Running(runtime.path().display().to_string()));
+    }
+    // Whoever had this one is dead: the lock says so.
+    let socket_path = runtime.socket();
+    let _ = std::fs::remove_file(&socket_path);
+    let listener = UnixListener::bind(&socket_path).map_err(failed(&socket_path.display().to_string()))?;
+    interrupt::install();
+    let end_signals =
+        signals::only(libc::SIGTERM) | signals::only(libc::SIGINT) | signals::only(libc::SIGHUP);
+    signals::set_blocked(signals::blocked() | end_signals);
+    let (events, received) = mpsc::channel();
+    let agent = Arc::new(Agent {
+        options,
+        started_ms: now_ms(),
+        slots: Mutex::default(),
+        events: events.clone(),
+        state: Mutex::new(AgentState {
+            used_ms: now_ms(),
+            ..AgentState::default()
+        }),
+    });
+    watch_signals(end_signals, events).map_err(failed("signals"))?;
+    let acceptor = Arc::clone(&agent);
+    spawn("clients", move || acceptor.accept(&listener)).map_err(failed("thread"))?;
+    crate::run::report_ready();
+    tracing::info!(directory = %runtime.path().display(), "agent ready");
+    agent.rule(&received);
+    let _ = std::fs::remove_file(&socket_path);
+    for session in agent.sessions() {
+        session.end(&SessionError::Stopped);
+    }
+    // The farewells are the switchboards' to send; they are short.
+    let deadline = now_ms() + 500;
+    while agent.process_count() > 0 && now_ms() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lock(&agent.state).farewells.clear();
+    drop(agent_lock);
     Ok(())
+}
+
+/// A thread that turns signals into the agent's end.
+fn watch_signals(set: signals::Set, events: Sender<Event>) -> io::Result<()> {
+    let descriptor = signals::descriptor(set)?;
+    spawn("signals", move || {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut polls = [PollFd::new(&descriptor, PollFlags::IN)];
+        while !matches!(poll(&mut polls, None), Ok(count) if count > 0) {}
+        let _ = events.send(Event::Stop);
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(|_| ())
+}
+
+impl Agent {
+    /// The main thread: until the end.
+    fn rule(&self, events: &Receiver<Event>) {
+        let mut nodes: HashMap<u32, Child> = HashMap::new();
+        loop {
+            let event = match self.idle_left() {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(Duration::ZERO) => {
+                    tracing::info!("idle for long: the agent ends");
+                    break;
+                }
+                Some(left) => events.recv_timeout(left),
+            };
+            match event {
+                Ok(Event::StartNode(link, answer)) => {
+                    let started = process::start_node(&self.options.node_arguments, link).map(|child| {
+                        let pid = child.id();
+                        nodes.insert(pid, child);
+                        pid
+                    });
+                    let _ = answer.send(started);
+                }
+                Ok(Event::SessionOver(pid)) => {
+                    lock(&self.state).used_ms = now_ms();
+                    if let Some(mut node) = pid.and_then(|pid| nodes.remove(&pid)) {
+                        end_node(&mut node);
+                    }
+                }
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        for node in nodes.values_mut() {
+            end_node(node);
+        }
+    }
+
+    /// How long it may still be idle; `None`: for ever.
+    fn idle_left(&self) -> Option<Duration> {
+        let idle = self.options.idle;
+        if idle.is_zero() {
+            return None;
+        }
+        let processes = self.process_count();
+        let mut state = lock(&self.state);
+        if processes > 0 || state.starting > 0 {
+            state.used_ms = now_ms();
+            // Somebody has to look again; there is no hurry.
+            return Some(idle.clamp(Duration::from_millis(100), Duration::from_secs(10)));
+        }
+        let used = Duration::from_millis(now_ms().saturating_sub(state.used_ms));
+        Some(idle.saturating_sub(used))
+    }
+
+    /// The session with a place, which is made if there is none.
+    fn session(self: &Arc<Self>, place: &Place, name: &str) -> Result<Arc<Session>, NodeError> {
+        let slot = Arc::clone(lock(&self.slots).entry(place.clone()).or_default());
+        // Held while the node is reached: others who want it wait for the outcome.
+        let mut slot = lock(&slot);
+        if let Some(session) = &*slot
+            && !session.is_over()
+        {
+            return Ok(Arc::clone(session));
+        }
+        let (connection, embedded_pid) = match nodes::address(place) {
+            Some(address) => (nodes::connect(address, name)?, None),
+            None => {
+                let (connection, pid) = self.start_embedded(name)?;
+                (connection, Some(pid))
+            }
+        };
+        let session = self
+            .begin_session(connection, name, embedded_pid)
+            .map_err(|source| NodeError::Unreachable {
+                node: name.to_owned(),
+                source,
+            })?;
+        *slot = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn start_embedded(&self, name: &str) -> Result<(Connection, u32), NodeError> {
+        let (ours, theirs) = nodes::embedded_link().map_err(NodeError::Embedded)?;
+        let (answer, answered) = mpsc::channel();
+        let gone = || NodeError::Embedded(io::Error::other("the agent ends"));
+        self.events
+            .send(Event::StartNode(theirs, answer))
+            .map_err(|_| gone())?;
+        let pid = answered
+            .recv()
+            .map_err(|_| gone())?
+            .map_err(NodeError::Embedded)?;
+        nodes::greet(Socket::Unix(ours), name)
+            .map(|connection| (connection, pid))
+            .map_err(|error| {
+                let _ = self.events.send(Event::SessionOver(Some(pid)));
+                match error {
+                    NodeError::Strange {
+                        source: LinkError::Closed | LinkError::Io(_),
+                        ..
+                    } => NodeError::EmbeddedEnded {
+                        log: self.options.runtime.log().display().to_string(),
+                    },
+                    error => error,
+                }
+            })
+    }
+
+    fn begin_session(
+        &self,
+        connection: Connection,
+        name: &str,
+        embedded_pid: Option<u32>,
+    ) -> io::Result<Arc<Session>> {
+        let Connection {
+            reader,
+            writer,
+            welcome,
+        } = connection;
+        tracing::info!(node = name, its_name = welcome.name, "session begins");
+        let session = Arc::new(Session::new(
+            name.to_owned(),
+            welcome,
+            embedded_pid,
+            reader,
+            writer,
+        )?);
+        for _ in 0..self.options.readers.max(1) {
+            let reading = Arc::clone(&session);
+            spawn("link", move || {
+                reading.read_link();
+            })?;
+        }
+        let listening = Arc::clone(&session);
+        let events = self.events.clone();
+        spawn("switchboard", move || {
+            listening.listen();
+            tracing::info!(node = listening.name, "session is over");
+            let _ = events.send(Event::SessionOver(listening.embedded_pid));
+        })?;
+        Ok(session)
+    }
+
+    /// Sessions that are not over.
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        let slots: Vec<Slot> = lock(&self.slots).values().cloned().collect();
+        slots
+            .iter()
+            // One that is being made has nothing to show yet.
+            .filter_map(|slot| slot.try_lock().ok()?.clone())
+            .filter(|session| !session.is_over() || session.deputy_count() > 0)
+            .collect()
+    }
+
+    fn process_count(&self) -> u32 {
+        let count: usize = self.sessions().iter().map(|session| session.deputy_count()).sum();
+        count as u32
+    }
+}
+
+/// Ends an embedded node, and with it its world.
+fn end_node(node: &mut Child) {
+    let _ = node.kill();
+    let _ = node.wait();
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as u64)
+}
+
+/// Locks; what a thread that panicked left behind is as good as anything here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -49,7 +49,9 @@ impl Deputy {
                     None => 0,
                     Some(action) => {
                         let mut dispositions = lock(&self.dispositions);
-                        dispositions.set(signal, action).map_or_else(|errno| -i64::from(errno), |()| 0)
+                        dispositions
+                            .set(signal, action)
+                            .map_or_else(|errno| -i64::from(errno), |()| 0)
                     }
                 }
             }
@@ -67,7 +69,12 @@ impl Deputy {
                 }
                 result
             }
-            nr::SETUID | nr::SETGID | nr::SETREUID | nr::SETREGID | nr::SETRESUID | nr::SETRESGID
+            nr::SETUID
+            | nr::SETGID
+            | nr::SETREUID
+            | nr::SETREGID
+            | nr::SETRESUID
+            | nr::SETRESGID
             | nr::SETGROUPS
                 if !self.raw =>
             {

@@ -1,6 +1,6 @@
 //! The main loop of a deputy.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use afield_link::frame::{Frame, Kind};
@@ -133,17 +133,11 @@ impl Lead {
         Ok(Next::Same)
     }
 
-    fn control(
-        &mut self,
-        deputy: &Arc<Deputy>,
-        id: u64,
-        message: ToDeputy,
-    ) -> Result<Next, ChannelError> {
+    fn control(&mut self, deputy: &Arc<Deputy>, id: u64, message: ToDeputy) -> Result<Next, ChannelError> {
         match message {
-            ToDeputy::Fork {
-                exit_signal,
-                sibling,
-            } => return Ok(deputy.fork(self, id, exit_signal, sibling)),
+            ToDeputy::Fork { exit_signal, sibling } => {
+                return Ok(deputy.fork(self, id, exit_signal, sibling));
+            }
             ToDeputy::Unfork { pid } => deputy.unfork(pid),
             ToDeputy::Exec { name, arguments } => {
                 lock(&deputy.dispositions).reset();
@@ -164,7 +158,10 @@ impl Lead {
                 };
                 deputy.record_lock(id, request, file);
             }
-            ToDeputy::Unlock { node } => lock(&deputy.locks).remove(node),
+            ToDeputy::Unlock { node } => {
+                lock(&deputy.locks).remove(node);
+                deputy.tell(id, &FromDeputy::Unlocked);
+            }
             ToDeputy::Notice(text) => deputy.tell_user(&text),
             ToDeputy::Gone(text) => {
                 deputy.tell_user(&text);
@@ -232,10 +229,5 @@ impl Deputy {
             process::stop(signal, ignored);
         }
         self.tell(0, &FromDeputy::Released);
-    }
-
-    /// Descriptors of the deputy and its guest, for a child that closes all others.
-    pub(super) fn channel_number(&self) -> i32 {
-        self.channel.as_raw_fd()
     }
 }

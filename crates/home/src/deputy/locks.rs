@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::workers::Worker;
 use super::{Deputy, lock};
-use crate::messages::{FromDeputy, LockFound, LockRequest};
+use crate::messages::{FromDeputy, LockRecord, LockRequest};
 use crate::sys::interrupt::Flag;
 use crate::sys::object;
 
@@ -47,18 +47,20 @@ impl Deputy {
                 },
             }
         };
-        let mut record = to_kernel(&request);
-        let command = if request.test { libc::F_GETLK } else { libc::F_SETLK };
+        let mut record = request.record.to_kernel();
+        let command = if request.test {
+            libc::F_GETLK
+        } else {
+            libc::F_SETLK
+        };
         match object::record_lock(&Flag::default(), file.as_fd(), command, &mut record) {
             Err(libc::EAGAIN | libc::EACCES) if request.wait => {}
             outcome => return self.answer_lock(id, outcome, &record),
         }
         let work = move |worker: &mut Worker<'_>| {
-            let mut record = to_kernel(&request);
+            let mut record = request.record.to_kernel();
             let outcome = loop {
-                let wait = |flag: &Flag| {
-                    object::record_lock(flag, file.as_fd(), libc::F_SETLKW, &mut record)
-                };
+                let wait = |flag: &Flag| object::record_lock(flag, file.as_fd(), libc::F_SETLKW, &mut record);
                 match worker.wait(wait) {
                     Err(libc::EINTR) if !worker.cancelled() => {}
                     outcome => break outcome,
@@ -72,34 +74,7 @@ impl Deputy {
     }
 
     fn answer_lock(&self, id: u64, outcome: Result<i64, i32>, record: &libc::flock) {
-        let found = outcome.map(|_| from_kernel(record));
+        let found = outcome.map(|_| LockRecord::from_kernel(record));
         self.tell(id, &FromDeputy::Locked(found));
-    }
-}
-
-fn to_kernel(request: &LockRequest) -> libc::flock {
-    let to_end = request.end >= i64::MAX as u64;
-    libc::flock {
-        l_type: request.kind as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: request.start as i64,
-        l_len: match to_end {
-            true => 0,
-            false => request.end.saturating_sub(request.start).saturating_add(1) as i64,
-        },
-        l_pid: 0,
-    }
-}
-
-fn from_kernel(record: &libc::flock) -> LockFound {
-    let start = record.l_start as u64;
-    LockFound {
-        kind: i32::from(record.l_type),
-        start,
-        end: match record.l_len {
-            0 => i64::MAX as u64,
-            length => start.saturating_add(length as u64).saturating_sub(1),
-        },
-        pid: record.l_pid,
     }
 }

@@ -27,7 +27,7 @@ mod signals;
 mod waits;
 mod workers;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -38,6 +38,7 @@ use zerocopy::IntoBytes;
 pub use handles::Handles;
 pub use lead::Lead;
 pub use places::out_of_the_way;
+pub use waits::add as add_usage;
 
 use crate::channel::{self, ChannelError};
 use crate::messages::FromDeputy;
@@ -159,7 +160,9 @@ impl Deputy {
 
     /// Answers a call.
     fn answer_call(&self, id: u64, result: i64, call: &Prepared) {
-        let head = CallReply { result: result.into() };
+        let head = CallReply {
+            result: result.into(),
+        };
         let mut parts: Vec<&[u8]> = vec![head.as_bytes()];
         if result >= 0 {
             parts.extend(call.output());
@@ -181,13 +184,10 @@ impl Deputy {
             Ok(value) => (value, data),
             Err(errno) => (-i64::from(errno), &[][..]),
         };
-        let head = HandleReply { result: result.into() };
+        let head = HandleReply {
+            result: result.into(),
+        };
         self.send(Kind::HandleReply, id, &[head.as_bytes(), data]);
-    }
-
-    /// Descriptors that are the deputy's own.
-    fn own_descriptors(&self) -> [RawFd; 2] {
-        [self.channel.as_raw_fd(), self.signals.number()]
     }
 
     /// Tells the job's user, if this is the job's first process and its standard error is still open.

@@ -96,7 +96,13 @@ impl Deputy {
                 let result = length.ok_or(libc::EINVAL).and_then(|length| {
                     let length = i64::from_le_bytes(*length);
                     worker.wait(|flag| {
-                        object::allocate(flag, operation.file(), operation.argument, operation.offset, length)
+                        object::allocate(
+                            flag,
+                            operation.file(),
+                            operation.argument,
+                            operation.offset,
+                            length,
+                        )
                     })
                 });
                 (result, Vec::new())
@@ -115,7 +121,9 @@ impl Deputy {
             }
             HandleOp::GetFlags => self.answer_operation(id, object::flags(operation.file()), &[]),
             HandleOp::SetAttributes => {
-                let result = set_attributes(&operation).map(|()| 0).map_err(Errno::raw_os_error);
+                let result = set_attributes(&operation)
+                    .map(|()| 0)
+                    .map_err(Errno::raw_os_error);
                 self.answer_operation(id, result, &[]);
             }
             // The agent makes these into messages of their own.
@@ -286,7 +294,13 @@ impl Deputy {
         }
         let result = self.with_terminal(operation, || {
             worker.wait(|flag| {
-                object::control(flag, operation.file(), command, operation.offset as u64, &mut memory)
+                object::control(
+                    flag,
+                    operation.file(),
+                    command,
+                    operation.offset as u64,
+                    &mut memory,
+                )
             })
         });
         memory.resize(operation.size, 0);

@@ -1,7 +1,7 @@
 //! Signals: from the kernel to the guest.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::io::Errno;
@@ -38,11 +38,6 @@ impl SignalDescriptor {
     /// The descriptor, to wait on.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
-    }
-
-    /// Its number.
-    pub fn number(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
     }
 
     /// Takes all signals that are here for the calling thread or the process.
@@ -136,7 +131,8 @@ impl Dispositions {
 
     /// `rt_sigaction` with the kernel's structure.
     pub fn set(&mut self, signal: i32, action: &[u8]) -> Result<(), i32> {
-        let (Some((handler, rest)), true) = (action.split_first_chunk::<8>(), (1..=64).contains(&signal)) else {
+        let (Some((handler, rest)), true) = (action.split_first_chunk::<8>(), (1..=64).contains(&signal))
+        else {
             return Err(libc::EINVAL);
         };
         let flags = rest

@@ -16,7 +16,7 @@ use afield_link::wire::{self, Spawn, SpawnError};
 use thiserror::Error;
 
 use crate::channel::{self, ChannelError, Incoming};
-use crate::deputy::{Deputy, Handles, Lead, Parts, Root, out_of_the_way};
+use crate::deputy::{Deputy, Lead, Parts, Root, out_of_the_way};
 use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
 use crate::place::Place;
 use crate::runtime::RuntimeDir;
@@ -24,6 +24,7 @@ use crate::sys::{interrupt, process, signals};
 use descriptors::Inventory;
 use program::ProgramError;
 use start::StartError;
+pub use start::report_ready;
 
 /// What to run, and where.
 #[derive(Debug, Clone)]
@@ -101,11 +102,7 @@ pub fn run(job: Job) -> ! {
 /// Comes back only with an error.
 fn start_job(job: &Job) -> Result<std::convert::Infallible, RunError> {
     let mut snapshot = Snapshot::take()?;
-    let command: Vec<Vec<u8>> = job
-        .command
-        .iter()
-        .map(|word| word.clone().into_vec())
-        .collect();
+    let command: Vec<Vec<u8>> = job.command.iter().map(|word| word.clone().into_vec()).collect();
     let name = command.first().cloned().unwrap_or_default();
     let program = program::find(&name, snapshot.variable(b"PATH"))?;
     let attempt = Attempt {

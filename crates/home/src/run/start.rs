@@ -93,7 +93,12 @@ pub fn connect(runtime: &RuntimeDir, agent_arguments: &[OsString]) -> Result<Own
 fn try_connect(runtime: &RuntimeDir) -> Result<Option<OwnedFd>, StartError> {
     match UnixStream::connect(runtime.socket()) {
         Ok(socket) => Ok(Some(socket.into())),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             Ok(None)
         }
         Err(source) => Err(StartError::Io {
@@ -209,5 +214,19 @@ fn ended(runtime: &RuntimeDir) -> StartError {
     StartError::Ended {
         said: text.lines().last().unwrap_or("no message").to_owned(),
         log: runtime.log(),
+    }
+}
+
+/// For the agent: tells whoever started it that it listens.
+pub fn report_ready() {
+    let Some(number) = std::env::var(READY_VARIABLE)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
+        return;
+    };
+    if number > 2 {
+        let ready = process::adopt(number);
+        let _ = rustix::io::write(&ready, b"1");
     }
 }

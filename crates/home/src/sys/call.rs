@@ -44,7 +44,14 @@ const THREAD_SIGNALS: [(u32, [Arg; 6]); 3] = [
     ),
     (
         nr::TGKILL,
-        [Arg::Value, Arg::Value, Arg::Value, Arg::None, Arg::None, Arg::None],
+        [
+            Arg::Value,
+            Arg::Value,
+            Arg::Value,
+            Arg::None,
+            Arg::None,
+            Arg::None,
+        ],
     ),
     (
         nr::RT_TGSIGQUEUEINFO,
@@ -122,7 +129,8 @@ impl Prepared {
                         }
                         _ => {
                             buffer.length <= PATH_BYTES_MAX
-                                && buffer.data.iter().position(|&byte| byte == 0) == buffer.length.checked_sub(1)
+                                && buffer.data.iter().position(|&byte| byte == 0)
+                                    == buffer.length.checked_sub(1)
                                 && buffer.length > 0
                         }
                     };

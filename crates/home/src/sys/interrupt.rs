@@ -67,6 +67,7 @@ pub struct Flag(AtomicU32);
 
 impl Flag {
     /// Before a new call.
+    #[cfg(test)]
     pub fn clear(&self) {
         self.0.store(0, Ordering::SeqCst);
     }
@@ -160,8 +161,13 @@ mod tests {
         let quit = Arc::new(AtomicBool::new(false));
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         let worker = {
-            let (flag, tid, round, done, quit) =
-                (flag.clone(), tid.clone(), round.clone(), done.clone(), quit.clone());
+            let (flag, tid, round, done, quit) = (
+                flag.clone(),
+                tid.clone(),
+                round.clone(),
+                done.clone(),
+                quit.clone(),
+            );
             std::thread::spawn(move || {
                 use std::os::fd::AsRawFd;
                 // SAFETY: takes no arguments.

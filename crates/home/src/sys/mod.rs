@@ -2,6 +2,6 @@
 
 pub mod call;
 pub mod interrupt;
+pub mod object;
 pub mod process;
 pub mod signals;
-pub mod object;

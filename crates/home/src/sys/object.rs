@@ -230,7 +230,14 @@ pub fn open_again(flag: &Flag, file: BorrowedFd<'_>, flags: u32) -> Result<Owned
     let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
     let refused = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
     let flags = (flags & !refused) | libc::O_CLOEXEC as u32;
-    let arguments = [libc::AT_FDCWD as u64, path.as_ptr() as u64, u64::from(flags), 0, 0, 0];
+    let arguments = [
+        libc::AT_FDCWD as u64,
+        path.as_ptr() as u64,
+        u64::from(flags),
+        0,
+        0,
+        0,
+    ];
     // SAFETY: the path ends with NUL.
     let opened = result(unsafe { interrupt::call(flag, libc::SYS_openat, arguments) })?;
     // SAFETY: the call made it for us.
@@ -261,7 +268,11 @@ pub fn status(file: BorrowedFd<'_>) -> Result<[u8; 144], i32> {
     let mut status = [0u8; 144];
     // SAFETY: the structure has 144 bytes on x86-64.
     let outcome = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), status.as_mut_ptr()) };
-    if outcome < 0 { Err(last_errno()) } else { Ok(status) }
+    if outcome < 0 {
+        Err(last_errno())
+    } else {
+        Ok(status)
+    }
 }
 
 /// Sets the open-file flags that can be set.
@@ -290,5 +301,9 @@ pub fn flags(file: BorrowedFd<'_>) -> Result<i64, i32> {
 pub fn seek(file: BorrowedFd<'_>, offset: i64, whence: u64) -> Result<i64, i32> {
     // SAFETY: takes numbers.
     let outcome = unsafe { libc::lseek(file.as_raw_fd(), offset, whence as i32) };
-    if outcome < 0 { Err(last_errno()) } else { Ok(outcome) }
+    if outcome < 0 {
+        Err(last_errno())
+    } else {
+        Ok(outcome)
+    }
 }

@@ -141,7 +141,15 @@ pub fn descriptor(set: Set) -> io::Result<OwnedFd> {
 /// Changes what a descriptor gives.
 pub fn set_descriptor(descriptor: BorrowedFd<'_>, set: Set) {
     // SAFETY: the set is of the kernel's size, the descriptor one of signals.
-    unsafe { libc::syscall(libc::SYS_signalfd4, descriptor.as_raw_fd(), &raw const set, 8usize, 0) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            descriptor.as_raw_fd(),
+            &raw const set,
+            8usize,
+            0,
+        )
+    };
 }
 
 /// Takes one signal of the set if it is pending for this thread (those sent to the thread come first).

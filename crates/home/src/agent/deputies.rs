@@ -1,0 +1,183 @@
+//! A deputy as the agent knows it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use afield_link::frame::Kind;
+use afield_link::wire::Usage;
+use serde::Serialize;
+
+use super::client::State;
+use super::{lock, now_ms};
+use crate::channel::{ChannelError, Incoming, Outgoing};
+
+/// Most bytes that may wait for a deputy which does not read. A node that sends more at once is not one of ours.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+
+/// Of a job's process, or of one that was forked from it.
+#[derive(Debug)]
+pub struct DeputyEntry {
+    /// Its pid, which is the guest's.
+    pub pid: u32,
+    /// The job's first process.
+    pub job: u32,
+    /// Who waits for it, if that is a deputy.
+    pub parent: Option<u32>,
+    /// When it was started or forked.
+    pub started_ms: u64,
+    /// Report calls that are not supported.
+    pub verbose: bool,
+    channel: OwnedFd,
+    outgoing: Mutex<Outgoing>,
+    /// The switchboard's.
+    pub incoming: Mutex<Incoming>,
+    /// What changes.
+    pub status: Mutex<EntryStatus>,
+    /// Calls and operations so far.
+    calls: AtomicU64,
+    /// `/proc/PID/stat`, kept open, so that it is this process's and no later one's.
+    stat: Option<File>,
+}
+
+/// What changes about a deputy.
+#[derive(Debug, Default)]
+pub struct EntryStatus {
+    /// Arguments, joined by spaces.
+    pub command: String,
+    /// The program has been executed.
+    pub started: bool,
+    /// It will end by itself: its end needs no `Kill`.
+    pub ending: bool,
+    /// It was asked to stop itself, and has not told that it runs again.
+    pub stopping: bool,
+    /// It was found stopped by somebody else.
+    pub held: bool,
+    /// Files of which the deputy has a descriptor for record locks: node and access mode.
+    pub lock_files: HashSet<(u64, u32)>,
+    /// What children have used for whom it has waited.
+    pub children_usage: Usage,
+    /// What children have used who have ended.
+    pub ended_children: HashMap<u32, Usage>,
+    /// Calls that the job's user was told of.
+    pub told: HashSet<u32>,
+}
+
+impl DeputyEntry {
+    /// A deputy at the other end of `channel`, of which something may have been received already.
+    pub fn new(pid: u32, job: u32, parent: Option<u32>, channel: OwnedFd, incoming: Incoming) -> Self {
+        Self {
+            pid,
+            job,
+            parent,
+            started_ms: now_ms(),
+            verbose: false,
+            channel,
+            outgoing: Mutex::default(),
+            incoming: Mutex::new(incoming),
+            status: Mutex::default(),
+            calls: AtomicU64::new(0),
+            stat: File::open(format!("/proc/{pid}/stat")).ok(),
+        }
+    }
+
+    /// The channel, to wait on.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Gives it a frame without waiting. True if everything is gone; false if the rest has to wait for the socket.
+    pub fn send(
+        &self,
+        kind: Kind,
+        id: u64,
+        payload: &[u8],
+        descriptor: Option<OwnedFd>,
+    ) -> Result<bool, SendError> {
+        let mut outgoing = lock(&self.outgoing);
+        match outgoing.send(self.channel.as_fd(), kind, id, payload, descriptor) {
+            Ok(()) => {}
+            // The switchboard will see its end.
+            Err(ChannelError::Closed) => return Ok(true),
+            Err(error) => return Err(SendError::Channel(error)),
+        }
+        match outgoing.pending_bytes() {
+            0 => Ok(true),
+            bytes if bytes <= PENDING_BYTES_MAX => Ok(false),
+            _ => Err(SendError::Flood),
+        }
+    }
+
+    /// Gives it a message.
+    pub fn tell<T: Serialize>(
+        &self,
+        id: u64,
+        message: &T,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<bool, SendError> {
+        let payload = afield_link::wire::encode(message).map_err(|error| SendError::Channel(error.into()))?;
+        self.send(Kind::Control, id, &payload, descriptor)
+    }
+
+    /// Sends what waits; true if nothing is left.
+    pub fn flush(&self) -> Result<bool, ChannelError> {
+        lock(&self.outgoing).flush(self.channel.as_fd())
+    }
+
+    /// Whether something waits to be sent.
+    pub fn has_pending(&self) -> bool {
+        lock(&self.outgoing).pending_bytes() > 0
+    }
+
+    /// One more call.
+    pub fn count_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel has it stopped now.
+    pub fn is_stopped(&self) -> bool {
+        let mut bytes = [0u8; 128];
+        let Some(count) = self
+            .stat
+            .as_ref()
+            .and_then(|stat| stat.read_at(&mut bytes, 0).ok())
+        else {
+            return false;
+        };
+        let text = &bytes[..count];
+        let end = text.iter().rposition(|&byte| byte == b')');
+        end.and_then(|end| text.get(end + 2))
+            .is_some_and(|&state| state == b'T' || state == b't')
+    }
+
+    /// For `afield ps`.
+    pub fn state(&self) -> State {
+        let status = lock(&self.status);
+        if !status.started {
+            State::Starting
+        } else if status.held || status.stopping {
+            State::Stopped
+        } else {
+            State::Running
+        }
+    }
+}
+
+/// Why a frame could not be given to a deputy.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The channel failed in a way that says something about this program.
+    #[error(transparent)]
+    Channel(ChannelError),
+    /// More than a guest can have in flight.
+    #[error("the node floods a deputy")]
+    Flood,
+}

@@ -1,0 +1,217 @@
+//! Reaching nodes.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use afield_link::PROTOCOL;
+use afield_link::frame::Kind;
+use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
+use afield_link::wire::{self, Hello, Welcome};
+use rustix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+
+use crate::place::Place;
+
+/// Longest wait for a connection to each of a node's addresses.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait for a node's first words; it makes its world before.
+const WELCOME_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Why a node cannot be used.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The name or the connection.
+    #[error("cannot reach node {node}: {source}")]
+    Unreachable {
+        /// As the user named it.
+        node: String,
+        /// What the kernel or resolver said.
+        source: io::Error,
+    },
+    /// The embedded one.
+    #[error("cannot start the embedded node: {0}")]
+    Embedded(io::Error),
+    /// It ended before its first words.
+    #[error("the embedded node ended before it was ready (the agent's log may say why: {log})")]
+    EmbeddedEnded {
+        /// The agent's log.
+        log: String,
+    },
+    /// Other protocol.
+    #[error(
+        "node {node} speaks protocol {theirs}{version}, this home {PROTOCOL} (afield {ours}): install the same version on both",
+        ours = env!("CARGO_PKG_VERSION")
+    )]
+    Version {
+        /// As the user named it.
+        node: String,
+        /// Its protocol.
+        theirs: u32,
+        /// Its version in words.
+        version: String,
+    },
+    /// It does not want to.
+    #[error("node {node} refuses: {why}")]
+    Refused {
+        /// As the user named it.
+        node: String,
+        /// Its words.
+        why: String,
+    },
+    /// Whatever is there is not a node.
+    #[error("node {node} does not answer as a node: {source}")]
+    Strange {
+        /// As the user named it.
+        node: String,
+        /// What happened.
+        source: LinkError,
+    },
+}
+
+/// A link to a node after the first words of both sides.
+#[derive(Debug)]
+pub struct Connection {
+    /// From the node.
+    pub reader: Reader,
+    /// To the node.
+    pub writer: Writer,
+    /// What it said of itself.
+    pub welcome: Welcome,
+}
+
+/// Connects to a node daemon.
+pub fn connect(address: &str, name: &str) -> Result<Connection, NodeError> {
+    let unreachable = |source| NodeError::Unreachable {
+        node: name.to_owned(),
+        source,
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs().map_err(unreachable)? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
+            Ok(socket) => {
+                keep_alive(&socket).map_err(unreachable)?;
+                return greet(Socket::Tcp(socket), name);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(unreachable(last))
+}
+
+/// A peer that is gone without a word is noticed within a minute.
+fn keep_alive(socket: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(socket, 4)?;
+    sockopt::set_tcp_user_timeout(socket, 40_000)?;
+    Ok(())
+}
+
+/// The two ends of an embedded node's link: home's, and the node's.
+pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((ours, theirs.into()))
+}
+
+/// Exchanges the first words on a new link.
+pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
+    let strange = |source: LinkError| NodeError::Strange {
+        node: name.to_owned(),
+        source,
+    };
+    let (mut reader, writer) = stream::split(socket).map_err(|error| strange(error.into()))?;
+    reader
+        .set_timeout(Some(WELCOME_TIME_MAX))
+        .map_err(|error| strange(error.into()))?;
+    let hello = wire::encode(&hello()).map_err(|error| strange(error.into()))?;
+    writer.write_frame(Kind::Hello, 0, &[&hello]).map_err(strange)?;
+    let frame = match reader.read_frame() {
+        Ok(frame) => frame,
+        Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(strange(LinkError::Io(io::ErrorKind::TimedOut.into())));
+        }
+        Err(error) => return Err(strange(error)),
+    };
+    if frame.kind != Kind::Welcome {
+        return Err(strange(LinkError::Unexpected {
+            expected: Kind::Welcome,
+            got: frame.kind,
+        }));
+    }
+    let theirs = protocol_of(&frame.payload).map_err(|error| strange(error.into()))?;
+    let welcome: Result<Welcome, _> = wire::decode(&frame.payload);
+    if theirs != PROTOCOL {
+        return Err(NodeError::Version {
+            node: name.to_owned(),
+            theirs,
+            version: welcome.map_or_else(
+                |_| String::new(),
+                |welcome| format!(" (afield {})", welcome.version),
+            ),
+        });
+    }
+    let welcome = welcome.map_err(|error| strange(error.into()))?;
+    if let Some(why) = welcome.refusal {
+        return Err(NodeError::Refused {
+            node: name.to_owned(),
+            why,
+        });
+    }
+    reader.set_timeout(None).map_err(|error| strange(error.into()))?;
+    Ok(Connection {
+        reader,
+        writer,
+        welcome,
+    })
+}
+
+/// The first field of both sides' first words, whatever follows.
+fn protocol_of(payload: &[u8]) -> Result<u32, wire::WireError> {
+    let (protocol, _) = postcard::take_from_bytes(payload)?;
+    Ok(protocol)
+}
+
+/// What this home says of itself.
+fn hello() -> Hello {
+    let uname = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let now = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    };
+    Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        groups: rustix::process::getgroups()
+            .unwrap_or_default()
+            .iter()
+            .map(|group| group.as_raw())
+            .collect(),
+        uname: [
+            text(uname.sysname()),
+            text(uname.nodename()),
+            text(uname.release()),
+            text(uname.version()),
+            text(uname.machine()),
+            text(uname.domainname()),
+        ],
+        monotonic_ns: now(ClockId::Monotonic),
+        boottime_ns: now(ClockId::Boottime),
+    }
+}
+
+/// A place's kind of link.
+pub fn address(place: &Place) -> Option<&str> {
+    match place {
+        Place::Embedded => None,
+        Place::Tcp(address) => Some(address),
+    }
+}

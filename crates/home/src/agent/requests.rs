@@ -1,0 +1,257 @@
+//! What comes from the node: threads that read the link in turn.
+
+use std::sync::Arc;
+
+use afield_abi::errno;
+use afield_abi::fuse::{Opcode, RequestHeader};
+use afield_abi::syscalls;
+use afield_link::frame::{FILE_ID, Frame, Kind};
+use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
+use zerocopy::FromBytes;
+
+use super::lock;
+use super::record_locks::Waiting;
+use super::session::{Outstanding, Session, SessionError};
+use crate::messages::ToDeputy;
+
+/// Most calls of one job of which its user is told.
+const TOLD_MAX: usize = 512;
+
+impl Session {
+    /// Reads and serves until the session is over; several threads do so.
+    pub(super) fn read_link(self: &Arc<Self>) -> SessionError {
+        let mut reply = Vec::new();
+        loop {
+            let request = {
+                let mut reader = lock(&self.reader);
+                if self.is_over() {
+                    return SessionError::Stopped;
+                }
+                let taken = reader
+                    .read_frame()
+                    .map_err(SessionError::from)
+                    .and_then(|frame| self.take(frame));
+                match taken {
+                    Ok(None) => continue,
+                    Ok(Some(request)) => request,
+                    Err(error) => {
+                        // In the turn, so that no other thread reads on.
+                        self.end(&error);
+                        return error;
+                    }
+                }
+            };
+            reply.clear();
+            let outcome = self.files.handle(&request.payload, &mut reply);
+            let id = request.id;
+            drop(request);
+            if let Err(error) = self.finish_file(id, outcome, std::mem::take(&mut reply)) {
+                self.end(&error);
+                return error;
+            }
+        }
+    }
+
+    /// In the reader's turn: everything but file requests is done here, in the link's order.
+    fn take(self: &Arc<Self>, frame: Frame) -> Result<Option<Frame>, SessionError> {
+        match frame.kind {
+            Kind::File => {
+                self.note_file(&frame)?;
+                return Ok(Some(frame));
+            }
+            Kind::Call => self.pass_call(&frame)?,
+            Kind::Handle => self.pass_operation(&frame)?,
+            Kind::Cancel => self.cancel(frame.id)?,
+            Kind::Control => self.control(frame.id, wire::decode(&frame.payload)?)?,
+            Kind::Hello | Kind::Welcome | Kind::CallReply | Kind::FileReply | Kind::HandleReply => {
+                return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Those that may wait for long are noted in the turn, so that a cancellation finds them.
+    fn note_file(&self, frame: &Frame) -> Result<(), SessionError> {
+        if frame.id & FILE_ID == 0 {
+            return Err(SessionError::Violation(format!(
+                "file request with id {:#x}",
+                frame.id
+            )));
+        }
+        let opcode = RequestHeader::ref_from_prefix(&frame.payload)
+            .ok()
+            .and_then(|(header, _)| Opcode::from_wire(header.opcode));
+        match opcode {
+            Some(Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) => {
+                self.expect(frame.id, Outstanding::File(Waiting::Beginning(false)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pass_call(&self, frame: &Frame) -> Result<(), SessionError> {
+        let (header, _) = wire::split::<CallHeader>(&frame.payload, "call")?;
+        // A guest may call while its deputy has just been killed.
+        let Some(deputy) = self.deputy(header.pid.get()) else {
+            return self.fail_call(frame.id, libc::EINTR);
+        };
+        deputy.count_call();
+        self.expect(frame.id, Outstanding::Call(Arc::clone(&deputy)))?;
+        self.deliver(&deputy, Kind::Call, frame.id, &frame.payload)
+    }
+
+    fn pass_operation(&self, frame: &Frame) -> Result<(), SessionError> {
+        let (header, _) = wire::split::<HandleHeader>(&frame.payload, "operation")?;
+        let op = HandleOp::from_wire(header.op.get());
+        let answered = op != Some(HandleOp::Close);
+        let Some(deputy) = self.deputy(header.pid.get()) else {
+            return match answered {
+                true => self.fail_operation(frame.id, libc::EINTR),
+                false => Ok(()),
+            };
+        };
+        deputy.count_call();
+        if op == Some(HandleOp::Open) {
+            // The deputy does not know the file service's nodes; it gets a way to this one.
+            return match self.files.path_descriptor(header.handle.get()) {
+                Err(errno) => self.fail_operation(frame.id, errno),
+                Ok(descriptor) => {
+                    self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
+                    let message = ToDeputy::Open {
+                        handle: self.new_handles(1),
+                        flags: header.argument.get() as u32,
+                    };
+                    self.tell(&deputy, frame.id, &message, Some(descriptor))
+                }
+            };
+        }
+        if answered {
+            self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
+        }
+        self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
+    }
+
+    fn control(self: &Arc<Self>, id: u64, message: ToHome) -> Result<(), SessionError> {
+        match message {
+            ToHome::Spawned { pid, result } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    {
+                        let mut status = lock(&deputy.status);
+                        status.started = true;
+                        status.ending |= result.is_err();
+                    }
+                    self.tell(&deputy, 0, &ToDeputy::Spawned(result), None)?;
+                }
+            }
+            ToHome::Fork {
+                pid,
+                exit_signal,
+                sibling,
+            } => {
+                let Some(deputy) = self.deputy(pid) else {
+                    self.writer.write_control(id, &ToNode::Forked(Err(libc::ESRCH)))?;
+                    return Ok(());
+                };
+                let what = Outstanding::Fork {
+                    deputy: Arc::clone(&deputy),
+                    sibling,
+                };
+                self.expect(id, what)?;
+                let message = ToDeputy::Fork { exit_signal, sibling };
+                self.tell(&deputy, id, &message, None)?;
+            }
+            ToHome::Unfork { parent, pid } => self.unfork(parent, pid)?,
+            ToHome::Exec { pid, name, arguments } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    lock(&deputy.status).command = words_of(&arguments);
+                    self.tell(&deputy, 0, &ToDeputy::Exec { name, arguments }, None)?;
+                }
+            }
+            ToHome::Name { pid, name } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    self.tell(&deputy, 0, &ToDeputy::Name(name), None)?;
+                }
+            }
+            ToHome::Exit { pid, status, usage } => self.exit(pid, status, usage)?,
+            ToHome::Stop { pid, signal } => match self.deputy(pid) {
+                Some(deputy) => {
+                    lock(&deputy.status).stopping = true;
+                    self.tell(&deputy, 0, &ToDeputy::Stop { signal }, None)?;
+                }
+                None => self.writer.write_control(0, &ToNode::Release { pid })?,
+            },
+            ToHome::Unsupported { pid, call, errno } => self.unsupported(pid, call, errno)?,
+            ToHome::Ping => self.writer.write_control(id, &ToNode::Pong)?,
+        }
+        Ok(())
+    }
+
+    fn unfork(&self, parent: u32, pid: u32) -> Result<(), SessionError> {
+        let Some(child) = self.deputy(pid) else {
+            return Ok(());
+        };
+        if child.parent != Some(parent) {
+            return Err(SessionError::Violation(format!(
+                "{pid} is not a child of {parent}"
+            )));
+        }
+        lock(&child.status).ending = true;
+        self.unregister(pid);
+        match self.deputy(parent) {
+            Some(parent) => self.tell(&parent, 0, &ToDeputy::Unfork { pid }, None),
+            // Its channel ends with this: it goes by itself.
+            None => Ok(()),
+        }
+    }
+
+    fn exit(&self, pid: u32, status: i32, usage: Usage) -> Result<(), SessionError> {
+        let Some(deputy) = self.deputy(pid) else {
+            return Ok(());
+        };
+        let total = {
+            let mut own = lock(&deputy.status);
+            own.ending = true;
+            let mut total = usage;
+            crate::deputy::add_usage(&mut total, &own.children_usage);
+            total
+        };
+        if let Some(parent) = deputy.parent.and_then(|parent| self.deputy(parent)) {
+            lock(&parent.status).ended_children.insert(pid, total);
+            let message = ToDeputy::ChildUsage { pid, usage: total };
+            self.tell(&parent, 0, &message, None)?;
+        }
+        self.tell(&deputy, 0, &ToDeputy::Exit { status }, None)
+    }
+
+    fn unsupported(&self, pid: u32, call: u32, number: i32) -> Result<(), SessionError> {
+        let Some(deputy) = self.deputy(pid) else {
+            return Ok(());
+        };
+        let Some(root) = self.deputy(deputy.job).filter(|root| root.verbose) else {
+            return Ok(());
+        };
+        {
+            let mut status = lock(&root.status);
+            if status.told.len() >= TOLD_MAX || !status.told.insert(call) {
+                return Ok(());
+            }
+        }
+        let name =
+            syscalls::row(call).map_or_else(|| format!("system call {call}"), |row| row.name.to_owned());
+        let error = errno::name(number).map_or_else(|| number.to_string(), str::to_owned);
+        let command = lock(&deputy.status).command.clone();
+        let program = command.split(' ').next().unwrap_or_default();
+        let text = format!("{program} ({pid}): {name} is not possible afield, it fails with {error}");
+        self.tell(&root, 0, &ToDeputy::Notice(text), None)
+    }
+}
+
+/// NUL-separated arguments as one line.
+fn words_of(arguments: &[u8]) -> String {
+    let arguments = arguments.strip_suffix(b"\0").unwrap_or(arguments);
+    let line: Vec<u8> = arguments
+        .iter()
+        .map(|&byte| if byte == 0 { b' ' } else { byte })
+        .collect();
+    String::from_utf8_lossy(&line).into_owned()
+}

@@ -1,0 +1,387 @@
+//! A session: one link to a node, for all jobs on it.
+//!
+//! Several threads read the link in turn: one at a time takes a frame, hands it to a deputy in the link's order, and lets
+//! the next one read; file requests are then served outside the turn, so that several are in progress at once. One
+//! thread, the switchboard, listens to all deputies and writes what they say to the link in the order in which each
+//! said it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use afield_link::frame::Kind;
+use afield_link::stream::{LinkError, Reader, Writer};
+use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome};
+use rustix::event::epoll;
+use thiserror::Error;
+use zerocopy::IntoBytes;
+
+use super::client::Process;
+use super::deputies::{DeputyEntry, SendError};
+use super::lock;
+use super::record_locks::Waiting;
+use crate::channel::{ChannelError, Incoming};
+use crate::files::{FileService, status_reply};
+use crate::messages::{RunRequest, ToDeputy};
+
+/// Why a session ended.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The link is at its end.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The node says what cannot be.
+    #[error("protocol violation: {0}")]
+    Violation(String),
+    /// A message could not be understood.
+    #[error("protocol violation: {0}")]
+    Wire(#[from] afield_link::wire::WireError),
+    /// A deputy could not be reached.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// A deputy's channel is not as it should be.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The kernel refused something.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The agent ends.
+    #[error("the agent was stopped")]
+    Stopped,
+}
+
+impl From<rustix::io::Errno> for SessionError {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// A request of the node that has not been answered.
+#[derive(Debug)]
+pub enum Outstanding {
+    /// A call, with the deputy.
+    Call(Arc<DeputyEntry>),
+    /// An operation on a home object, with the deputy.
+    Handle(Arc<DeputyEntry>),
+    /// A fork, with the deputy.
+    Fork {
+        /// The parent's.
+        deputy: Arc<DeputyEntry>,
+        /// The child is to be its sibling.
+        sibling: bool,
+    },
+    /// A file request that waits for something else than a file.
+    File(Waiting),
+}
+
+/// One link and what goes over it.
+#[derive(Debug)]
+pub struct Session {
+    /// The node's name as the user gave it first.
+    pub name: String,
+    /// What the node said of itself.
+    pub welcome: Welcome,
+    /// The node's process, if it is embedded.
+    pub embedded_pid: Option<u32>,
+    /// To the node.
+    pub writer: Writer,
+    /// From the node; whoever has it reads.
+    pub reader: Mutex<Reader>,
+    /// Home's files.
+    pub files: FileService,
+    /// The switchboard's ears.
+    pub epoll: OwnedFd,
+    deputies: Mutex<HashMap<u32, Arc<DeputyEntry>>>,
+    outstanding: Mutex<HashMap<u64, Outstanding>>,
+    handle_next: AtomicU64,
+    /// Why it is over, when it is.
+    over: Mutex<Option<String>>,
+}
+
+/// Most requests that a node may have open at a time.
+const OUTSTANDING_MAX: usize = 1 << 16;
+
+impl Session {
+    /// A session on a link whose first words have been exchanged.
+    pub fn new(
+        name: String,
+        welcome: Welcome,
+        embedded_pid: Option<u32>,
+        reader: Reader,
+        writer: Writer,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            name,
+            welcome,
+            embedded_pid,
+            writer,
+            reader: Mutex::new(reader),
+            files: FileService::new(Path::new("/"))?,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            deputies: Mutex::default(),
+            outstanding: Mutex::default(),
+            handle_next: AtomicU64::new(1),
+            over: Mutex::new(None),
+        })
+    }
+
+    /// Starts a job whose root deputy is at the other end of `channel`.
+    pub fn start_job(
+        &self,
+        pid: u32,
+        mut request: RunRequest,
+        channel: OwnedFd,
+        incoming: Incoming,
+    ) -> Result<(), SessionError> {
+        let mut entry = DeputyEntry::new(pid, pid, None, channel, incoming);
+        entry.verbose = request.verbose;
+        let words: Vec<_> = request
+            .spawn
+            .arguments
+            .iter()
+            .map(|word| String::from_utf8_lossy(word))
+            .collect();
+        lock(&entry.status).command = words.join(" ");
+        let entry = Arc::new(entry);
+        request.spawn.pid = pid;
+        let handle_first = self.new_handles(DESCRIPTORS_MAX as u64);
+        if request.spawn.descriptors.len() > DESCRIPTORS_MAX {
+            let _ = entry.tell(0, &ToDeputy::Refused("too many descriptors".to_owned()), None);
+            return Ok(());
+        }
+        for descriptor in &mut request.spawn.descriptors {
+            if let Inherited::Handle { handle, .. } = &mut descriptor.object {
+                *handle = handle_first + (*handle).min(DESCRIPTORS_MAX as u64 - 1);
+            }
+        }
+        entry.tell(0, &ToDeputy::Accepted { handle_first }, None)?;
+        if let Some(why) = self.register(&entry)? {
+            let _ = entry.tell(0, &ToDeputy::Gone(self.gone(&why)), None);
+            return Ok(());
+        }
+        match self.writer.write_control(0, &ToNode::Spawn(request.spawn)) {
+            Err(LinkError::Frame(error)) => {
+                self.unregister(pid);
+                let _ = entry.tell(
+                    0,
+                    &ToDeputy::Refused(format!("the job is too large: {error}")),
+                    None,
+                );
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Numbers for handles; the first of them.
+    pub fn new_handles(&self, count: u64) -> u64 {
+        self.handle_next.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Adds a deputy; if the session is over, why.
+    pub fn register(&self, entry: &Arc<DeputyEntry>) -> Result<Option<String>, SessionError> {
+        let old = {
+            let mut deputies = lock(&self.deputies);
+            if let Some(why) = &*lock(&self.over) {
+                return Ok(Some(why.clone()));
+            }
+            deputies.insert(entry.pid, Arc::clone(entry))
+        };
+        if let Some(old) = old {
+            // The pid was given out again before the end of its last owner's channel was seen.
+            let _ = epoll::delete(&self.epoll, old.channel());
+            self.bury(&old)?;
+        }
+        epoll::add(
+            &self.epoll,
+            entry.channel(),
+            epoll::EventData::new_u64(u64::from(entry.pid)),
+            epoll::EventFlags::IN,
+        )?;
+        Ok(None)
+    }
+
+    /// Takes a deputy out.
+    pub fn unregister(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
+        let entry = lock(&self.deputies).remove(&pid)?;
+        let _ = epoll::delete(&self.epoll, entry.channel());
+        Some(entry)
+    }
+
+    /// The deputy of a pid.
+    pub fn deputy(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
+        lock(&self.deputies).get(&pid).cloned()
+    }
+
+    /// All deputies.
+    pub fn all_deputies(&self) -> Vec<Arc<DeputyEntry>> {
+        lock(&self.deputies).values().cloned().collect()
+    }
+
+    /// Count of deputies.
+    pub fn deputy_count(&self) -> usize {
+        lock(&self.deputies).len()
+    }
+
+    /// For `afield ps`.
+    pub fn processes(&self) -> Vec<Process> {
+        self.all_deputies()
+            .iter()
+            .map(|entry| Process {
+                pid: entry.pid,
+                job: entry.job,
+                command: lock(&entry.status).command.clone(),
+                node: self.name.clone(),
+                state: entry.state(),
+                home_calls: entry.calls(),
+                started_ms: entry.started_ms,
+            })
+            .collect()
+    }
+
+    /// Gives a deputy a frame; what its socket does not take now goes when it can.
+    pub fn deliver(
+        &self,
+        entry: &DeputyEntry,
+        kind: Kind,
+        id: u64,
+        payload: &[u8],
+    ) -> Result<(), SessionError> {
+        if !entry.send(kind, id, payload, None)? {
+            self.want_writable(entry);
+        }
+        Ok(())
+    }
+
+    /// Gives a deputy a message.
+    pub fn tell(
+        &self,
+        entry: &DeputyEntry,
+        id: u64,
+        message: &ToDeputy,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), SessionError> {
+        if !entry.tell(id, message, descriptor)? {
+            self.want_writable(entry);
+        }
+        Ok(())
+    }
+
+    fn want_writable(&self, entry: &DeputyEntry) {
+        // It may be gone already.
+        let _ = epoll::modify(
+            &self.epoll,
+            entry.channel(),
+            epoll::EventData::new_u64(u64::from(entry.pid)),
+            epoll::EventFlags::IN | epoll::EventFlags::OUT,
+        );
+    }
+
+    /// Notes a request before it is handed on.
+    pub fn expect(&self, id: u64, what: Outstanding) -> Result<(), SessionError> {
+        let mut outstanding = lock(&self.outstanding);
+        if outstanding.len() >= OUTSTANDING_MAX {
+            return Err(SessionError::Violation("too many requests at a time".to_owned()));
+        }
+        if outstanding.insert(id, what).is_some() {
+            return Err(SessionError::Violation(format!(
+                "request {id:#x} was made before it was answered"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A request is about to be answered.
+    pub fn answered(&self, id: u64) -> Option<Outstanding> {
+        lock(&self.outstanding).remove(&id)
+    }
+
+    /// Looks at a request that has not been answered.
+    pub fn with_outstanding<T>(&self, id: u64, look: impl FnOnce(Option<&mut Outstanding>) -> T) -> T {
+        look(lock(&self.outstanding).get_mut(&id))
+    }
+
+    /// A deputy is no more: the guest follows, and what it had asked is answered.
+    pub fn bury(&self, entry: &Arc<DeputyEntry>) -> Result<(), SessionError> {
+        if !lock(&entry.status).ending {
+            self.writer.write_control(0, &ToNode::Kill { pid: entry.pid })?;
+        }
+        let of_this = |what: &mut Outstanding| match what {
+            Outstanding::Call(deputy) | Outstanding::Handle(deputy) | Outstanding::Fork { deputy, .. } => {
+                Arc::ptr_eq(deputy, entry)
+            }
+            Outstanding::File(waiting) => waiting.deputy().is_some_and(|deputy| Arc::ptr_eq(deputy, entry)),
+        };
+        let left: Vec<(u64, Outstanding)> = lock(&self.outstanding)
+            .extract_if(|_, what| of_this(what))
+            .collect();
+        for (id, what) in left {
+            match what {
+                Outstanding::Call(_) => self.fail_call(id, libc::EINTR)?,
+                Outstanding::Handle(_) => self.fail_operation(id, libc::EINTR)?,
+                Outstanding::Fork { .. } => {
+                    self.writer.write_control(id, &ToNode::Forked(Err(libc::ESRCH)))?;
+                }
+                Outstanding::File(waiting) => self.finish_waiting(id, waiting, libc::EINTR)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a call in a deputy's place.
+    pub fn fail_call(&self, id: u64, errno: i32) -> Result<(), SessionError> {
+        let head = CallReply {
+            result: (-i64::from(errno)).into(),
+        };
+        Ok(self.writer.write_frame(Kind::CallReply, id, &[head.as_bytes()])?)
+    }
+
+    /// Answers an operation in a deputy's place.
+    pub fn fail_operation(&self, id: u64, errno: i32) -> Result<(), SessionError> {
+        let head = HandleReply {
+            result: (-i64::from(errno)).into(),
+        };
+        Ok(self
+            .writer
+            .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?)
+    }
+
+    /// Answers a file request with a status.
+    pub fn answer_file(&self, id: u64, unique: u64, errno: i32) -> Result<(), SessionError> {
+        let reply = status_reply(unique, errno);
+        Ok(self.writer.write_frame(Kind::FileReply, id, &[&reply])?)
+    }
+
+    /// What users are told when the session ends.
+    pub fn gone(&self, why: &str) -> String {
+        format!("node {} is gone: {why}", self.name)
+    }
+
+    /// Ends the session, once: the link is closed and every deputy told. True for the call that did it.
+    pub fn end(&self, error: &SessionError) -> bool {
+        let why = error.to_string();
+        let deputies = {
+            let deputies = lock(&self.deputies);
+            let mut over = lock(&self.over);
+            if over.is_some() {
+                return false;
+            }
+            *over = Some(why.clone());
+            deputies.values().cloned().collect::<Vec<_>>()
+        };
+        self.writer.shutdown();
+        let text = self.gone(&why);
+        for entry in deputies {
+            lock(&entry.status).ending = true;
+            let _ = self.tell(&entry, 0, &ToDeputy::Gone(text.clone()), None);
+        }
+        true
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        lock(&self.over).is_some()
+    }
+}

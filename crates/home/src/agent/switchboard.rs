@@ -1,0 +1,277 @@
+//! What comes from the deputies: one thread listens to all of a session's and writes to the link.
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use afield_link::frame::{Frame, Kind};
+use afield_link::wire::{self, ToNode};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use super::deputies::DeputyEntry;
+use super::lock;
+use super::session::{Outstanding, Session, SessionError};
+use crate::channel::{ChannelError, Received};
+use crate::messages::FromDeputy;
+
+/// How often is looked whether somebody has stopped a deputy. Nothing tells of it.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// How often the file service may close what it has not needed.
+const TRIM_PERIOD: Duration = Duration::from_secs(5);
+
+/// Longest wait for deputies to take the news that the session is over.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+const EVENTS: usize = 64;
+
+impl Session {
+    /// Listens until the session is over.
+    pub(super) fn listen(self: &Arc<Self>) {
+        let mut watched = Instant::now();
+        let mut trimmed = Instant::now();
+        while !self.is_over() {
+            let period = match self.deputy_count() {
+                0 => TRIM_PERIOD,
+                _ => WATCH_PERIOD,
+            };
+            let result = self.listen_once(period).and_then(|()| {
+                if watched.elapsed() >= WATCH_PERIOD {
+                    watched = Instant::now();
+                    self.watch()?;
+                }
+                Ok(())
+            });
+            if trimmed.elapsed() >= TRIM_PERIOD {
+                trimmed = Instant::now();
+                self.files.trim();
+            }
+            if let Err(error) = result {
+                self.end(&error);
+            }
+        }
+        self.say_farewell();
+    }
+
+    fn listen_once(self: &Arc<Self>, period: Duration) -> Result<(), SessionError> {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
+        let timeout = Timespec {
+            tv_sec: period.as_secs() as i64,
+            tv_nsec: i64::from(period.subsec_nanos()),
+        };
+        let (events, _) = match epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) {
+            Ok(events) => events,
+            Err(Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        for event in events.iter() {
+            // A deputy that ended since has left nothing to do.
+            let Some(deputy) = self.deputy(event.data.u64() as u32) else {
+                continue;
+            };
+            let flags = event.flags;
+            if flags.contains(epoll::EventFlags::OUT) && self.flush(&deputy) {
+                epoll::modify(
+                    &self.epoll,
+                    deputy.channel(),
+                    epoll::EventData::new_u64(u64::from(deputy.pid)),
+                    epoll::EventFlags::IN,
+                )?;
+                // Something may have been left over between the two.
+                if deputy.has_pending() {
+                    epoll::modify(
+                        &self.epoll,
+                        deputy.channel(),
+                        epoll::EventData::new_u64(u64::from(deputy.pid)),
+                        epoll::EventFlags::IN | epoll::EventFlags::OUT,
+                    )?;
+                }
+            }
+            if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                self.hear(&deputy)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if nothing is left.
+    fn flush(&self, deputy: &DeputyEntry) -> bool {
+        // Errors show as the channel's end.
+        deputy.flush().unwrap_or(true)
+    }
+
+    /// Takes what a deputy has said.
+    fn hear(self: &Arc<Self>, deputy: &Arc<DeputyEntry>) -> Result<(), SessionError> {
+        let mut incoming = lock(&deputy.incoming);
+        let received = match incoming.receive(deputy.channel(), false) {
+            Ok(received) => received,
+            Err(ChannelError::Io(_)) => Received::End,
+            Err(error) => return self.distrust(deputy, &error),
+        };
+        if received == Received::End {
+            drop(incoming);
+            self.unregister(deputy.pid);
+            return self.bury(deputy);
+        }
+        loop {
+            let frame = match incoming.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => return self.distrust(deputy, &error),
+            };
+            match frame.kind {
+                Kind::CallReply | Kind::HandleReply => self.pass_reply(deputy, &frame)?,
+                Kind::Control => {
+                    let message = match wire::decode(&frame.payload) {
+                        Ok(message) => message,
+                        Err(error) => return self.distrust(deputy, &error.into()),
+                    };
+                    let descriptor = match &message {
+                        FromDeputy::Forked(Ok(_)) => match incoming.take_descriptor() {
+                            Ok(descriptor) => Some(descriptor),
+                            Err(error) => return self.distrust(deputy, &error),
+                        },
+                        _ => None,
+                    };
+                    self.hear_message(deputy, frame.id, message, descriptor)?;
+                }
+                kind => tracing::warn!(pid = deputy.pid, ?kind, "unexpected frame from a deputy"),
+            }
+        }
+    }
+
+    /// A deputy that makes no sense (somebody has tampered with it) is given up.
+    fn distrust(&self, deputy: &Arc<DeputyEntry>, error: &ChannelError) -> Result<(), SessionError> {
+        tracing::warn!(pid = deputy.pid, %error, "a deputy is given up");
+        self.unregister(deputy.pid);
+        self.bury(deputy)
+    }
+
+    fn pass_reply(&self, deputy: &Arc<DeputyEntry>, frame: &Frame) -> Result<(), SessionError> {
+        let fits = self.with_outstanding(frame.id, |what| match what {
+            Some(Outstanding::Call(of)) => frame.kind == Kind::CallReply && Arc::ptr_eq(of, deputy),
+            Some(Outstanding::Handle(of)) => frame.kind == Kind::HandleReply && Arc::ptr_eq(of, deputy),
+            _ => false,
+        });
+        if !fits {
+            tracing::warn!(
+                pid = deputy.pid,
+                id = frame.id,
+                "a deputy answers what was not asked"
+            );
+            return Ok(());
+        }
+        self.answered(frame.id);
+        Ok(self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?)
+    }
+
+    fn hear_message(
+        self: &Arc<Self>,
+        deputy: &Arc<DeputyEntry>,
+        id: u64,
+        message: FromDeputy,
+        descriptor: Option<std::os::fd::OwnedFd>,
+    ) -> Result<(), SessionError> {
+        let pid = deputy.pid;
+        match message {
+            FromDeputy::Forked(result) => return self.forked(deputy, id, result, descriptor),
+            FromDeputy::Signal(info) => self.writer.write_control(0, &ToNode::Signal { pid, info })?,
+            FromDeputy::Released => {
+                {
+                    let mut status = lock(&deputy.status);
+                    status.stopping = false;
+                    status.held = false;
+                }
+                self.writer.write_control(0, &ToNode::Release { pid })?;
+            }
+            FromDeputy::Ready { handle } => self.writer.write_control(0, &ToNode::Ready { handle })?,
+            FromDeputy::Locked(result) => self.finish_lock(id, result)?,
+            FromDeputy::Unlocked => self.finish_unlock(id)?,
+            FromDeputy::Reaped { pid } => {
+                let mut status = lock(&deputy.status);
+                if let Some(usage) = status.ended_children.remove(&pid) {
+                    crate::deputy::add_usage(&mut status.children_usage, &usage);
+                }
+            }
+            FromDeputy::Log(text) => tracing::warn!(pid, "{text}"),
+        }
+        Ok(())
+    }
+
+    fn forked(
+        &self,
+        parent: &Arc<DeputyEntry>,
+        id: u64,
+        result: Result<u32, i32>,
+        descriptor: Option<std::os::fd::OwnedFd>,
+    ) -> Result<(), SessionError> {
+        let Some(Outstanding::Fork { deputy, sibling }) = self.answered(id) else {
+            return Ok(());
+        };
+        if !Arc::ptr_eq(&deputy, parent) {
+            return Ok(());
+        }
+        let result = match (result, descriptor) {
+            (Ok(pid), Some(channel)) => {
+                let of = if sibling { parent.parent } else { Some(parent.pid) };
+                let mut child = DeputyEntry::new(pid, parent.job, of, channel, Default::default());
+                child.verbose = parent.verbose;
+                {
+                    let mut status = lock(&child.status);
+                    status.started = true;
+                    status.command = lock(&parent.status).command.clone();
+                }
+                // If the session is over nobody needs to know.
+                self.register(&Arc::new(child))?;
+                Ok(pid)
+            }
+            (Ok(_), None) => Err(libc::EAGAIN),
+            (Err(errno), _) => Err(errno),
+        };
+        Ok(self.writer.write_control(id, &ToNode::Forked(result))?)
+    }
+
+    /// Looks for deputies that somebody has stopped or continued.
+    fn watch(&self) -> Result<(), SessionError> {
+        for deputy in self.all_deputies() {
+            let pid = deputy.pid;
+            let held = {
+                let status = lock(&deputy.status);
+                if status.stopping || !status.started {
+                    continue;
+                }
+                status.held
+            };
+            let stopped = deputy.is_stopped();
+            if stopped == held {
+                continue;
+            }
+            {
+                let mut status = lock(&deputy.status);
+                // It may have been asked to stop itself since.
+                if status.stopping {
+                    continue;
+                }
+                status.held = stopped;
+            }
+            let message = match stopped {
+                true => ToNode::Hold { pid },
+                false => ToNode::Release { pid },
+            };
+            self.writer.write_control(0, &message)?;
+        }
+        Ok(())
+    }
+
+    /// The session is over: what deputies have to be told goes out, as far as they take it.
+    fn say_farewell(&self) {
+        let deadline = Instant::now() + FAREWELL_MAX;
+        while Instant::now() < deadline && self.all_deputies().iter().any(|deputy| !self.flush(deputy)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for deputy in self.all_deputies() {
+            self.unregister(deputy.pid);
+        }
+    }
+}

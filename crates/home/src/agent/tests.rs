@@ -1,0 +1,1 @@
+//! Tests with a node that is made up.
