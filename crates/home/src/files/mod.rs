@@ -25,6 +25,7 @@ mod decode;
 mod devices;
 mod directory;
 mod extended;
+mod hash;
 pub mod init;
 mod locks;
 mod names;

@@ -7,7 +7,7 @@ use afield_abi::fuse::{
     BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, LinkRequest, MakeDirectoryRequest,
     MakeNodeRequest, ROOT_NODE, Rename2Request, RenameRequest, device_parts,
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxAttributes};
 use rustix::io::Errno;
 
 use super::credentials::apply_umask;
@@ -17,7 +17,12 @@ use super::{FileService, READLINK_BYTES_MAX, Result, proc_path, valid};
 
 impl FileService {
     /// Finds a name in a directory, counting a lookup.
-    fn find(&self, parent: u64, directory: &Arc<PathDescriptor>, name: &CStr) -> Result<(Arc<Node>, Statx)> {
+    pub(super) fn find(
+        &self,
+        parent: u64,
+        directory: &Arc<PathDescriptor>,
+        name: &CStr,
+    ) -> Result<(Arc<Node>, Statx)> {
         let mut stat = stat_name(&**directory, name)?;
         if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
             // What is to be seen is what gets mounted there. If that fails, the mount point itself is shown.
@@ -26,20 +31,15 @@ impl FileService {
                 stat = stat_name(&**directory, name)?;
             }
         }
-        let place = Some((parent, name));
-        if stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
-            return Ok((self.nodes.enter(Identity::of(&stat), place), stat));
-        }
-        // Without a time of birth only an open descriptor keeps the inode's number from being used again.
-        let known = self.nodes.find(&Identity::of(&stat));
-        if known.is_none() {
-            let descriptor = open_path(&**directory, name)?;
-            stat = stat_descriptor(&descriptor)?;
-            let node = self.nodes.enter(Identity::of(&stat), place);
-            self.nodes.keep(&node, descriptor);
+        // One known already is found with this single call; others get the descriptor by which they stay what they are.
+        if let Some(node) = self.nodes.enter_resident(&Identity::of(&stat), (parent, name)) {
             return Ok((node, stat));
         }
-        Ok((self.nodes.enter(Identity::of(&stat), place), stat))
+        let descriptor = open_path(&**directory, name)?;
+        let stat = stat_descriptor(&descriptor)?;
+        let node = self.nodes.enter(Identity::of(&stat), Some((parent, name)));
+        self.nodes.keep(&node, descriptor);
+        Ok((node, stat))
     }
 
     /// A found or made entry in the form of FUSE.

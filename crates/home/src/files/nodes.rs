@@ -1,16 +1,17 @@
 //! The inodes that a node's kernel knows, and how to reach them.
 //!
 //! An inode has one [`Node`] however many names lead to it, found by its [`Identity`]. It stays until the kernel forgets all
-//! its lookups; its id is never used again. What reaches it is an `O_PATH` descriptor, opened when first needed: a file that is
-//! only looked up and examined costs no descriptor. Descriptors are bounded; those longest unused are closed, and opened again by
+//! its lookups; its id is never used again. What reaches it is an `O_PATH` descriptor, so that a file that was looked up can be
+//! opened whatever becomes of its name in between. Descriptors are bounded; those longest unused are closed, and opened again by
 //! directory and name, where the identity must be the same (`ESTALE` if it is not, on which a kernel looks the path up
 //! again). A node that is open, or whose last name the node itself removed, keeps its descriptor.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use afield_abi::fuse::ROOT_NODE;
 use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 
 use super::Result;
 use super::credentials::Credentials;
+use super::hash::Mixing;
 
 /// Most directories that are opened again on the way to one node.
 const DEPTH_MAX: usize = 4096;
@@ -108,7 +110,7 @@ pub struct Node {
     place: Mutex<Option<Place>>,
     /// The way to it, if there is one open.
     descriptor: Mutex<Option<Arc<PathDescriptor>>>,
-    /// Lookups that the kernel has not forgotten. Changed only under the index's lock.
+    /// Lookups that the kernel has not forgotten. Changed only under the lock of its identity's shard.
     lookups: AtomicU64,
     /// Open files and directories of it: while there are any, the descriptor stays.
     pins: AtomicU32,
@@ -163,17 +165,15 @@ impl Drop for Pin {
     }
 }
 
-#[derive(Debug)]
-struct Index {
-    by_id: HashMap<u64, Arc<Node>>,
-    by_identity: HashMap<Identity, Arc<Node>>,
-    next_id: u64,
-}
+/// Parts that the index is cut into, so that threads rarely meet at a lock.
+const SHARDS: usize = 16;
 
-/// The table of nodes. Its lock is never held across a system call.
+/// The table of nodes. Its locks are never held across a system call. An identity's shard is locked before an id's.
 #[derive(Debug)]
 pub struct Nodes {
-    index: Mutex<Index>,
+    by_id: [RwLock<HashMap<u64, Arc<Node>, Mixing>>; SHARDS],
+    by_identity: [Mutex<HashMap<Identity, Arc<Node>, Mixing>>; SHARDS],
+    next_id: AtomicU64,
     /// Descriptors open now.
     open_count: Arc<AtomicUsize>,
     /// How many may be open.
@@ -191,66 +191,89 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Nodes {
     /// A table that knows the root, and may hold about `budget` descriptors.
     pub fn new(root: OwnedFd, identity: Identity, budget: usize) -> Self {
-        let node = Arc::new(Node::new(ROOT_NODE, identity, None));
-        node.pins.store(1, Ordering::Relaxed);
         let nodes = Self {
-            index: Mutex::new(Index {
-                by_id: HashMap::from([(ROOT_NODE, Arc::clone(&node))]),
-                by_identity: HashMap::from([(identity, Arc::clone(&node))]),
-                next_id: ROOT_NODE + 1,
-            }),
+            by_id: Default::default(),
+            by_identity: Default::default(),
+            next_id: AtomicU64::new(ROOT_NODE),
             open_count: Arc::default(),
             budget: budget.max(1),
             clock: AtomicU64::new(1),
             trimmed: Mutex::new([0; 2]),
         };
+        let node = nodes.enter(identity, None);
+        node.pins.store(1, Ordering::Relaxed);
         nodes.keep(&node, root);
         nodes
     }
 
+    fn ids(&self, id: u64) -> &RwLock<HashMap<u64, Arc<Node>, Mixing>> {
+        &self.by_id[id as usize % SHARDS]
+    }
+
+    fn identities(&self, identity: &Identity) -> MutexGuard<'_, HashMap<Identity, Arc<Node>, Mixing>> {
+        lock(&self.by_identity[identity.inode as usize % SHARDS])
+    }
+
     /// The node with this id.
     pub fn get(&self, id: u64) -> Result<Arc<Node>> {
-        lock(&self.index).by_id.get(&id).cloned().ok_or(Errno::STALE)
+        let shard = self.ids(id).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&id).cloned().ok_or(Errno::STALE)
     }
 
     /// The node with this identity, made if need be, with one more lookup. `place` is where it was found.
     pub fn enter(&self, identity: Identity, place: Option<(u64, &CStr)>) -> Arc<Node> {
-        let mut index = lock(&self.index);
-        if let Some(node) = index.by_identity.get(&identity) {
-            node.lookups.fetch_add(1, Ordering::Relaxed);
-            let node = Arc::clone(node);
-            drop(index);
-            self.place(&node, place);
-            return node;
-        }
-        let id = index.next_id;
-        index.next_id += 1;
+        let mut shard = self.identities(&identity);
+        let entry = match shard.entry(identity) {
+            Entry::Occupied(entry) => {
+                let node = Arc::clone(entry.get());
+                node.lookups.fetch_add(1, Ordering::Relaxed);
+                drop(shard);
+                self.place(&node, place);
+                return node;
+            }
+            Entry::Vacant(entry) => entry,
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let place = place.map(|(parent, name)| Place {
             parent,
             name: name.to_owned(),
         });
         let node = Arc::new(Node::new(id, identity, place));
         node.lookups.store(1, Ordering::Relaxed);
-        index.by_id.insert(id, Arc::clone(&node));
-        index.by_identity.insert(identity, Arc::clone(&node));
+        let mut ids = self.ids(id).write().unwrap_or_else(PoisonError::into_inner);
+        ids.insert(id, Arc::clone(&node));
+        entry.insert(Arc::clone(&node));
         node
     }
 
     /// Counts one more lookup of a node that is known already.
     pub fn enter_again(&self, node: &Arc<Node>) {
-        let mut index = lock(&self.index);
+        let mut shard = self.identities(&node.identity);
+        let mut ids = self.ids(node.id).write().unwrap_or_else(PoisonError::into_inner);
         // It may have been forgotten since it was found.
-        index.by_id.entry(node.id).or_insert_with(|| Arc::clone(node));
-        index
-            .by_identity
-            .entry(node.identity)
-            .or_insert_with(|| Arc::clone(node));
+        ids.entry(node.id).or_insert_with(|| Arc::clone(node));
+        shard.entry(node.identity).or_insert_with(|| Arc::clone(node));
         node.lookups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The node with this identity, if there is one.
     pub fn find(&self, identity: &Identity) -> Option<Arc<Node>> {
-        lock(&self.index).by_identity.get(identity).cloned()
+        self.identities(identity).get(identity).cloned()
+    }
+
+    /// Counts a lookup of the node with this identity if it is known and can be reached without opening anything.
+    pub fn enter_resident(&self, identity: &Identity, place: (u64, &CStr)) -> Option<Arc<Node>> {
+        let shard = self.identities(identity);
+        let node = Arc::clone(shard.get(identity)?);
+        if lock(&node.descriptor).is_none() {
+            return None;
+        }
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        drop(shard);
+        node.touched
+            .store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.place(&node, Some(place));
+        Some(node)
     }
 
     /// Notes where a node is now.
@@ -273,20 +296,27 @@ impl Nodes {
 
     /// Takes off lookups; the node goes when none is left.
     pub fn forget(&self, id: u64, lookups: u64) {
-        let mut index = lock(&self.index);
-        let Some(node) = index.by_id.get(&id) else { return };
+        let Ok(node) = self.get(id) else { return };
+        let mut shard = self.identities(&node.identity);
         let left = node.lookups.load(Ordering::Relaxed).saturating_sub(lookups);
         node.lookups.store(left, Ordering::Relaxed);
         if left > 0 || id == ROOT_NODE {
             return;
         }
-        let Some(node) = index.by_id.remove(&id) else {
-            return;
+        let mut ids = self.ids(id).write().unwrap_or_else(PoisonError::into_inner);
+        let by_id = ids.remove(&id);
+        let is_this = shard
+            .get(&node.identity)
+            .is_some_and(|other| Arc::ptr_eq(other, &node));
+        let by_identity = if is_this {
+            shard.remove(&node.identity)
+        } else {
+            None
         };
-        let other = index.by_identity.remove(&node.identity);
+        drop(ids);
+        drop(shard);
         // Closing the last way to a removed file frees its blocks, which may take long.
-        drop(index);
-        drop((node, other));
+        drop((by_id, by_identity, node));
     }
 
     /// A descriptor that reaches the node, opened again if need be.
@@ -370,18 +400,24 @@ impl Nodes {
 
     /// Nodes that the kernel has not forgotten, the root included.
     pub fn count(&self) -> usize {
-        lock(&self.index).by_id.len()
+        let shards = self.by_id.iter();
+        shards
+            .map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
     }
 
     /// Nodes whose descriptors may be closed and were last used before `limit`.
     fn candidates(&self, limit: u64) -> Vec<(u64, Arc<Node>)> {
-        let index = lock(&self.index);
-        let evictable = index.by_id.values().filter_map(|node| {
-            let touched = node.touched.load(Ordering::Relaxed);
-            let open = touched < limit && node.is_evictable() && lock(&node.descriptor).is_some();
-            open.then(|| (touched, Arc::clone(node)))
-        });
-        evictable.collect()
+        let mut all = Vec::new();
+        for shard in &self.by_id {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(shard.values().filter_map(|node| {
+                let touched = node.touched.load(Ordering::Relaxed);
+                let open = touched < limit && node.is_evictable() && lock(&node.descriptor).is_some();
+                open.then(|| (touched, Arc::clone(node)))
+            }));
+        }
+        all
     }
 
     /// Closes the quarter of all descriptors that was longest unused, but for `spared`.

@@ -16,6 +16,7 @@ use super::credentials::apply_umask;
 use super::decode::{Reply, Request};
 use super::devices::Class;
 use super::directory::OpenDirectory;
+use super::hash::Mixing;
 use super::nodes::{Identity, Node, Pin, stat_descriptor};
 use super::{FileService, Outcome, Result, proc_path, sys};
 
@@ -33,6 +34,9 @@ const OPEN_FLAGS: OFlags = OFlags::RWMODE
 
 /// Added to every open.
 const OPEN_ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY);
+
+/// How often a file is tried to be made and opened in turn, while others make and remove it.
+const CREATE_ATTEMPTS_MAX: usize = 100;
 
 /// An open regular file.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ impl AsFd for Open {
 /// The table of open files and directories. A handle is only good together with its node.
 #[derive(Debug)]
 pub struct Handles {
-    table: RwLock<HashMap<u64, Open>>,
+    table: RwLock<HashMap<u64, Open, Mixing>>,
     next: AtomicU64,
 }
 
@@ -202,13 +206,37 @@ impl FileService {
         // Always exclusively: what turned up under this name in the meantime is opened like anything that was there,
         // so that a FIFO or link among it does no harm.
         let make = OPEN_ALWAYS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let file = match rustix::fs::openat(&*directory, name, flags | make, mode) {
-            Ok(file) => file,
-            // The node's kernel looks the path up again, finds the file, and opens it.
-            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => return Err(Errno::STALE),
-            Err(errno) => return Err(errno),
-        };
-        self.created(file, flags, Some((parent, name)), reply)
+        for _ in 0..CREATE_ATTEMPTS_MAX {
+            match rustix::fs::openat(&*directory, name, flags | make, mode) {
+                Ok(file) => return self.created(file, flags, Some((parent, name)), reply),
+                Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {}
+                Err(errno) => return Err(errno),
+            }
+            let (node, stat) = match self.find(parent, &directory, name) {
+                Ok(found) => found,
+                // Gone again.
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let opened = match node.identity.kind {
+                libc::S_IFREG => self.open_node(&node, record.flags),
+                libc::S_IFDIR => Err(Errno::ISDIR),
+                // The node's kernel looks the path up again, follows or opens what it finds.
+                _ => Err(Errno::STALE),
+            };
+            match opened {
+                Ok(open) => {
+                    reply.record(&self.entry(node.id, &stat));
+                    reply.record(&open);
+                    return Ok(());
+                }
+                Err(errno) => {
+                    self.nodes.forget(node.id, 1);
+                    return Err(errno);
+                }
+            }
+        }
+        Err(Errno::STALE)
     }
 
     pub(super) fn temporary_file(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {

@@ -230,11 +230,18 @@ fn removing_follows_the_kernels_rules() {
 }
 
 #[test]
-fn creating_over_what_is_there_is_looked_up_again() {
+fn creating_over_what_is_there_opens_it() {
     let client = Client::new();
     std::fs::write(client.path("f"), "kept").unwrap();
-    assert_eq!(client.create(ROOT_NODE, "f", 0o644, 0).unwrap_err(), libc::ESTALE);
-    assert_eq!(std::fs::read(client.path("f")).unwrap(), b"kept");
+    let (entry, open) = client.create(ROOT_NODE, "f", 0o644, 0).unwrap();
+    assert_eq!(client.read(entry.node, open.handle, 0, 10).unwrap(), b"kept");
+    assert_eq!(client.node("f"), entry.node);
+    // A link is for the node's kernel to follow, on which it comes back.
+    std::os::unix::fs::symlink("elsewhere", client.path("l")).unwrap();
+    assert_eq!(client.create(ROOT_NODE, "l", 0o644, 0).unwrap_err(), libc::ESTALE);
+    assert!(!client.path("elsewhere").exists());
+    std::fs::create_dir(client.path("d")).unwrap();
+    assert_eq!(client.create(ROOT_NODE, "d", 0o644, 0).unwrap_err(), libc::EISDIR);
 }
 
 #[test]

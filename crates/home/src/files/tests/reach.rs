@@ -3,7 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Barrier;
 
-use afield_abi::fuse::{BatchForgetRequest, ForgetOne, Opcode, ROOT_NODE, SetAttributesRequest, set_flag};
+use afield_abi::fuse::{
+    BatchForgetRequest, ForgetOne, Opcode, ROOT_NODE, ReadRequest, SetAttributesRequest, set_flag,
+};
 use zerocopy::IntoBytes;
 
 use super::{Client, z};
@@ -52,13 +54,26 @@ fn many_are_forgotten_at_once() {
 }
 
 #[test]
-fn looking_costs_no_descriptor() {
+fn listing_costs_no_descriptors() {
     let client = Client::new();
     for number in 0..50 {
         std::fs::write(client.path(&number.to_string()), "").unwrap();
+    }
+    let handle = client.open_directory(ROOT_NODE).unwrap().handle;
+    let request = ReadRequest {
+        handle,
+        size: 1 << 20,
+        ..Default::default()
+    };
+    client
+        .with(Opcode::ReadDirectoryPlus, ROOT_NODE, &request)
+        .unwrap();
+    let (nodes, _, descriptors) = client.service.counts();
+    assert_eq!((nodes, descriptors), (51, 1));
+    for number in 0..50 {
         client.attributes(client.node(&number.to_string())).unwrap();
     }
-    assert_eq!(client.service.counts().2, 1);
+    assert_eq!(client.service.counts().2, 51);
 }
 
 #[test]
@@ -96,10 +111,25 @@ fn descriptors_are_bounded_and_found_again() {
 }
 
 #[test]
+fn what_was_looked_up_is_what_is_opened() {
+    let client = Client::new();
+    std::fs::write(client.path("f"), "old").unwrap();
+    let node = client.node("f");
+    std::fs::write(client.path("g"), "new one").unwrap();
+    std::fs::rename(client.path("g"), client.path("f")).unwrap();
+    let open = client.open(node, libc::O_RDONLY).unwrap();
+    assert_eq!(client.read(node, open.handle, 0, 10).unwrap(), b"old");
+    assert_ne!(client.node("f"), node);
+}
+
+#[test]
 fn something_else_under_the_name_is_stale() {
     let client = Client::new();
     std::fs::write(client.path("f"), "old").unwrap();
     let node = client.node("f");
+    for _ in 0..4 {
+        client.service.trim();
+    }
     std::fs::write(client.path("g"), "new one").unwrap();
     std::fs::rename(client.path("g"), client.path("f")).unwrap();
     assert_eq!(client.attributes(node), Err(libc::ESTALE));
