@@ -42,7 +42,7 @@ impl Greeting {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// Run a job. The connection becomes its root deputy's channel.
-    Run(RunRequest),
+    Run(Box<RunRequest>),
     /// Answered by [`Answer::Processes`].
     Ps,
     /// Answered by [`Answer::Status`].

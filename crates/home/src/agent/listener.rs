@@ -69,7 +69,7 @@ impl Agent {
         match request {
             Request::Run(request) => {
                 socket.set_read_timeout(None)?;
-                self.start_job(pid, request, socket.into(), incoming);
+                self.start_job(pid, *request, socket.into(), incoming);
                 Ok(())
             }
             Request::Ps => {

@@ -64,7 +64,7 @@ impl Deputy {
                     dump_directory: Arc::clone(&self.dump_directory),
                 };
                 match Self::build(parts, dispositions, raw || self.raw) {
-                    Ok(child) => Next::Child(child, lead.of_child()),
+                    Ok(child) => Next::Child(child, Box::new(lead.of_child())),
                     // The agent sees the channel's end and ends the guest.
                     Err(_) => process::exit(125),
                 }

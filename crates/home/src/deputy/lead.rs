@@ -42,7 +42,7 @@ pub(super) enum Next {
     /// The same deputy goes on.
     Same,
     /// This is a child now.
-    Child(Arc<Deputy>, Lead),
+    Child(Arc<Deputy>, Box<Lead>),
 }
 
 impl Lead {
@@ -72,7 +72,7 @@ impl Lead {
                 Ok(Next::Child(child, lead)) => {
                     // What the parent's memory had belongs to the parent: nothing of it may be closed here.
                     std::mem::forget(std::mem::replace(&mut deputy, child));
-                    std::mem::forget(std::mem::replace(&mut self, lead));
+                    std::mem::forget(std::mem::replace(&mut self, *lead));
                 }
                 Err(error) => {
                     if let Some(root) = &deputy.root {

@@ -202,12 +202,12 @@ impl Attempt<'_> {
         let mut incoming = Incoming::default();
         self.greet(&channel, &mut incoming)?;
         let title = Title::new(&program, &arguments);
-        let request = Request::Run(RunRequest {
+        let request = Request::Run(Box::new(RunRequest {
             place: self.job.place.clone(),
             place_name: self.job.place_name.clone(),
             verbose: self.job.verbose,
             spawn: snapshot.spawn(program, arguments),
-        });
+        }));
         channel::send_control(channel.as_fd(), 0, &request, None)?;
         drop(request);
         let handle_first = match next(&channel, &mut incoming)? {
