@@ -246,7 +246,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         writer: writer.clone(),
         guests: Guests::default(),
         orders: Orders::new()?,
-        files: Files::new(device, world.ids),
+        files: Files::new(device, world.ids, (hello.uid, hello.gid)),
         calls: Mutex::default(),
         next_call: AtomicU64::new(1),
         timers: AtomicBool::new(false),

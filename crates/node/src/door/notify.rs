@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
 use super::descriptors::{Descriptor, look_up};
+use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL, handles};
 use crate::session::{self, Call, Shared, Then};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
@@ -175,6 +176,10 @@ impl Door {
                     }
                 }
             }
+            nr::CHOWN | nr::LCHOWN | nr::FCHOWN => {
+                self.change_owner(pid, number, (arguments[1] as u32, arguments[2] as u32))
+            }
+            nr::FCHOWNAT => self.change_owner(pid, number, (arguments[2] as u32, arguments[3] as u32)),
             nr::TIMER_SETTIME => {
                 self.shared.note_timer(pid);
                 EXECUTE
@@ -236,6 +241,22 @@ impl Door {
             },
             _ => EXECUTE,
         }
+    }
+
+    /// A change of owner in a world that knows one: to itself the node's kernel can do it, to others only a privileged
+    /// home user could.
+    fn change_owner(&mut self, pid: u32, call: u32, owner: Owner) -> Result<Verdict, i32> {
+        if self
+            .shared
+            .files
+            .home
+            .owners()
+            .is_none_or(|owners| owners.are_known(owner))
+        {
+            return Ok(Verdict::Answer(Answer::Continue));
+        }
+        self.report(pid, call, libc::EPERM);
+        Err(libc::EPERM)
     }
 
     /// The home object behind a guest's descriptor.

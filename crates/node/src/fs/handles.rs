@@ -17,6 +17,7 @@ use afield_link::wire::{self, HandleHeader, HandleOp, HandleReply, WireError};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::owners::Owner;
 use super::terminal::{Transfer, legacy_transfer};
 use super::{
     Driver, HANDLE, HIDDEN, Outcome, Pending, Request, SPECIAL, TRANSFER_BYTES_MAX, data_reply, error_reply,
@@ -31,13 +32,24 @@ use crate::trace::{Correction, Order, STAT_BYTES, is_status_call};
 pub struct Asked {
     /// Home pid of the caller's process.
     pub pid: u32,
-    /// The caller has a signal.
-    pub interrupted: bool,
+    /// The caller has a signal, and home has been asked to interrupt the operation.
+    interrupted: bool,
     /// The calling thread in the session's pid namespace.
     tid: i32,
     /// The object.
     handle: u64,
     kind: What,
+}
+
+impl Asked {
+    /// The caller has a signal. True if home is to be asked to interrupt the operation.
+    pub fn interrupt(&mut self) -> bool {
+        let may_wait = matches!(
+            self.kind,
+            What::Open { .. } | What::Read { .. } | What::Write { .. } | What::Ioctl { .. }
+        );
+        may_wait && !std::mem::replace(&mut self.interrupted, true)
+    }
 }
 
 /// What was asked.
@@ -86,8 +98,10 @@ struct Known {
 }
 
 /// The home objects of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Handles {
+    /// Whom they are shown to belong to: one whom the world knows.
+    owner: Owner,
     known: Mutex<HashMap<u64, Known>>,
     /// The handle that a special file's node was last opened as.
     special: Mutex<HashMap<u64, u64>>,
@@ -96,6 +110,29 @@ pub struct Handles {
 }
 
 impl Handles {
+    /// No objects yet.
+    pub fn new(owner: Owner) -> Self {
+        Self {
+            owner,
+            known: Mutex::default(),
+            special: Mutex::default(),
+            watchers: Mutex::default(),
+        }
+    }
+
+    /// Attributes under which the node's kernel sees an object; what guests see is corrected at the end of their call.
+    fn stand_in(&self, node: u64) -> Attributes {
+        Attributes {
+            inode: node,
+            mode: libc::S_IFREG | 0o666,
+            links: 1,
+            block_size: 4096,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            ..Attributes::default()
+        }
+    }
+
     /// Makes an object known.
     pub fn add(&self, handle: u64, stream: bool, offset: i64) {
         let known = Known { stream, offset };
@@ -189,17 +226,6 @@ fn directory(node: u64) -> Attributes {
     }
 }
 
-/// Attributes under which the node's kernel sees an object; what guests see is corrected at the end of their call.
-fn stand_in(node: u64) -> Attributes {
-    Attributes {
-        inode: node,
-        mode: libc::S_IFREG | 0o666,
-        links: 1,
-        block_size: 4096,
-        ..Attributes::default()
-    }
-}
-
 /// The hidden directory's entry in the root.
 pub fn hidden_entry(unique: u64) -> Vec<u8> {
     directory_entry(unique, HIDDEN)
@@ -252,7 +278,7 @@ fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, i32> {
                 let node = HANDLE | handle;
                 let entry = EntryReply {
                     node,
-                    attributes: stand_in(node),
+                    attributes: shared.files.handles.stand_in(node),
                     ..EntryReply::default()
                 };
                 data_reply(header.unique, &[entry.as_bytes()])
@@ -372,7 +398,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             let Ok(handle) = by_node() else {
                 // A special file that is just being opened.
                 let reply = AttributesReply {
-                    attributes: stand_in(node),
+                    attributes: shared.files.handles.stand_in(node),
                     ..AttributesReply::default()
                 };
                 return Ok(Outcome::Reply(data_reply(unique, &[reply.as_bytes()])));
@@ -512,7 +538,7 @@ fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Re
     match opcode {
         Opcode::GetAttributes => {
             let reply = AttributesReply {
-                attributes: stand_in(header.node),
+                attributes: shared.files.handles.stand_in(header.node),
                 ..AttributesReply::default()
             };
             Ok(Outcome::Reply(data_reply(header.unique, &[reply.as_bytes()])))
@@ -649,7 +675,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     let reply = match request.kind {
         What::Attributes { node, correct } => {
             let attributes = AttributesReply {
-                attributes: stand_in(node),
+                attributes: shared.files.handles.stand_in(node),
                 ..AttributesReply::default()
             };
             let reply = data_reply(unique, &[attributes.as_bytes()]);
@@ -659,7 +685,10 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             reply
         }
         What::Statx { node, correct } => {
-            let reply = data_reply(unique, &[stand_in_statx(node).as_bytes()]);
+            let reply = data_reply(
+                unique,
+                &[stand_in_statx(&files.handles.stand_in(node)).as_bytes()],
+            );
             if correct {
                 return correct_status(shared, request.tid, data, reply);
             }
@@ -737,8 +766,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     Ok(())
 }
 
-fn stand_in_statx(node: u64) -> StatxReply {
-    let attributes = stand_in(node);
+fn stand_in_statx(attributes: &Attributes) -> StatxReply {
     StatxReply {
         statx: Statx {
             // STATX_BASIC_STATS
@@ -746,6 +774,8 @@ fn stand_in_statx(node: u64) -> StatxReply {
             mode: attributes.mode as u16,
             links: 1,
             inode: attributes.inode,
+            uid: attributes.uid,
+            gid: attributes.gid,
             block_size: 4096,
             mtime: StatxTime::default(),
             ..Statx::default()

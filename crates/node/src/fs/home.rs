@@ -1,11 +1,10 @@
 //! Driver of home's tree: relays requests to home's file service and passes the replies on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
-    Attributes, AttributesReply, BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, Opcode,
-    ReplyHeader, RequestHeader, StatxReply,
+    BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, Opcode, ReplyHeader, RequestHeader,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -13,6 +12,7 @@ use afield_link::wire::WireError;
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::owners::{Owner, Owners};
 use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock};
 use crate::session::Shared;
 use crate::trace::Order;
@@ -28,7 +28,7 @@ pub enum Asked {
         /// It is the root's `proc` that is looked for.
         proc: bool,
     },
-    /// The reply carries attributes whose owner has to be remembered.
+    /// The reply shows owners that have to be hidden.
     Owner {
         /// What was asked.
         opcode: Opcode,
@@ -57,48 +57,22 @@ impl Asked {
 pub struct Home {
     /// Special files that init has mounted something on: they must stay what they are.
     mounted: Mutex<HashSet<u64>>,
-    /// True owners by inode, where the world cannot show them.
-    owners: Option<Mutex<HashMap<u64, (u32, u32)>>>,
+    /// Owners, where the world cannot show them.
+    owners: Option<Owners>,
 }
 
 impl Home {
-    /// A driver for a world that shows owners in this way.
-    pub fn new(ids: Ids) -> Self {
+    /// A driver for a world that shows owners in this way, and knows at least this one.
+    pub fn new(ids: Ids, owner: Owner) -> Self {
         Self {
             mounted: Mutex::default(),
-            owners: (ids == Ids::Single).then(Mutex::default),
+            owners: (ids == Ids::Single).then(|| Owners::new(owner)),
         }
     }
 
-    /// The true owner of a file that is shown with this inode number.
-    pub fn owner_of(&self, inode: u64) -> Option<(u32, u32)> {
-        lock(self.owners.as_ref()?).get(&inode).copied()
-    }
-
-    fn remember_owner(&self, attributes: &Attributes) {
-        if let Some(owners) = &self.owners {
-            lock(owners).insert(attributes.inode, (attributes.uid, attributes.gid));
-        }
-    }
-
-    fn remember_owner_in(&self, opcode: Opcode, body: &[u8]) {
-        match opcode {
-            Opcode::GetAttributes | Opcode::SetAttributes => {
-                if let Ok((reply, _)) = AttributesReply::read_from_prefix(body) {
-                    self.remember_owner(&reply.attributes);
-                }
-            }
-            Opcode::Statx => {
-                if let (Ok((reply, _)), Some(owners)) = (StatxReply::read_from_prefix(body), &self.owners) {
-                    lock(owners).insert(reply.statx.inode, (reply.statx.uid, reply.statx.gid));
-                }
-            }
-            _ => {
-                if let Ok((reply, _)) = EntryReply::read_from_prefix(body) {
-                    self.remember_owner(&reply.attributes);
-                }
-            }
-        }
+    /// The owners, if they have to be corrected.
+    pub fn owners(&self) -> Option<&Owners> {
+        self.owners.as_ref()
     }
 
     /// What is to be remembered of a request.
@@ -113,18 +87,7 @@ impl Home {
                 inner,
                 interrupted: false,
             }),
-            Opcode::GetAttributes
-            | Opcode::SetAttributes
-            | Opcode::Statx
-            | Opcode::Create
-            | Opcode::TemporaryFile
-            | Opcode::MakeNode
-            | Opcode::MakeDirectory
-            | Opcode::SymbolicLink
-            | Opcode::Link => self.owners.is_some().then_some(Asked::Owner {
-                opcode: request.opcode,
-            }),
-            _ => None,
+            opcode => (self.owners.is_some() && Owners::concern(opcode)).then_some(Asked::Owner { opcode }),
         }
     }
 }
@@ -165,11 +128,13 @@ pub fn replied(
     match asked {
         Asked::Lookup { inner, proc } if error == 0 => {
             let malformed = || LinkError::from(WireError::Malformed("file reply"));
+            if let Some(owners) = home.owners() {
+                owners.hide_in_reply(Opcode::Lookup, body);
+            }
             let (mut entry, _) = EntryReply::read_from_prefix(body).map_err(|_| malformed())?;
             if entry.node & OWN != 0 {
                 return Err(malformed());
             }
-            home.remember_owner(&entry.attributes);
             if proc {
                 shared.files.proc.set_root(entry.node);
             }
@@ -182,7 +147,11 @@ pub fn replied(
                 body[..size_of::<EntryReply>()].copy_from_slice(entry.as_bytes());
             }
         }
-        Asked::Owner { opcode } if error == 0 => home.remember_owner_in(opcode, body),
+        Asked::Owner { opcode } if error == 0 => {
+            if let Some(owners) = home.owners() {
+                owners.hide_in_reply(opcode, body);
+            }
+        }
         Asked::Wait {
             inner,
             interrupted: true,

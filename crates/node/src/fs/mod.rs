@@ -14,6 +14,7 @@
 pub mod dev;
 pub mod handles;
 pub mod home;
+pub mod owners;
 pub mod proc;
 mod terminal;
 
@@ -151,13 +152,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// A door for the FUSE device of a world.
-    pub fn new(device: OwnedFd, ids: Ids) -> Self {
+    /// A door for the FUSE device of a world; `owner` is the home user.
+    pub fn new(device: OwnedFd, ids: Ids, owner: owners::Owner) -> Self {
         Self {
             device,
             pending: Mutex::default(),
-            home: home::Home::new(ids),
-            handles: handles::Handles::default(),
+            home: home::Home::new(ids, owner),
+            handles: handles::Handles::new(owner),
             proc: proc::Proc::default(),
         }
     }
@@ -385,7 +386,7 @@ fn interrupt(shared: &Arc<Shared>, request: &Request<'_>) {
     };
     let flag = |pending: &mut HashMap<u64, Pending>| match pending.get_mut(&unique) {
         Some(Pending::Home(asked)) => asked.interrupt(),
-        Some(Pending::Handle(asked)) => !std::mem::replace(&mut asked.interrupted, true),
+        Some(Pending::Handle(asked)) => asked.interrupt(),
         None => false,
     };
     if flag(&mut lock(&shared.files.pending)) {

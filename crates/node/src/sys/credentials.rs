@@ -120,13 +120,6 @@ pub fn clear_groups() -> io::Result<()> {
     super::check(unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) }).map(drop)
 }
 
-/// Allows or forbids other processes of the same ids to look into this one.
-pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
-    // SAFETY: integers only.
-    super::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable)) }.into())
-        .map(drop)
-}
-
 /// Sets one resource limit as far as the node's own hard limit allows.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let set = |soft, hard| {

@@ -115,7 +115,13 @@ impl Tracer {
             Correction::Status(truth) => show(&mut shown, extended, &truth[..]),
             Correction::Owners => {
                 let inode = word(&shown, if extended { statx::INODE } else { stat::INODE });
-                let Some((uid, gid)) = self.shared.files.home.owner_of(inode) else {
+                let Some((uid, gid)) = self
+                    .shared
+                    .files
+                    .home
+                    .owners()
+                    .and_then(|owners| owners.of(inode))
+                else {
                     return Ok(());
                 };
                 let (uid_at, gid_at) = if extended {

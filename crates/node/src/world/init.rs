@@ -8,7 +8,7 @@ use afield_link::wire::{Hello, Spawn, SpawnError};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Ids, Step, WorldError, align_clocks, become_home_user, exit_now, guest, mounts, write_failure};
-use crate::sys::{clone, credentials, namespaces, signals, sockets};
+use crate::sys::{clone, namespaces, signals, sockets};
 
 /// Runs in the stage process: enters the rest of the namespaces and becomes init's maker.
 pub(super) fn stage(hello: &Hello, session: u32, channel: UnixStream) -> Result<(), WorldError> {
@@ -64,8 +64,8 @@ fn inhabit(
     mounts::prepare(&device, (hello.uid, hello.gid))?;
     sockets::send_with(channel, b"I", device.as_fd()).step("hello to the session")?;
     drop(device);
-    // A change of ids cleared this; also, no guest may look into init.
-    credentials::set_dumpable(false).step("PR_SET_DUMPABLE")?;
+    // A change of ids cleared this. (Guests cannot look into init or its children on their way: these have capabilities
+    // that guests do not have.)
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
     let hidden = mounts::complete()?;
     close_all_but(&[&channel.as_fd(), &hidden.as_fd()]);

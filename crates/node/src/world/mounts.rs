@@ -57,17 +57,8 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     for name in NODE_FACTS {
         bind(&format!("{own}/{name}"), &format!("/tmp/root/proc/{name}"))?;
     }
-    if is_directory("/tmp/root/sys")
-        && mount(
-            c"sysfs",
-            c"/tmp/root/sys",
-            c"sysfs",
-            strict | libc::MS_RDONLY,
-            c"",
-        )
-        .is_err()
-    {
-        mount(c"/sys", c"/tmp/root/sys", c"", libc::MS_BIND | libc::MS_REC, c"").step("bind /sys")?;
+    for path in ["/sys/devices/system/cpu", "/sys/devices/system/node"] {
+        bind(path, &format!("/tmp/root{path}"))?;
     }
     for name in OWN_DEVICES {
         bind(&format!("/dev/{name}"), &format!("/tmp/root/dev/{name}"))?;
@@ -84,17 +75,13 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     Ok(hidden)
 }
 
-/// Mounts a file of the node over one of home's, if home has it.
+/// Mounts a file or directory of the node over one of home's, if both have it.
 fn bind(source: &str, target: &str) -> Result<(), WorldError> {
-    if fs::symlink_metadata(target).is_err() {
+    if fs::symlink_metadata(target).is_err() || fs::symlink_metadata(source).is_err() {
         return Ok(());
     }
     let (from, to) = (c_string(source.to_owned())?, c_string(target.to_owned())?);
-    mount(&from, &to, c"", libc::MS_BIND, c"").step(format!("bind {source}"))
-}
-
-fn is_directory(path: &str) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+    mount(&from, &to, c"", libc::MS_BIND | libc::MS_REC, c"").step(format!("bind {source}"))
 }
 
 fn c_string(text: String) -> Result<CString, WorldError> {
