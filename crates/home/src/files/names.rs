@@ -154,17 +154,20 @@ impl FileService {
     }
 
     /// Before a name goes: if the node's kernel knows the file, it may still use it afterwards.
-    fn keep_reachable(&self, directory: &Arc<PathDescriptor>, name: &CStr) {
-        if let Ok(stat) = stat_name(&**directory, name) {
-            self.nodes.survive_unlink(&Identity::of(&stat), &self.credentials);
-        }
+    fn keep_reachable(&self, directory: &Arc<PathDescriptor>, name: &CStr) -> Option<Arc<Node>> {
+        let stat = stat_name(&**directory, name).ok()?;
+        self.nodes.survive_unlink(&Identity::of(&stat), &self.credentials)
     }
 
     pub(super) fn remove(&self, request: &mut Request<'_>, flags: AtFlags) -> Result<()> {
         let name = request.name()?;
         let directory = self.descriptor(request.header.node)?;
-        self.keep_reachable(&directory, name);
-        rustix::fs::unlinkat(&*directory, name, flags)
+        let kept = self.keep_reachable(&directory, name);
+        rustix::fs::unlinkat(&*directory, name, flags)?;
+        if let Some(node) = kept {
+            self.nodes.unlinked(&node);
+        }
+        Ok(())
     }
 
     pub(super) fn rename(&self, request: &mut Request<'_>) -> Result<()> {
@@ -187,10 +190,15 @@ impl FileService {
         let old_parent = request.header.node;
         let old_directory = self.descriptor(old_parent)?;
         let new_directory = self.descriptor(new_parent)?;
-        if flags.is_empty() {
-            self.keep_reachable(&new_directory, new);
-        }
+        let replaced = if flags.is_empty() {
+            self.keep_reachable(&new_directory, new)
+        } else {
+            None
+        };
         rustix::fs::renameat_with(&*old_directory, old, &*new_directory, new, flags)?;
+        if let Some(node) = replaced {
+            self.nodes.unlinked(&node);
+        }
         // Nodes are found again by their names, so those must be right from now on.
         self.note_place(new_parent, &new_directory, new);
         if flags.contains(RenameFlags::EXCHANGE) {

@@ -361,7 +361,10 @@ impl Nodes {
         });
         let clock = self.clock.fetch_add(1, Ordering::Relaxed);
         node.touched.store(clock, Ordering::Relaxed);
-        let kept = Arc::clone(lock(&node.descriptor).get_or_insert(fresh));
+        let mut slot = lock(&node.descriptor);
+        let kept = Arc::clone(slot.get_or_insert_with(|| Arc::clone(&fresh)));
+        drop(slot);
+        drop(fresh);
         if self.open_count.load(Ordering::Relaxed) > self.budget {
             self.evict(node);
         }
@@ -373,12 +376,17 @@ impl Nodes {
         lock(&node.descriptor).get_or_insert_with(|| Arc::clone(descriptor));
     }
 
-    /// Makes sure that a node can be reached after its name at this place is gone.
-    pub fn survive_unlink(&self, identity: &Identity, credentials: &Credentials) {
-        let Some(node) = self.find(identity) else { return };
-        if self.descriptor(&node, credentials).is_ok() {
-            node.nameless.store(true, Ordering::Relaxed);
-        }
+    /// Makes sure that a node, if it is known, can be reached after a name of it is gone.
+    pub fn survive_unlink(&self, identity: &Identity, credentials: &Credentials) -> Option<Arc<Node>> {
+        let node = self.find(identity)?;
+        self.descriptor(&node, credentials).ok()?;
+        node.nameless.store(true, Ordering::Relaxed);
+        Some(node)
+    }
+
+    /// Says that a name of the node is gone now. Somebody may have looked it up just before.
+    pub fn unlinked(&self, node: &Node) {
+        node.nameless.store(true, Ordering::Relaxed);
     }
 
     /// Closes descriptors that have not been used since the call before the last. To be called every few seconds, so
