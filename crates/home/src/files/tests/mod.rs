@@ -8,6 +8,8 @@ mod locks;
 mod names;
 mod reach;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,6 +41,12 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
+        // Tests may have made directories that an ordinary user cannot even list.
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = std::fs::set_permissions(entry.path(), Permissions::from_mode(0o700));
+            }
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
