@@ -52,6 +52,8 @@ pub struct EntryStatus {
     pub started: bool,
     /// It will end by itself: its end needs no `Kill`.
     pub ending: bool,
+    /// It was made for a fork that was taken back.
+    pub hidden: bool,
     /// It was asked to stop itself, and has not told that it runs again.
     pub stopping: bool,
     /// It was found stopped by somebody else.

@@ -195,12 +195,18 @@ impl Session {
                 "{pid} is not a child of {parent}"
             )));
         }
-        lock(&child.status).ending = true;
-        self.unregister(pid);
+        {
+            let mut status = lock(&child.status);
+            status.ending = true;
+            status.hidden = true;
+        }
         match self.deputy(parent) {
+            // The child's channel stays open until its end: otherwise it would end by itself, and be seen.
             Some(parent) => self.tell(&parent, 0, &ToDeputy::Unfork { pid }, None),
-            // Its channel ends with this: it goes by itself.
-            None => Ok(()),
+            None => {
+                self.unregister(pid);
+                Ok(())
+            }
         }
     }
 

@@ -229,6 +229,7 @@ impl Session {
     pub fn processes(&self) -> Vec<Process> {
         self.all_deputies()
             .iter()
+            .filter(|entry| !lock(&entry.status).hidden)
             .map(|entry| Process {
                 pid: entry.pid,
                 job: entry.job,

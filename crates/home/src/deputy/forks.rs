@@ -99,6 +99,5 @@ impl Deputy {
             let _ = self.forward(&info);
         }
         drop(sending);
-        self.children.forget(pid);
     }
 }

@@ -24,6 +24,8 @@ mod locks;
 mod operations;
 mod places;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod waits;
 mod workers;
 

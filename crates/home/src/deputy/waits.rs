@@ -37,16 +37,19 @@ pub struct Children {
 struct Known {
     /// Those that live or have not been waited for, with what they have used if they are about to end.
     usages: HashMap<u32, Option<Usage>>,
-    /// Those of which the guest must not know.
+    /// Those of which the guest must not know. They stay here when they are gone, because a worker that has seen one may
+    /// come late to ask.
     hidden: HashSet<u32>,
     /// What those have used who have been waited for.
     reaped: Usage,
 }
 
 impl Children {
-    /// There is a new one.
+    /// There is a new one. It may have the number of one that was hidden.
     pub fn born(&self, pid: u32) {
-        lock(&self.known).usages.insert(pid, None);
+        let mut known = lock(&self.known);
+        known.hidden.remove(&pid);
+        known.usages.insert(pid, None);
     }
 
     /// One is about to end.
@@ -67,11 +70,6 @@ impl Children {
             known.hidden.insert(pid);
         }
         is_child
-    }
-
-    /// It has been waited for; its number may be anybody's now.
-    pub fn forget(&self, pid: u32) {
-        lock(&self.known).hidden.remove(&pid);
     }
 
     fn is_hidden(&self, pid: u32) -> bool {
