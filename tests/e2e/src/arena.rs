@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::Stdin;
 use crate::network::{NODE_ADDRESS, Network, is_listening};
-use crate::process::{MARKER, Watch, list};
+use crate::process::{MARKER, Process, Watch, list};
 use crate::run::{Outcome, Running};
 use crate::sys::Surroundings;
 use crate::tree::Tree;
@@ -55,7 +57,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    pub fn new(name: &str, mode: Mode) -> Self {
+    pub fn new(mode: Mode) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let base = std::env::temp_dir().join(format!("afield-e2e-{}-{number}", std::process::id()));
@@ -75,7 +77,6 @@ impl Arena {
         if mode.place != Place::Native {
             product::install(product::binary(), arena.bin(), "afield");
         }
-        let _ = name;
         arena
     }
 
@@ -235,15 +236,40 @@ impl Arena {
         }
     }
 
+    /// Runs a setup script at home, natively.
+    pub fn prepare(&self, script: &str) {
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = vec!["bash".into(), "-euc".into(), script.into()];
+        self.run(&job).expect_exit(0);
+    }
+
+    /// Panics, with all that is known, if the test left anything behind.
+    #[track_caller]
+    pub fn expect_clean(&mut self) {
+        let report = self.finish();
+        assert!(report.is_empty(), "{}\n{}", report.join("\n"), self.logs());
+    }
+
     /// Starts the node daemon, in the modes that have one.
     pub fn start_node(&mut self) {
         let Some(network) = &self.network else { return };
-        let mut job = self.afield(&["node", "--listen", &format!("{NODE_ADDRESS}:{NODE_PORT}")]);
+        let namespaces = network.node.clone();
+        let address = self.node_address();
+        self.start_node_in(namespaces, &address, NODE_PORT);
+    }
+
+    /// Starts a node daemon beside the home, at an address with this port.
+    pub fn start_node_at(&mut self, address: &str, port: u16) {
+        self.start_node_in(self.at_home().namespaces, address, port);
+    }
+
+    fn start_node_in(&mut self, namespaces: Vec<(i32, Arc<OwnedFd>)>, address: &str, port: u16) {
+        let mut job = self.afield(&["node", "--listen", address]);
         job.timeout = Duration::from_secs(3600);
         job.environment
             .push(("AFIELD_RUNTIME_DIR".into(), self.base.join("node-run").into()));
         let surroundings = Surroundings {
-            namespaces: network.node.clone(),
+            namespaces,
             ..self.at_home()
         };
         let mut node = Running::start(
@@ -253,18 +279,47 @@ impl Arena {
             &self.watch,
             job.timeout,
         );
-        if !is_listening(node.pid(), NODE_PORT, DAEMON_BOUND) {
+        if !is_listening(node.pid(), port, DAEMON_BOUND) {
             let is_alive = node.is_alive();
             let hint = self.watch.describe();
             self.watch.kill_all();
             let outcome = node.wait();
+            let message = outcome.message();
             panic!(
-                "afield node does not listen (alive: {is_alive}; {})\n{}{hint}",
-                outcome.ended,
-                outcome.message()
+                "afield node does not listen (alive: {is_alive}; {})\n{message}{hint}",
+                outcome.ended
             );
         }
         self.node = Some(node);
+    }
+
+    /// Tells the node daemon to end, if there is one, and says what it left behind.
+    pub fn stop_node(&mut self) -> Vec<String> {
+        let Some(node) = self.node.take() else {
+            return Vec::new();
+        };
+        if let Some(pid) = Pid::from_raw(node.pid()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let session = node.pid();
+        let is_its = |process: &Process| process.session == session || process.parent == session;
+        let left = self.watch.until_none(DAEMON_BOUND, is_its);
+        let mut report = Vec::new();
+        if !left.is_empty() {
+            report.push(format!(
+                "left by a node that was told to end:\n{}",
+                self.watch.describe()
+            ));
+            left.iter().for_each(Process::kill);
+        }
+        report.extend(node.wait().trouble);
+        report
+    }
+
+    /// The agent, if there is one.
+    pub fn agent(&self) -> Option<Process> {
+        let is_agent = |process: &Process| process.is_afield() && process.command_line.contains(" agent");
+        self.watch.all().into_iter().find(is_agent)
     }
 
     /// The node daemon, if there is one.
@@ -275,11 +330,13 @@ impl Arena {
     /// Stops agent and node, and says what they left behind.
     pub fn finish(&mut self) -> Vec<String> {
         let mut report = Vec::new();
-        if self.mode.place != Place::Native {
+        if self.agent().is_some() {
             let outcome = self.run(&self.afield(&["agent", "stop"]));
             if outcome.ended != crate::Ended::Exit(0) {
                 report.push(format!("agent stop: {}: {}", outcome.ended, outcome.message()));
             }
+        }
+        if self.mode.place != Place::Native {
             let node = self.node_pid();
             let left = self.watch.until_none(DAEMON_BOUND, |process| {
                 node.is_none_or(|node| process.session != node && process.parent != node)
@@ -288,21 +345,8 @@ impl Arena {
                 report.push(format!("left by agent stop:\n{}", list(&left)));
             }
         }
-        if let Some(node) = self.node.take() {
-            if let Some(pid) = Pid::from_raw(node.pid()) {
-                let _ = kill_process(pid, Signal::TERM);
-            }
-            let left = self.watch.until_none(DAEMON_BOUND, |_| true);
-            if !left.is_empty() {
-                report.push(format!(
-                    "left by a node that was told to end:\n{}",
-                    self.watch.describe()
-                ));
-                self.watch.kill_all();
-            }
-            report.extend(node.wait().trouble);
-        }
-        let left = self.watch.until_none(Duration::ZERO, |_| true);
+        report.extend(self.stop_node());
+        let left = self.watch.until_none(DAEMON_BOUND, |_| true);
         if !left.is_empty() {
             report.push(format!("left at the end:\n{}", list(&left)));
             self.watch.kill_all();

@@ -14,6 +14,7 @@
 //! | `AFIELD_BIN` | the program under test; otherwise it is built by cargo |
 //! | `AFIELD_E2E_KEEP` | keep the directories of failed cases, and say where they are |
 //! | `AFIELD_E2E_SHOW` | print what each case gives natively (with `-- --nocapture`) |
+//! | `AFIELD_E2E_SECONDS` | give no run more time than this |
 //! | `AFIELD_E2E_SEED` | the seed of the tests that choose at random |
 //! | `CI` | `true`: what cannot run here is a failure, not a skip |
 
@@ -27,6 +28,7 @@ mod product;
 mod programs;
 mod random;
 mod run;
+pub mod samples;
 mod sys;
 mod tools;
 mod tree;
@@ -35,7 +37,7 @@ pub use arena::{Arena, Job};
 pub use case::{Case, Stdin, check};
 pub use process::{Process, Watch};
 pub use random::Random;
-pub use run::{Ended, Outcome};
+pub use run::{Ended, Outcome, Running};
 pub use tools::{need, skip};
 
 /// Where the computing of a case is done.
@@ -57,6 +59,14 @@ pub struct Mode {
     pub user: bool,
 }
 
+impl Mode {
+    /// Whether a test runs in this mode; says so if it cannot.
+    pub fn is_wanted(self, test: &str) -> bool {
+        // For an ordinary user, the plain modes are already what is meant.
+        (!self.user || rustix::process::getuid().is_root()) && (self.place != Place::Tcp || need(test, "ip"))
+    }
+}
+
 /// Turns cases into tests: `name: Case;` gives `name::native`, `name::embedded` and `name::tcp`.
 #[macro_export]
 macro_rules! cases {
@@ -76,6 +86,29 @@ macro_rules! cases {
         fn $name() {
             let mode = $crate::Mode { place: $crate::Place::$place, user: $user };
             $crate::check(stringify!($case), &case(), mode);
+        }
+    };
+}
+
+/// Turns functions of a [`Mode`] into tests: `function in name;` gives `name::embedded` and `name::tcp`, and the same
+/// as an ordinary user where the suite is run by root.
+#[macro_export]
+macro_rules! modes {
+    ($($function:ident in $name:ident;)*) => { $(
+        mod $name {
+            $crate::modes!(@ $function embedded Embedded false);
+            $crate::modes!(@ $function tcp Tcp false);
+            $crate::modes!(@ $function embedded_user Embedded true);
+            $crate::modes!(@ $function tcp_user Tcp true);
+        }
+    )* };
+    (@ $function:ident $name:ident $place:ident $user:literal) => {
+        #[test]
+        fn $name() {
+            let mode = $crate::Mode { place: $crate::Place::$place, user: $user };
+            if mode.is_wanted(stringify!($function)) {
+                super::$function(mode);
+            }
         }
     };
 }

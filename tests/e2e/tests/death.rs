@@ -1,0 +1,138 @@
+//! Killing any part at any moment leaves nothing behind, and the survivors say what happened.
+
+use std::time::{Duration, Instant};
+
+use afield_e2e::samples::PROJECT;
+use afield_e2e::{Arena, Ended, Mode, Process, Random, modes, need};
+
+modes! {
+    fifty_kills in kills_at_random;
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Deputy,
+    Guest,
+    Init,
+    Agent,
+    Node,
+    Session,
+}
+
+const PARTS: [Part; 6] = [
+    Part::Deputy,
+    Part::Guest,
+    Part::Init,
+    Part::Agent,
+    Part::Node,
+    Part::Session,
+];
+
+impl Part {
+    fn of(process: &Process, job: i32) -> Option<Self> {
+        if process.is_init() {
+            Some(Self::Init)
+        } else if process.is_guest() {
+            Some(Self::Guest)
+        } else if !process.is_afield() {
+            None
+        } else if process.session == job {
+            Some(Self::Deputy)
+        } else if process.command_line.contains(" agent") {
+            Some(Self::Agent)
+        } else if process.command_line.contains(" --listen") && process.parent == std::process::id() as i32 {
+            Some(Self::Node)
+        } else {
+            Some(Self::Session)
+        }
+    }
+}
+
+fn fifty_kills(mode: Mode) {
+    if !need("fifty_kills", "make") || !need("fifty_kills", "cc") {
+        return;
+    }
+    let name = format!("fifty_kills {mode:?}");
+    let mut random = Random::seeded(&name);
+    let mut hits = std::collections::BTreeMap::new();
+    for round in 0..50 {
+        let part = one_kill(mode, &mut random, round);
+        *hits.entry(format!("{part:?}")).or_insert(0) += 1;
+    }
+    println!("{name}: {hits:?}");
+}
+
+fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    arena.prepare(PROJECT);
+    let job = arena.start(&arena.afield_script("exec make -s -j2 -C p"));
+    let job_pid = job.pid();
+    // The moment is what is random here; nothing is waited for.
+    let moment = Duration::from_micros(random.below(700_000));
+    let until = Instant::now() + moment;
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let processes = arena.watch().all();
+    let of_part = |part: Part| -> Vec<&Process> {
+        processes
+            .iter()
+            .filter(|process| Part::of(process, job_pid) == Some(part))
+            .collect()
+    };
+    let parts: Vec<Part> = PARTS
+        .into_iter()
+        .filter(|part| !of_part(*part).is_empty())
+        .collect();
+    let part = random.choose(&parts).copied();
+    let victim = part.and_then(|part| random.choose(&of_part(part)).map(|process| (*process).clone()));
+    if let Some(victim) = &victim {
+        victim.kill();
+    }
+    let what = format!("round {round}: {part:?} killed after {moment:?}: {victim:?}");
+
+    let outcome = job.wait();
+    assert!(
+        outcome.trouble.is_empty(),
+        "{what}\n{}\n{}",
+        outcome.message(),
+        outcome.trouble.join("\n")
+    );
+    let is_done = outcome.ended == Ended::Exit(0);
+    let killed = Ended::Signal {
+        number: 9,
+        core: false,
+    };
+    let is_root = victim
+        .as_ref()
+        .is_some_and(|victim| victim.pid == job_pid || victim.inner_pid == Some(job_pid));
+    let is_expected = match part {
+        Some(Part::Deputy | Part::Guest) if is_root => outcome.ended == killed,
+        // A compiler, say: then make fails.
+        Some(Part::Deputy | Part::Guest) => matches!(outcome.ended, Ended::Exit(_)),
+        Some(Part::Init) => outcome.ended == killed || outcome.ended == Ended::Exit(125),
+        Some(Part::Agent | Part::Node | Part::Session) => {
+            outcome.ended == Ended::Exit(125) && outcome.message().contains("afield: ")
+        }
+        None => true,
+    };
+    let message = outcome.message();
+    assert!(is_expected || is_done, "{what}\n{}\n{message}", outcome.ended);
+
+    // Whoever survived can be used again.
+    if part != Some(Part::Node) {
+        let again = arena.run(&arena.afield_script("exit 9"));
+        assert_eq!(
+            again.ended,
+            Ended::Exit(9),
+            "{what}, and then: {}\n{}",
+            again.message(),
+            again.trouble.join("\n")
+        );
+    }
+    let left = arena.finish();
+    assert!(left.is_empty(), "{what}\n{}", left.join("\n"));
+    part
+}
