@@ -1,6 +1,7 @@
 //! Operations on home objects.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use afield_abi::fuse::{SetAttributesRequest, set_flag};
@@ -15,6 +16,7 @@ use super::handles::{Handle, Sort};
 use super::lead::Lead;
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
+use crate::sys::object::Operand;
 use crate::sys::{object, signals};
 
 /// Most bytes read at once: what fits a frame with its head.
@@ -289,8 +291,10 @@ impl Deputy {
     fn control(&self, worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
         let command = operation.argument as u32;
         let mut memory = operation.data().to_vec();
-        if object::operand(command).is_none() {
-            self.log(format!("ioctl {command:#x} is not one that home executes"));
+        match object::operand(command) {
+            None => self.log(format!("ioctl {command:#x} is not one that home executes")),
+            Some(Operand::Memory(bytes)) if memory.len() < bytes => memory.resize(bytes, 0),
+            Some(_) => {}
         }
         let result = self.with_terminal(operation, || {
             worker.wait(|flag| {
@@ -320,8 +324,10 @@ impl Deputy {
     pub(super) fn open(self: &Arc<Self>, id: u64, handle: u64, flags: u32, file: OwnedFd) {
         let work = move |worker: &mut Worker<'_>| {
             let deputy = worker.deputy;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let path = CString::new(path).unwrap_or_default();
             let result = loop {
-                match worker.wait(|flag| object::open_again(flag, file.as_fd(), flags)) {
+                match worker.wait(|flag| object::open(flag, &path, flags)) {
                     Err(libc::EINTR) if !worker.cancelled() => {}
                     result => break result,
                 }

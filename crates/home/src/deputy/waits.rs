@@ -180,14 +180,17 @@ impl Wait {
         }
     }
 
-    /// Waits with these options besides the guest's own.
-    fn attempt(&mut self, deputy: &Deputy, flag: &Flag, more: i32) -> Found {
+    /// Before a try with these options besides the guest's own.
+    fn prepare(&mut self, more: i32) {
         self.call
             .set_register(self.places.0, self.options | more as u32 as u64);
         if let (nr::WAITID, Some(info)) = (self.call.number(), self.call.memory(2)) {
             info[16..20].fill(0);
         }
-        let result = self.call.make(flag);
+    }
+
+    /// What a try's result means.
+    fn judge(&mut self, deputy: &Deputy, result: i64) -> Found {
         if result < 0 {
             return Found::Result(result);
         }
@@ -235,7 +238,9 @@ impl Deputy {
     /// Waits for a child; if none has anything to report, in a worker.
     pub(super) fn begin_wait(self: &Arc<Self>, id: u64, call: Prepared) {
         let mut wait = Wait::new(call);
-        match wait.attempt(self, &Flag::default(), libc::WNOHANG) {
+        wait.prepare(libc::WNOHANG);
+        let result = wait.call.make(&Flag::default());
+        match wait.judge(self, result) {
             Found::Result(result) => return self.answer_call(id, result, &wait.call),
             Found::Nothing if wait.options & libc::WNOHANG as u64 != 0 => {
                 return self.answer_call(id, 0, &wait.call);
@@ -245,7 +250,9 @@ impl Deputy {
         let work = move |worker: &mut Worker<'_>| {
             let deputy = worker.deputy;
             let result = loop {
-                match worker.wait(|flag| wait.attempt(deputy, flag, 0)) {
+                wait.prepare(0);
+                let result = worker.wait(|flag| wait.call.make(flag));
+                match wait.judge(deputy, result) {
                     Found::Result(EINTR) if !worker.cancelled() => {}
                     Found::Result(result) => break result,
                     Found::Nothing => break 0,

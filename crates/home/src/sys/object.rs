@@ -1,5 +1,6 @@
 //! Reading, writing and controlling what a deputy has open, as interruptible calls.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -184,26 +185,22 @@ pub fn operand(command: u32) -> Option<Operand> {
         .map(|(_, operand)| *operand)
 }
 
-/// An `ioctl` of the commands that [`operand`] knows. Memory is what the guest gave, made as long as the command
-/// needs; it holds what the command left there afterwards. Others fail with `ENOTTY`.
+/// An `ioctl` of the commands that [`operand`] knows; others fail with `ENOTTY`, and too little memory with `EFAULT`. The
+/// memory holds what the command left there afterwards.
 pub fn control(
     flag: &Flag,
     file: BorrowedFd<'_>,
     command: u32,
     number: u64,
-    memory: &mut Vec<u8>,
+    memory: &mut [u8],
 ) -> Result<i64, i32> {
     match operand(command) {
         None => Err(libc::ENOTTY),
         // SAFETY: the command takes a number.
         Some(Operand::Number) => unsafe { control_raw(flag, file, command, number) },
-        Some(Operand::Memory(bytes)) => {
-            if memory.len() < bytes {
-                memory.resize(bytes, 0);
-            }
-            // SAFETY: the memory is as large as the command's structure, which has no pointers.
-            unsafe { control_raw(flag, file, command, memory.as_mut_ptr() as u64) }
-        }
+        Some(Operand::Memory(bytes)) if memory.len() < bytes => Err(libc::EFAULT),
+        // SAFETY: the memory is as large as the command's structure, which has no pointers.
+        Some(Operand::Memory(_)) => unsafe { control_raw(flag, file, command, memory.as_mut_ptr() as u64) },
     }
 }
 
@@ -225,9 +222,8 @@ pub fn allocate(flag: &Flag, file: BorrowedFd<'_>, mode: u64, offset: i64, lengt
     result(unsafe { interrupt::call(flag, libc::SYS_fallocate, arguments) })
 }
 
-/// Opens again what a descriptor (possibly `O_PATH`) refers to; close-on-exec.
-pub fn open_again(flag: &Flag, file: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd, i32> {
-    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+/// Opens a file; close-on-exec.
+pub fn open(flag: &Flag, path: &CStr, flags: u32) -> Result<OwnedFd, i32> {
     let refused = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
     let flags = (flags & !refused) | libc::O_CLOEXEC as u32;
     let arguments = [
@@ -238,7 +234,7 @@ pub fn open_again(flag: &Flag, file: BorrowedFd<'_>, flags: u32) -> Result<Owned
         0,
         0,
     ];
-    // SAFETY: the path ends with NUL.
+    // SAFETY: the path ends with NUL, as its type says.
     let opened = result(unsafe { interrupt::call(flag, libc::SYS_openat, arguments) })?;
     // SAFETY: the call made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(opened as RawFd) })
