@@ -14,6 +14,9 @@ pub enum Stdin {
     Pipe(Vec<u8>),
 }
 
+/// Makes equal what differs from run to run.
+type Mask = fn(&[u8]) -> Vec<u8>;
+
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     /// A script that runs afield as a whole.
@@ -41,7 +44,7 @@ pub struct Case {
     pub(crate) programs: Vec<&'static str>,
     pub(crate) timeout: Duration,
     /// Applied to both outputs before they are compared.
-    pub(crate) mask: Option<fn(&[u8]) -> Vec<u8>>,
+    pub(crate) mask: Option<Mask>,
     /// Files of which only the presence, type and mode are compared.
     pub(crate) volatile: Vec<&'static str>,
 }
@@ -152,7 +155,7 @@ impl Case {
         self
     }
 
-    pub fn mask(mut self, mask: fn(&[u8]) -> Vec<u8>) -> Self {
+    pub fn mask(mut self, mask: Mask) -> Self {
         self.mask = Some(mask);
         self
     }
