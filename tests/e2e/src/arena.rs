@@ -279,6 +279,8 @@ impl Arena {
             &self.watch,
             job.timeout,
         );
+        // No job: the marker in its environment is enough to find it.
+        self.watch.forget_session(node.pid());
         if !is_listening(node.pid(), port, DAEMON_BOUND) {
             let is_alive = node.is_alive();
             let hint = self.watch.describe();

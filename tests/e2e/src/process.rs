@@ -152,6 +152,10 @@ impl Watch {
         self.sessions.lock().unwrap().push(session);
     }
 
+    pub(crate) fn sessions_count(&self) -> usize {
+        self.sessions.lock().unwrap().len()
+    }
+
     pub(crate) fn forget_session(&self, session: i32) {
         self.sessions.lock().unwrap().retain(|known| *known != session);
     }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::case::Stdin;
-use crate::process::{STEP, Watch};
+use crate::process::{Process, STEP, Watch};
 use crate::sys::{Surroundings, prepare};
 use crate::tree::Tree;
 
@@ -207,13 +207,14 @@ impl Running {
                 "output is still held open {GRACE:?} after the end, perhaps by one of:\n{who}"
             ));
         }
-        // Deputies are in the job's session, and guests in another pid namespace.
-        let left = self
-            .watch
-            .until_none(GRACE, |process| process.session == pid || process.is_guest());
+        // Deputies are in the job's session, guests in another pid namespace. Whose guest it is shows only when no other
+        // job runs.
+        let is_alone = self.watch.sessions_count() == 1;
+        let is_left = |process: &Process| process.session == pid || is_alone && process.is_guest();
+        let left = self.watch.until_none(GRACE, is_left);
         if !left.is_empty() {
             trouble.push(format!("processes left behind:\n{}", crate::process::list(&left)));
-            left.iter().for_each(crate::Process::kill);
+            left.iter().for_each(Process::kill);
         }
         self.watch.forget_session(pid);
         let window = (self.started, SystemTime::now());
