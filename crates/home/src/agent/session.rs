@@ -230,14 +230,18 @@ impl Session {
         self.all_deputies()
             .iter()
             .filter(|entry| !lock(&entry.status).hidden)
-            .map(|entry| Process {
-                pid: entry.pid,
-                job: entry.job,
-                command: lock(&entry.status).command.clone(),
-                node: self.name.clone(),
-                state: entry.state(),
-                home_calls: entry.calls(),
-                started_ms: entry.started_ms,
+            .map(|entry| {
+                // In a statement of its own: the lock would otherwise be held while `state` takes it.
+                let command = lock(&entry.status).command.clone();
+                Process {
+                    pid: entry.pid,
+                    job: entry.job,
+                    command,
+                    node: self.name.clone(),
+                    state: entry.state(),
+                    home_calls: entry.calls(),
+                    started_ms: entry.started_ms,
+                }
             })
             .collect()
     }
