@@ -113,7 +113,7 @@ pub struct Shared {
     pub files: Files,
     /// Forwarded calls by frame id.
     calls: Mutex<HashMap<u64, Call>>,
-    next_call: AtomicU64,
+    next_id: AtomicU64,
     /// Some process has armed a timer of its own.
     timers: AtomicBool,
     /// To the memory thread.
@@ -127,9 +127,14 @@ impl Shared {
 
     /// Registers a call and gives its frame id.
     pub fn add_call(&self, call: Call) -> u64 {
-        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         self.calls().insert(id, call);
         id
+    }
+
+    /// A new frame id. Requests of every kind share them.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Takes a call whose reply has come.
@@ -248,7 +253,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         orders: Orders::new()?,
         files: Files::new(device, world.ids, (hello.uid, hello.gid)),
         calls: Mutex::default(),
-        next_call: AtomicU64::new(1),
+        next_id: AtomicU64::new(1),
         timers: AtomicBool::new(false),
         memory: Mutex::new(memory),
     });

@@ -95,6 +95,9 @@ impl Door {
                     arguments[0] = P_PID;
                     arguments[1] = u64::from(descriptor.process.ok_or(libc::EBADF)?);
                 }
+                if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
+                    return Ok(Verdict::Answer(Answer::Continue));
+                }
                 self.forward(notification, tid, pid, number, arguments, Then::Answer)
             }
             Class::Both => self.forward(notification, tid, pid, number, arguments, Then::Execute),
@@ -241,6 +244,12 @@ impl Door {
             },
             _ => EXECUTE,
         }
+    }
+
+    /// Limits of a guest are its node's kernel's to hold, but for those that concern what is at home.
+    fn is_limit_of_guest(&self, arguments: &[u64; 6]) -> bool {
+        let at_home = [libc::RLIMIT_NPROC, libc::RLIMIT_NICE].contains(&(arguments[1] as u32));
+        !at_home && self.shared.guests.process(arguments[0] as u32).is_some()
     }
 
     /// A change of owner in a world that knows one: to itself the node's kernel can do it, to others only a privileged

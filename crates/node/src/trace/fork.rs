@@ -80,8 +80,7 @@ impl Tracer {
             made: false,
         });
         let pid = thread.pid;
-        let id = self.next_fork;
-        self.next_fork += 1;
+        let id = self.shared.next_id();
         self.forks.insert(id, tid);
         self.tell(
             id,

@@ -90,7 +90,6 @@ pub struct Tracer {
     early: HashMap<i32, Early>,
     /// Threads whose fork home has been asked for, by frame id.
     forks: HashMap<u64, i32>,
-    next_fork: u64,
     next_info: u64,
 }
 
@@ -103,7 +102,6 @@ impl Tracer {
             processes: HashMap::new(),
             early: HashMap::new(),
             forks: HashMap::new(),
-            next_fork: 1,
             next_info: signals::FIRST_QUEUED,
         }
     }
