@@ -68,6 +68,19 @@ pub struct EntryStatus {
     pub told: HashSet<u32>,
 }
 
+impl EntryStatus {
+    /// For `afield ps`.
+    pub fn state(&self) -> State {
+        if !self.started {
+            State::Starting
+        } else if self.held || self.stopping {
+            State::Stopped
+        } else {
+            State::Running
+        }
+    }
+}
+
 impl DeputyEntry {
     /// A deputy at the other end of `channel`, of which something may have been received already.
     pub fn new(pid: u32, job: u32, parent: Option<u32>, channel: OwnedFd, incoming: Incoming) -> Self {
@@ -158,18 +171,6 @@ impl DeputyEntry {
         let end = text.iter().rposition(|&byte| byte == b')');
         end.and_then(|end| text.get(end + 2))
             .is_some_and(|&state| state == b'T' || state == b't')
-    }
-
-    /// For `afield ps`.
-    pub fn state(&self) -> State {
-        let status = lock(&self.status);
-        if !status.started {
-            State::Starting
-        } else if status.held || status.stopping {
-            State::Stopped
-        } else {
-            State::Running
-        }
     }
 }
 

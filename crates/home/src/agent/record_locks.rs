@@ -60,8 +60,12 @@ impl WaitingThread {
     fn interrupt(self: &Arc<Self>) {
         let thread = Arc::clone(self);
         let insist = move || {
-            while let Some(tid) = *lock(&thread.tid) {
-                thread.flag.interrupt(tid);
+            loop {
+                match &*lock(&thread.tid) {
+                    // Under the lock, so that the thread is still there.
+                    Some(tid) => thread.flag.interrupt(*tid),
+                    None => break,
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         };

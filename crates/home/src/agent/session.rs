@@ -229,19 +229,17 @@ impl Session {
     pub fn processes(&self) -> Vec<Process> {
         self.all_deputies()
             .iter()
-            .filter(|entry| !lock(&entry.status).hidden)
-            .map(|entry| {
-                // In a statement of its own: the lock would otherwise be held while `state` takes it.
-                let command = lock(&entry.status).command.clone();
-                Process {
+            .filter_map(|entry| {
+                let status = lock(&entry.status);
+                (!status.hidden).then(|| Process {
                     pid: entry.pid,
                     job: entry.job,
-                    command,
+                    command: status.command.clone(),
                     node: self.name.clone(),
-                    state: entry.state(),
+                    state: status.state(),
                     home_calls: entry.calls(),
                     started_ms: entry.started_ms,
-                }
+                })
             })
             .collect()
     }
