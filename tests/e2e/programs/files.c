@@ -106,6 +106,7 @@ static void positions(void) {
     CALL(writev(fd, out, -1));
     CALL(read(fd, (void *)8, 1));
     CALL(pread(fd, (void *)8, 1, 0));
+    CALL(lseek(fd, 0, SEEK_SET));
     CALL(write(fd, (void *)8, 1));
     CALL(write(fd, NULL, 0));
     int copy = dup(fd);
