@@ -25,6 +25,7 @@ const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64;
 /// An operation on an object that is open.
 struct Operation {
     id: u64,
+    op: HandleOp,
     handle: Handle,
     /// -1 is the shared one.
     offset: i64,
@@ -76,6 +77,7 @@ impl Deputy {
         };
         let operation = Operation {
             id,
+            op,
             handle,
             offset: header.offset.get(),
             argument: header.argument.get(),
@@ -282,6 +284,11 @@ impl Deputy {
     /// Does something with the object; if it is a terminal, as a process to which job control applies.
     fn with_terminal<T>(&self, operation: &Operation, access: impl FnOnce() -> T) -> T {
         if operation.handle.sort != Sort::Terminal {
+            return access();
+        }
+        // Whoever hands the terminal on from the background has SIGTTOU blocked or ignored, or would be stopped for it; home
+        // does not know the guest's mask, and takes it for blocked.
+        if operation.op == HandleOp::Ioctl && operation.argument == libc::TIOCSPGRP {
             return access();
         }
         let catch = lock(&self.dispositions).background();

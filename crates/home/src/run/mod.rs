@@ -94,9 +94,21 @@ impl RunError {
 pub fn run(job: Job) -> ! {
     process::frugal_memory();
     let error = start_job(&job).unwrap_err();
-    let line = format!("afield: {error}\n");
+    let line = format!("afield: {}\n", without_numbers(&error.to_string()));
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
     process::exit(error.status())
+}
+
+/// The text without the numbers that Rust adds to the kernel's messages.
+fn without_numbers(text: &str) -> String {
+    let mut rest = text;
+    let mut plain = String::with_capacity(text.len());
+    while let Some(at) = rest.find(" (os error ") {
+        plain.push_str(&rest[..at]);
+        rest = rest[at..].split_once(')').map_or("", |(_, after)| after);
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Comes back only with an error.

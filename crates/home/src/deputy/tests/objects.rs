@@ -295,12 +295,13 @@ fn a_background_process_is_stopped_by_its_terminal() {
     let id = job.operate(HandleOp::Read, 1, (-1, 0, 100), 0, &[]);
     assert_eq!(job.signal().0, libc::SIGTTIN);
     assert_eq!(job.operation_answer(id).0, -i64::from(libc::EINTR));
-    // Taking the terminal from the background as well.
-    let group = job.pid.to_le_bytes();
-    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TIOCSPGRP, 4), 0, &group);
+    // Changing the terminal from the background as well.
+    let get = job.operate(HandleOp::Ioctl, 1, (0, libc::TCGETS, 36), 0, &[]);
+    let (_, settings) = job.operation_answer(get);
+    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TCSETSW, 36), 0, &settings);
     assert_eq!(job.signal().0, libc::SIGTTOU);
     assert_eq!(job.operation_answer(id).0, -i64::from(libc::EINTR));
-    // With SIGTTOU ignored, as shells have it, it is given.
+    // With SIGTTOU ignored it is done.
     let mut action = [0u8; 32];
     action[0] = libc::SIG_IGN as u8;
     let id = job.call(
@@ -309,6 +310,9 @@ fn a_background_process_is_stopped_by_its_terminal() {
         &[input(1, &action)],
     );
     assert_eq!(job.call_answer(id).0, 0);
+    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TCSETSW, 36), 0, &settings);
+    assert_eq!(job.operation_answer(id).0, 0);
+    let group = job.pid.to_le_bytes();
     let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TIOCSPGRP, 4), 0, &group);
     assert_eq!(job.operation_answer(id).0, 0);
     // In the foreground it reads.
