@@ -325,6 +325,10 @@ pub mod release_flag {
 /// Bit of [`LockRequest::flags`]: a `flock` lock, not a POSIX record lock.
 pub const LOCK_FLOCK: u32 = 1 << 0;
 
+/// Bit of a [`LockRequest`]'s flags that a session adds to the kernel's: the caller used a lock of an open file description
+/// (`F_OFD_SETLK` and its kin), which the kernel's request does not tell.
+pub const LOCK_DESCRIPTION: u32 = 1 << 31;
+
 /// Bits of [`WriteRequest::write_flags`].
 pub mod write_flag {
     /// A delayed write from the page cache; the handle is a guess.

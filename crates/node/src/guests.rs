@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::door::descriptors::Descriptor;
+
 /// A thread of a guest.
 #[derive(Debug)]
 pub struct Thread {
@@ -36,7 +38,13 @@ pub struct Register {
     processes: HashMap<u32, Process>,
     /// Threads other than leaders, by inner id, as far as someone asked.
     inner: HashMap<u32, i32>,
+    /// Processes by the inode of their descriptors (pidfds), which outlives them: to wait by descriptor for a process
+    /// that has ended.
+    descriptors: HashMap<u64, u32>,
 }
+
+/// Most processes that are remembered by their descriptors' inode.
+const DESCRIPTORS_MAX: usize = 65536;
 
 /// The register behind its lock. It is held for look-ups only, never across a system call that can wait.
 #[derive(Debug, Default)]
@@ -58,6 +66,30 @@ impl Guests {
     /// Whether a process is a guest, and if so whether it has executed its program.
     pub fn process(&self, pid: u32) -> Option<bool> {
         self.lock().process(pid).map(|process| process.executed)
+    }
+
+    /// A process descriptor for this guest is being made.
+    pub fn remember_descriptors_of(&self, pid: u32) {
+        let Some(leader) = self.lock().process(pid).map(|process| process.leader) else {
+            return;
+        };
+        let inode = rustix::process::Pid::from_raw(leader)
+            .and_then(|leader| rustix::process::pidfd_open(leader, rustix::process::PidfdFlags::empty()).ok())
+            .and_then(|descriptor| rustix::fs::fstat(descriptor).ok());
+        if let Some(status) = inode {
+            let mut register = self.lock();
+            if register.descriptors.len() >= DESCRIPTORS_MAX {
+                register.descriptors.clear();
+            }
+            register.descriptors.insert(status.st_ino, pid);
+        }
+    }
+
+    /// The process that a process descriptor is for, also if it has ended.
+    pub fn process_of_descriptor(&self, descriptor: &Descriptor) -> Option<u32> {
+        descriptor
+            .process
+            .or_else(|| self.lock().descriptors.get(&descriptor.inode).copied())
     }
 
     /// The thread that the world knows as `inner`, and its process.

@@ -80,6 +80,8 @@ pub struct Call {
     pub notification: u64,
     /// Guest memory that the reply fills: address and length.
     pub outputs: Vec<(u64, usize)>,
+    /// The call.
+    pub number: u32,
     /// What follows when home has answered.
     pub then: Then,
     /// What becomes of it if it is interrupted at home.

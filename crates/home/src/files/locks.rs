@@ -16,9 +16,7 @@ use super::decode::{Reply, Request};
 use super::open::Open;
 use super::{FileService, Outcome, Result, sys};
 
-/// Bit of a [`LockRequest`]'s flags that a session adds to the kernel's: the caller used a lock of an open file description
-/// (`F_OFD_SETLK` and its kin), which the kernel's request does not tell.
-pub const LOCK_DESCRIPTION: u32 = 1 << 31;
+pub use afield_abi::fuse::LOCK_DESCRIPTION;
 
 /// Bytes of a reply without a body.
 const EMPTY_REPLY_BYTES: u32 = size_of::<ReplyHeader>() as u32;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use afield_abi::syscalls::Restart;
+use afield_abi::syscalls::{Restart, nr};
 use afield_link::stream::LinkError;
 use afield_link::wire::{self, CallReply, HandleReply, WireError};
 use tracing::warn;
@@ -36,13 +36,36 @@ pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<(), Link
         for (address, length) in &call.outputs {
             let (data, after) = rest.split_at(*length);
             rest = after;
-            if let Err(error) = memory::write(call.tid, *address, data) {
+            let mut data = data.to_vec();
+            if call.number == nr::TIMES {
+                add_own_times(&call, &mut data);
+            }
+            if let Err(error) = memory::write(call.tid, *address, &data) {
                 outcome = -i64::from(crate::sys::errno(&error));
             }
         }
         settle(shared, &call, outcome);
     }));
     Ok(())
+}
+
+/// Home knows what its children have used; what the process itself has used is known here.
+fn add_own_times(call: &Call, times: &mut [u8]) {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{}/stat", call.tid)) else {
+        return;
+    };
+    // The command's name is in parentheses and may hold anything.
+    let Some((_, fields)) = text.rsplit_once(')') else {
+        return;
+    };
+    let own = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<i64>().ok());
+    for (slot, ticks) in times.chunks_exact_mut(8).zip(own) {
+        slot.copy_from_slice(&ticks.to_ne_bytes());
+    }
 }
 
 /// An operation on a home object that a notified call asked for has been executed.

@@ -44,7 +44,11 @@ fn parse(text: &str) -> Option<Descriptor> {
             "pos" => descriptor.offset = value.parse().ok()?,
             "mnt_id" => descriptor.mount = value.parse().ok()?,
             "ino" => descriptor.inode = value.parse().ok()?,
-            "NSpid" => descriptor.process = value.split_whitespace().last().and_then(|pid| pid.parse().ok()),
+            // Zero or -1 once the process has ended.
+            "NSpid" => {
+                let inner = value.split_whitespace().last().and_then(|pid| pid.parse().ok());
+                descriptor.process = inner.filter(|&pid| pid != 0);
+            }
             _ => {}
         }
     }

@@ -92,8 +92,13 @@ impl Door {
             Class::Home => {
                 if number == nr::WAITID && arguments[0] == P_PIDFD {
                     let descriptor = look_up(tid, arguments[1] as u32).ok_or(libc::EBADF)?;
+                    let process = self
+                        .shared
+                        .guests
+                        .process_of_descriptor(&descriptor)
+                        .ok_or(libc::EBADF)?;
                     arguments[0] = P_PID;
-                    arguments[1] = u64::from(descriptor.process.ok_or(libc::EBADF)?);
+                    arguments[1] = u64::from(process);
                 }
                 if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
                     return Ok(Verdict::Answer(Answer::Continue));
@@ -157,6 +162,7 @@ impl Door {
                         }
                         Ok(Verdict::Later)
                     }
+                    _ if number != nr::TKILL && arguments[0] as u32 == pid => Err(libc::ESRCH),
                     // To another process: home's, as all signals between processes.
                     _ if number == nr::RT_TGSIGQUEUEINFO => Err(libc::EPERM),
                     _ => {
@@ -183,6 +189,10 @@ impl Door {
                 self.change_owner(pid, number, (arguments[1] as u32, arguments[2] as u32))
             }
             nr::FCHOWNAT => self.change_owner(pid, number, (arguments[2] as u32, arguments[3] as u32)),
+            nr::PIDFD_OPEN => {
+                self.shared.guests.remember_descriptors_of(arguments[0] as u32);
+                EXECUTE
+            }
             nr::TIMER_SETTIME => {
                 self.shared.note_timer(pid);
                 EXECUTE
@@ -274,7 +284,7 @@ impl Door {
         if descriptor.inode & (HANDLE | SPECIAL) == 0 {
             return None;
         }
-        Some((self.shared.files.handles.of_node(descriptor.inode)?, descriptor))
+        Some((self.shared.files.object_of(descriptor.inode)?, descriptor))
     }
 
     /// True for files that `epoll` refuses at home, but that every FUSE file system lets it have.
@@ -283,7 +293,7 @@ impl Door {
             return false;
         };
         if descriptor.inode & (HANDLE | SPECIAL) != 0 {
-            let handle = self.shared.files.handles.of_node(descriptor.inode);
+            let handle = self.shared.files.object_of(descriptor.inode);
             return handle.is_some_and(|handle| self.shared.files.handles.is_seekable(handle));
         }
         let root = std::fs::read_to_string(format!("/proc/{tid}/mountinfo"))
@@ -333,6 +343,7 @@ impl Door {
             notification: notification.id,
             outputs,
             then,
+            number: notification.number as u32,
             restart: Restart::Restart,
             cancelled: false,
         });
@@ -422,6 +433,7 @@ impl Door {
             notification: notification.id,
             outputs,
             then,
+            number,
             restart: row.restart,
             cancelled: false,
         });

@@ -19,9 +19,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::owners::Owner;
 use super::terminal::{Transfer, legacy_transfer};
-use super::{
-    Driver, HANDLE, HIDDEN, Outcome, Pending, Request, SPECIAL, TRANSFER_BYTES_MAX, data_reply, error_reply,
-};
+use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
 use crate::session::Shared;
 use crate::sys::{memory, signals};
@@ -103,8 +101,6 @@ pub struct Handles {
     /// Whom they are shown to belong to: one whom the world knows.
     owner: Owner,
     known: Mutex<HashMap<u64, Known>>,
-    /// The handle that a special file's node was last opened as.
-    special: Mutex<HashMap<u64, u64>>,
     /// Polling open files, in the kernel's numbering, by handle.
     watchers: Mutex<HashMap<u64, Vec<u64>>>,
 }
@@ -115,7 +111,6 @@ impl Handles {
         Self {
             owner,
             known: Mutex::default(),
-            special: Mutex::default(),
             watchers: Mutex::default(),
         }
     }
@@ -189,28 +184,6 @@ impl Handles {
         let list = watchers.entry(handle).or_default();
         if !list.contains(&kernel_handle) {
             list.push(kernel_handle);
-        }
-    }
-
-    fn opened_special(&self, node: u64, handle: u64) {
-        self.special
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(node, handle);
-    }
-
-    /// The object behind a node.
-    pub fn of_node(&self, node: u64) -> Option<u64> {
-        if node & HANDLE != 0 {
-            Some(node & !HANDLE)
-        } else if node & SPECIAL != 0 {
-            self.special
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&node)
-                .copied()
-        } else {
-            None
         }
     }
 }
@@ -392,7 +365,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         })?;
         Ok(Outcome::Later)
     };
-    let by_node = || files.handles.of_node(node).ok_or(libc::EBADF);
+    let by_node = || files.object_of(node).ok_or(libc::EBADF);
     match opcode {
         Opcode::GetAttributes | Opcode::Statx => {
             let Ok(handle) = by_node() else {
@@ -420,7 +393,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             }
             let operation = Operation {
                 argument: u64::from(request.flags),
-                ..Operation::new(HandleOp::Open, node & !SPECIAL)
+                ..Operation::new(HandleOp::Open, files.special.node(node).ok_or(libc::ESTALE)?)
             };
             ask(0, What::Open { node }, operation)
         }
@@ -697,7 +670,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
         What::Open { node } => {
             let handle = result as u64;
             files.handles.add(handle, true, 0);
-            files.handles.opened_special(node, handle);
+            files.special.opened(node, handle);
             open_reply(unique, handle, true)
         }
         What::Read { shared_offset, size } => {

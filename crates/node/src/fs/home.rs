@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
-    BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, Opcode, ReplyHeader, RequestHeader,
+    BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, LOCK_DESCRIPTION, LockRequest, Opcode,
+    ReplyHeader, RequestHeader,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -14,6 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::owners::{Owner, Owners};
 use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock};
+use crate::door::descriptors::current_call;
 use crate::session::Shared;
 use crate::trace::Order;
 use crate::world::Ids;
@@ -99,7 +101,13 @@ impl Driver for Home {
         if let Some(asked) = self.asked(&request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
-        let pid = shared.guests.find_inner(header.pid).map_or(0, |(_, pid)| pid);
+        let caller = shared.guests.find_inner(header.pid);
+        if let (Some((tid, _)), Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) =
+            (caller, request.opcode)
+        {
+            mark_description_lock(tid, request.bytes);
+        }
+        let pid = caller.map_or(0, |(_, pid)| pid);
         let at = std::mem::offset_of!(RequestHeader, pid);
         request.bytes[at..at + 4].copy_from_slice(&pid.to_ne_bytes());
         let sent = shared
@@ -113,6 +121,18 @@ impl Driver for Home {
                 Err(libc::EIO)
             }
         }
+    }
+}
+
+/// FUSE does not tell locks of open descriptions from those of processes; the call that waits for it does.
+fn mark_description_lock(tid: i32, request: &mut [u8]) {
+    let commands = [libc::F_OFD_GETLK, libc::F_OFD_SETLK, libc::F_OFD_SETLKW];
+    let by_description = current_call(tid).is_some_and(|call| {
+        call.number as i64 == libc::SYS_fcntl && commands.contains(&(call.arguments[1] as i32))
+    });
+    let body = request.get_mut(size_of::<RequestHeader>()..);
+    if let (true, Some(Ok((lock, _)))) = (by_description, body.map(LockRequest::mut_from_prefix)) {
+        lock.flags |= LOCK_DESCRIPTION;
     }
 }
 
@@ -174,22 +194,28 @@ mod fn_order {
 }
 
 /// The node of home that a lookup count belongs to; `None` if home does not count it.
-fn counted(node: u64) -> Option<u64> {
-    (node & (HANDLE | HIDDEN | PROC) == 0).then_some(node & !SPECIAL)
+fn counted(shared: &Shared, node: u64) -> Option<u64> {
+    if node & SPECIAL != 0 {
+        // It was looked up once.
+        shared.files.special.forget(node)
+    } else {
+        (node & (HANDLE | HIDDEN | PROC) == 0).then_some(node)
+    }
 }
 
 /// Lookups are forgotten: those of home's nodes are passed on.
 pub fn forget(shared: &Shared, request: &Request<'_>) {
     let mut forgets = Vec::new();
     if request.opcode == Opcode::Forget {
-        if let (Some(node), Ok(ForgetRequest { lookups })) = (counted(request.header.node), request.record())
+        if let (Some(node), Ok(ForgetRequest { lookups })) =
+            (counted(shared, request.header.node), request.record())
         {
             forgets.push(ForgetOne { node, lookups });
         }
     } else if let Ok((_, mut rest)) = BatchForgetRequest::read_from_prefix(request.body()) {
         while let Ok((one, after)) = ForgetOne::read_from_prefix(rest) {
             rest = after;
-            if let Some(node) = counted(one.node) {
+            if let Some(node) = counted(shared, one.node) {
                 let lookups = one.lookups;
                 forgets.push(ForgetOne { node, lookups });
             }

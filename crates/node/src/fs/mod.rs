@@ -143,6 +143,8 @@ pub struct Files {
     pub home: home::Home,
     /// Driver of home objects.
     pub handles: handles::Handles,
+    /// Special files that are opened at home.
+    pub special: dev::Special,
     /// Driver of what in `/proc` depends on who looks.
     pub proc: proc::Proc,
 }
@@ -159,6 +161,7 @@ impl Files {
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
             handles: handles::Handles::new(owner),
+            special: dev::Special::default(),
             proc: proc::Proc::default(),
         }
     }
@@ -189,6 +192,15 @@ impl Files {
                     self.reply(&error_reply(header.unique, libc::EIO));
                 }
             }
+        }
+    }
+
+    /// The home object behind a node.
+    pub fn object_of(&self, node: u64) -> Option<u64> {
+        if node & HANDLE != 0 {
+            Some(node & !HANDLE)
+        } else {
+            self.special.handle(node)
         }
     }
 

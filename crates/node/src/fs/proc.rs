@@ -1,8 +1,9 @@
 //! Driver of what in `/proc` depends on who looks.
 //!
 //! `/proc` is home's: other processes' entries, and what says who the machine is. A guest's own entries are the node's
-//! kernel's, from a `/proc` of the world that is mounted in the hidden directory: `self`, `thread-self` and the ids of
-//! guests are links into it, so that what is behind (`fd/3`, `exe`) are the kernel's own. What says how much CPU and
+//! kernel's, from a `/proc` of the world that is mounted in the hidden directory: `self`, `thread-self` and the guest's
+//! own id are links into it, so that what is behind (`fd/3`, `exe`) are the kernel's own. Another guest's entry is its
+//! deputy's, as any process's: that one is stopped, or a zombie, when the process is. What says how much CPU and
 //! memory there is, init mounts over home's ([`NODE_FACTS`]).
 
 use std::sync::Arc;
@@ -57,7 +58,8 @@ fn node_of(shared: &Shared, request: &Request<'_>) -> Option<u64> {
         b"thread-self" => Some(THREAD_SELF),
         name => {
             let pid: u32 = std::str::from_utf8(name).ok()?.parse().ok()?;
-            shared.guests.process(pid).map(|_| PROC | u64::from(pid))
+            let (_, own) = shared.guests.find_inner(request.header.pid)?;
+            (pid == own).then_some(PROC | u64::from(pid))
         }
     }
 }

@@ -19,28 +19,32 @@ pub mod info {
     pub const VALUE: usize = 24;
 }
 
-/// Queues a signal with a value of ours to a process (`thread` 0) or to one of its threads.
-pub fn queue(process: i32, thread: i32, signal: i32, value: u64) -> io::Result<()> {
+/// A siginfo of a queued signal with a value of ours.
+pub fn queued_info(signal: i32, value: u64) -> [u8; 128] {
+    let mut info = [0; 128];
+    info[info::SIGNAL..info::SIGNAL + 4].copy_from_slice(&signal.to_ne_bytes());
+    info[info::CODE..info::CODE + 4].copy_from_slice(&libc::SI_QUEUE.to_ne_bytes());
+    info[info::VALUE..info::VALUE + 8].copy_from_slice(&value.to_ne_bytes());
+    info
+}
+
+/// True if the kernel lets another process send this siginfo as it is.
+pub fn can_be_sent(siginfo: &[u8; 128]) -> bool {
+    let mut code = [0; 4];
+    code.copy_from_slice(&siginfo[info::CODE..info::CODE + 4]);
+    let code = i32::from_ne_bytes(code);
+    code < 0 && code != SI_TKILL
+}
+
+const SI_TKILL: i32 = -6;
+
+/// Queues a signal with a siginfo to a process.
+pub fn queue(process: i32, signal: i32, siginfo: &[u8; 128]) -> io::Result<()> {
     #[repr(C, align(8))]
     struct Info([u8; 128]);
-    let mut info = Info([0; 128]);
-    info.0[info::SIGNAL..info::SIGNAL + 4].copy_from_slice(&signal.to_ne_bytes());
-    info.0[info::CODE..info::CODE + 4].copy_from_slice(&libc::SI_QUEUE.to_ne_bytes());
-    info.0[info::VALUE..info::VALUE + 8].copy_from_slice(&value.to_ne_bytes());
+    let info = Info(*siginfo);
     // SAFETY: the siginfo is 128 bytes and alive during the call.
-    let result = unsafe {
-        if thread == 0 {
-            libc::syscall(libc::SYS_rt_sigqueueinfo, process, signal, &raw const info)
-        } else {
-            libc::syscall(
-                libc::SYS_rt_tgsigqueueinfo,
-                process,
-                thread,
-                signal,
-                &raw const info,
-            )
-        }
-    };
+    let result = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, process, signal, &raw const info) };
     super::check(result).map(drop)
 }
 

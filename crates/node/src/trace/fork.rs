@@ -22,6 +22,13 @@ pub(super) struct Fork {
     made: bool,
 }
 
+impl Fork {
+    /// The caller gets a descriptor of the child.
+    fn gives_descriptor(&self) -> bool {
+        self.arguments.flags & libc::CLONE_PIDFD as u64 != 0
+    }
+}
+
 /// The stack's red zone of the x86-64 ABI, which a signal handler would leave alone as well.
 const RED_ZONE_BYTES: u64 = 128;
 
@@ -151,6 +158,14 @@ impl Tracer {
                 self.processes.insert(home_pid, process);
             }
             _ => self.shared.guests.lock().add_thread(pid, child),
+        }
+        if self
+            .threads
+            .get(&tid)
+            .and_then(|thread| thread.fork.as_ref())
+            .is_some_and(Fork::gives_descriptor)
+        {
+            self.shared.guests.remember_descriptors_of(new.pid);
         }
         self.threads.insert(child, new);
         match self.early.remove(&child) {

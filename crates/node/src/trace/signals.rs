@@ -42,7 +42,13 @@ impl Tracer {
             self.next_info += 1;
             self.next_info
         };
-        process.infos.insert(key, *siginfo);
+        // What cannot be sent as it is goes under a mark, and is replaced when it is delivered.
+        let sent = if signals::can_be_sent(siginfo) {
+            *siginfo
+        } else {
+            process.infos.insert(key, *siginfo);
+            signals::queued_info(signal, MARK | key)
+        };
         let leader = self
             .shared
             .guests
@@ -50,7 +56,7 @@ impl Tracer {
             .process(pid)
             .map(|process| process.leader);
         let Some(leader) = leader else { return };
-        let queued = signals::queue(leader, 0, signal, MARK | key).or_else(|_| signals::kill(leader, signal));
+        let queued = signals::queue(leader, signal, &sent).or_else(|_| signals::kill(leader, signal));
         if let Err(error) = queued {
             return debug!("signal {signal} to {pid}: {error}");
         }

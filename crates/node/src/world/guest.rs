@@ -4,6 +4,7 @@
 //! the tracer has it, everything that a program inherits is put in place; `F` and the number of the filter's listener;
 //! and once the session has taken that, `execve`, which closes the channel. `E` and an error end it earlier.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -107,10 +108,26 @@ fn prepare(
     say_and_wait(answers, b"H")?;
 
     let base = first_free(spawn);
-    let mut opened = Vec::with_capacity(spawn.descriptors.len());
+    let mut opened: Vec<(RawFd, OwnedFd)> = Vec::with_capacity(spawn.descriptors.len());
+    let mut handles = HashMap::new();
     for descriptor in &spawn.descriptors {
         *step = format!("descriptor {}", descriptor.number);
-        opened.push((descriptor.number as RawFd, open(descriptor, hidden, base)?));
+        let handle = match descriptor.object {
+            Inherited::Handle { handle, .. } => Some(handle),
+            _ => None,
+        };
+        // Descriptors that share an open file at home share one here.
+        let shared = handle
+            .and_then(|handle| handles.get(&handle))
+            .and_then(|&index: &usize| opened.get(index));
+        let file = match shared {
+            Some((_, file)) => rustix::io::fcntl_dupfd_cloexec(file, base)?,
+            None => open(descriptor, hidden, base)?,
+        };
+        if let Some(handle) = handle {
+            handles.entry(handle).or_insert(opened.len());
+        }
+        opened.push((descriptor.number as RawFd, file));
     }
     "descriptors".clone_into(step);
     // SAFETY: integers only; nothing that owns a descriptor below `base` is used from here on.
