@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use afield_link::frame::Kind;
 use afield_link::stream::{LinkError, Reader, Writer};
 use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome};
-use rustix::event::epoll;
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
@@ -93,6 +93,8 @@ pub struct Session {
     pub files: FileService,
     /// The switchboard's ears.
     pub epoll: OwnedFd,
+    /// Wakes the switchboard when there is something else to see than what deputies say.
+    pub wake: OwnedFd,
     deputies: Mutex<HashMap<u32, Arc<DeputyEntry>>>,
     outstanding: Mutex<HashMap<u64, Outstanding>>,
     handle_next: AtomicU64,
@@ -112,6 +114,14 @@ impl Session {
         reader: Reader,
         writer: Writer,
     ) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(
+            &epoll,
+            &wake,
+            epoll::EventData::new_u64(u64::MAX),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
         Ok(Self {
             name,
             welcome,
@@ -119,7 +129,8 @@ impl Session {
             writer,
             reader: Mutex::new(reader),
             files: FileService::new(Path::new("/"))?,
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            epoll,
+            wake,
             deputies: Mutex::default(),
             outstanding: Mutex::default(),
             handle_next: AtomicU64::new(1),
@@ -200,7 +211,15 @@ impl Session {
             epoll::EventData::new_u64(u64::from(entry.pid)),
             epoll::EventFlags::IN,
         )?;
+        if self.deputy_count() == 1 {
+            // It waits longer while there is none.
+            self.wake_switchboard();
+        }
         Ok(None)
+    }
+
+    fn wake_switchboard(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
     /// Takes a deputy out.
@@ -380,6 +399,7 @@ impl Session {
             lock(&entry.status).ending = true;
             let _ = self.tell(&entry, 0, &ToDeputy::Gone(text.clone()), None);
         }
+        self.wake_switchboard();
         true
     }
 

@@ -66,8 +66,9 @@ impl Session {
             Err(errno) => return Err(errno.into()),
         };
         for event in events.iter() {
-            // A deputy that ended since has left nothing to do.
-            let Some(deputy) = self.deputy(event.data.u64() as u32) else {
+            // A deputy that ended since has left nothing to do, nor has what only wakes.
+            let pid = u32::try_from(event.data.u64());
+            let Some(deputy) = pid.ok().and_then(|pid| self.deputy(pid)) else {
                 continue;
             };
             let flags = event.flags;

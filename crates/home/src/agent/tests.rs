@@ -1,1 +1,544 @@
-//! Tests with a node that is made up.
+//! A session with a node that is made up, and deputies that are played.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use afield_link::frame::{FILE_ID, Frame, Kind};
+use afield_link::stream::{Reader, Writer, split};
+use afield_link::wire::{
+    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, HandleReply, Inherited, Spawn,
+    SpawnError, ToHome, ToNode, Usage, Welcome,
+};
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::channel::{self, ChannelError, Incoming};
+use crate::messages::{FromDeputy, RunRequest, ToDeputy};
+
+/// The node's end of a session.
+struct Node {
+    session: Arc<Session>,
+    reader: Reader,
+    writer: Writer,
+}
+
+impl Node {
+    fn new() -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (home_reader, home_writer) = split(Socket::Unix(ours)).unwrap();
+        let (mut reader, writer) = split(Socket::Unix(theirs)).unwrap();
+        reader.set_timeout(Some(Duration::from_secs(20))).unwrap();
+        let welcome = Welcome {
+            protocol: afield_link::PROTOCOL,
+            version: String::new(),
+            refusal: None,
+            name: "made up".to_owned(),
+            cpus: 1,
+        };
+        let session = Session::new("test".to_owned(), welcome, None, home_reader, home_writer).unwrap();
+        let session = Arc::new(session);
+        for _ in 0..3 {
+            let reading = Arc::clone(&session);
+            spawn("link", move || drop(reading.read_link())).unwrap();
+        }
+        let listening = Arc::clone(&session);
+        spawn("switchboard", move || listening.listen()).unwrap();
+        Self {
+            session,
+            reader,
+            writer,
+        }
+    }
+
+    /// A job whose deputy is played by the test.
+    fn start_job(&mut self, pid: u32) -> Played {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let spawn = Spawn {
+            pid: 1,
+            program: b"/bin/x".to_vec(),
+            arguments: vec![b"x".to_vec(), b"y".to_vec()],
+            environment: vec![],
+            directory: b"/".to_vec(),
+            umask: 0o22,
+            limits: vec![],
+            ignored: 0,
+            blocked: 0,
+            ids: [0; 6],
+            descriptors: vec![Descriptor {
+                number: 0,
+                object: Inherited::Handle {
+                    handle: 0,
+                    flags: 0,
+                    stream: true,
+                    offset: 0,
+                },
+            }],
+        };
+        let request = RunRequest {
+            place: Place::Embedded,
+            place_name: "test".to_owned(),
+            verbose: true,
+            spawn,
+        };
+        self.session
+            .start_job(pid, request, theirs.into(), Incoming::default())
+            .unwrap();
+        let mut played = Played::new(pid, ours);
+        let ToDeputy::Accepted { handle_first } = played.told().1 else {
+            panic!("not accepted");
+        };
+        let ToNode::Spawn(spawn) = self.control().1 else {
+            panic!("no spawn");
+        };
+        assert_eq!(spawn.pid, pid);
+        assert!(matches!(
+            spawn.descriptors[0].object,
+            Inherited::Handle { handle, .. } if handle == handle_first
+        ));
+        self.say(0, &ToHome::Spawned { pid, result: Ok(()) });
+        assert!(matches!(played.told().1, ToDeputy::Spawned(Ok(()))));
+        played
+    }
+
+    fn say(&mut self, id: u64, message: &ToHome) {
+        self.writer.write_control(id, message).unwrap();
+    }
+
+    fn frame(&mut self) -> Frame {
+        self.reader.read_frame().unwrap()
+    }
+
+    fn control(&mut self) -> (u64, ToNode) {
+        let frame = self.frame();
+        assert_eq!(frame.kind, Kind::Control);
+        (frame.id, wire::decode(&frame.payload).unwrap())
+    }
+
+    fn call(&mut self, id: u64, pid: u32) {
+        let header = CallHeader {
+            pid: pid.into(),
+            tid: pid.into(),
+            number: 110.into(),
+            buffers: 0.into(),
+            arguments: [0.into(); 6],
+        };
+        self.writer
+            .write_frame(Kind::Call, id, &[header.as_bytes()])
+            .unwrap();
+    }
+
+    fn operate(&mut self, id: u64, pid: u32, op: HandleOp, data: &[u8]) {
+        let header = HandleHeader {
+            pid: pid.into(),
+            op: (op as u32).into(),
+            handle: 1.into(),
+            offset: (-1).into(),
+            argument: 0.into(),
+            size: 0.into(),
+            flags: 0.into(),
+        };
+        self.writer
+            .write_frame(Kind::Handle, id, &[header.as_bytes(), data])
+            .unwrap();
+    }
+
+    /// The result of the next frame, which answers `id`.
+    fn result(&mut self, kind: Kind, id: u64) -> i64 {
+        let frame = self.frame();
+        assert_eq!((frame.kind, frame.id), (kind, id));
+        let (head, _) = wire::split::<HandleReply>(&frame.payload, "").unwrap();
+        head.result.get()
+    }
+
+    /// The session ends, and its deputy is told.
+    fn is_refused(mut self, mut deputy: Played, why: &str) {
+        let (_, message) = deputy.told();
+        let ToDeputy::Gone(text) = message else {
+            panic!("{message:?}");
+        };
+        assert!(text.contains(why), "{text}");
+        while self.reader.read_frame().is_ok() {}
+        assert!(self.session.is_over());
+        let start = Instant::now();
+        while self.session.deputy_count() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A deputy that the test plays.
+struct Played {
+    pid: u32,
+    channel: UnixStream,
+    incoming: Incoming,
+}
+
+impl Played {
+    fn new(pid: u32, channel: UnixStream) -> Self {
+        Self {
+            pid,
+            channel,
+            incoming: Incoming::default(),
+        }
+    }
+
+    fn frame(&mut self) -> Result<Frame, ChannelError> {
+        self.incoming.wait_frame(self.channel.as_fd())
+    }
+
+    fn told(&mut self) -> (u64, ToDeputy) {
+        let frame = self.frame().unwrap();
+        assert_eq!(frame.kind, Kind::Control);
+        (frame.id, wire::decode(&frame.payload).unwrap())
+    }
+
+    fn tell(&mut self, id: u64, message: &FromDeputy) {
+        channel::send_control(self.channel.as_fd(), id, message, None).unwrap();
+    }
+
+    fn answer(&mut self, kind: Kind, id: u64, result: i64) {
+        let head = CallReply {
+            result: result.into(),
+        };
+        channel::send(self.channel.as_fd(), kind, id, &[head.as_bytes()], None).unwrap();
+    }
+}
+
+#[test]
+fn calls_and_signals_cross_in_order() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_001);
+    for id in 1..200 {
+        node.call(id, deputy.pid);
+        let frame = deputy.frame().unwrap();
+        assert_eq!((frame.kind, frame.id), (Kind::Call, id));
+        deputy.tell(0, &FromDeputy::Signal(vec![id as u8; 128]));
+        deputy.answer(Kind::CallReply, id, id as i64 * 3);
+        let (_, message) = node.control();
+        assert_eq!(
+            message,
+            ToNode::Signal {
+                pid: deputy.pid,
+                info: vec![id as u8; 128]
+            }
+        );
+        assert_eq!(node.result(Kind::CallReply, id), id as i64 * 3);
+    }
+    // What was not asked is not passed on.
+    deputy.answer(Kind::CallReply, 999, 1);
+    deputy.answer(Kind::HandleReply, 999, 1);
+    node.say(77, &ToHome::Ping);
+    assert_eq!(node.control(), (77, ToNode::Pong));
+    assert_eq!(node.session.processes()[0].home_calls, 199);
+    assert_eq!(node.session.processes()[0].command, "x y");
+}
+
+#[test]
+fn everything_outstanding_is_answered_when_a_deputy_dies() {
+    let mut node = Node::new();
+    let deputy = node.start_job(4_000_002);
+    let pid = deputy.pid;
+    node.call(1, pid);
+    node.operate(2 | FILE_ID, pid, HandleOp::Read, &[]);
+    node.say(
+        3,
+        &ToHome::Fork {
+            pid,
+            exit_signal: 17,
+            sibling: false,
+        },
+    );
+    node.say(4, &ToHome::Ping);
+    assert_eq!(node.control(), (4, ToNode::Pong));
+    drop(deputy);
+    assert_eq!(node.control(), (0, ToNode::Kill { pid }));
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        answered.push(node.frame().id);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 3, 2 | FILE_ID]);
+    // And so is what comes late.
+    node.call(5, pid);
+    assert_eq!(node.result(Kind::CallReply, 5), -i64::from(libc::EINTR));
+    node.operate(6 | FILE_ID, pid, HandleOp::Read, &[]);
+    assert_eq!(
+        node.result(Kind::HandleReply, 6 | FILE_ID),
+        -i64::from(libc::EINTR)
+    );
+    node.operate(7 | FILE_ID, pid, HandleOp::Close, &[]);
+    node.say(
+        8,
+        &ToHome::Fork {
+            pid,
+            exit_signal: 17,
+            sibling: false,
+        },
+    );
+    assert_eq!(node.control(), (8, ToNode::Forked(Err(libc::ESRCH))));
+}
+
+#[test]
+fn forks_exits_and_usage() {
+    let mut node = Node::new();
+    let mut parent = node.start_job(4_000_003);
+    let (childs, agents) = UnixStream::pair().unwrap();
+    node.say(
+        9,
+        &ToHome::Fork {
+            pid: parent.pid,
+            exit_signal: 17,
+            sibling: false,
+        },
+    );
+    assert!(matches!(
+        parent.told(),
+        (9, ToDeputy::Fork { exit_signal: 17, .. })
+    ));
+    let message = FromDeputy::Forked(Ok(4_000_004));
+    channel::send_control(parent.channel.as_fd(), 9, &message, Some(agents.as_fd())).unwrap();
+    drop(agents);
+    assert_eq!(node.control(), (9, ToNode::Forked(Ok(4_000_004))));
+    let mut child = Played::new(4_000_004, childs);
+    assert_eq!(node.session.processes().len(), 2);
+    let usage = Usage {
+        user_us: 5,
+        ..Usage::default()
+    };
+    node.say(
+        0,
+        &ToHome::Exit {
+            pid: child.pid,
+            status: 256,
+            usage,
+        },
+    );
+    let (_, message) = parent.told();
+    assert!(
+        matches!(message, ToDeputy::ChildUsage { pid: 4_000_004, usage: told } if told == usage),
+        "{message:?}"
+    );
+    assert!(matches!(child.told().1, ToDeputy::Exit { status: 256 }));
+    drop(child);
+    parent.tell(0, &FromDeputy::Reaped { pid: 4_000_004 });
+    // What the child used counts for the parent; and no `Kill` was sent for it.
+    node.say(10, &ToHome::Ping);
+    assert_eq!(node.control(), (10, ToNode::Pong));
+    let total = |node: &Node| {
+        let entry = node.session.deputy(4_000_003).unwrap();
+        lock(&entry.status).children_usage.user_us
+    };
+    let start = Instant::now();
+    while total(&node) != 5 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_fork_taken_back_keeps_its_channel_until_its_end() {
+    let mut node = Node::new();
+    let mut parent = node.start_job(4_000_005);
+    let (childs, agents) = UnixStream::pair().unwrap();
+    let pid = parent.pid;
+    node.say(
+        1,
+        &ToHome::Fork {
+            pid,
+            exit_signal: 17,
+            sibling: false,
+        },
+    );
+    parent.told();
+    let message = FromDeputy::Forked(Ok(4_000_006));
+    channel::send_control(parent.channel.as_fd(), 1, &message, Some(agents.as_fd())).unwrap();
+    drop(agents);
+    node.control();
+    node.say(
+        0,
+        &ToHome::Unfork {
+            parent: pid,
+            pid: 4_000_006,
+        },
+    );
+    assert!(matches!(parent.told().1, ToDeputy::Unfork { pid: 4_000_006 }));
+    let mut child = Played::new(4_000_006, childs);
+    assert_eq!(
+        child.incoming.receive(child.channel.as_fd(), false).unwrap(),
+        channel::Received::Nothing
+    );
+    assert_eq!(node.session.processes().len(), 1);
+    drop(child);
+    node.say(10, &ToHome::Ping);
+    assert_eq!(node.control(), (10, ToNode::Pong));
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_not_killed() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_007);
+    let error = SpawnError {
+        step: "execve".to_owned(),
+        errno: libc::ENOEXEC,
+    };
+    node.say(
+        0,
+        &ToHome::Spawned {
+            pid: deputy.pid,
+            result: Err(error.clone()),
+        },
+    );
+    assert!(matches!(deputy.told().1, ToDeputy::Spawned(Err(told)) if told == error));
+    drop(deputy);
+    let again = node.start_job(4_000_007);
+    drop(again);
+    assert_eq!(node.control(), (0, ToNode::Kill { pid: 4_000_007 }));
+}
+
+#[test]
+fn unsupported_calls_are_told_once() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_008);
+    for _ in 0..3 {
+        node.say(
+            0,
+            &ToHome::Unsupported {
+                pid: deputy.pid,
+                call: 101,
+                errno: libc::EPERM,
+            },
+        );
+    }
+    node.call(1, deputy.pid);
+    let (_, message) = deputy.told();
+    let ToDeputy::Notice(text) = message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(
+        text,
+        "x (4000008): ptrace is not possible afield, it fails with EPERM"
+    );
+    assert_eq!(deputy.frame().unwrap().kind, Kind::Call);
+}
+
+#[test]
+fn a_deputy_that_does_not_read_holds_up_nobody() {
+    let mut node = Node::new();
+    let stuck = node.start_job(4_000_009);
+    let mut other = node.start_job(4_000_010);
+    let data = vec![1u8; 1 << 20];
+    for id in 0..10 {
+        node.operate(id | FILE_ID, stuck.pid, HandleOp::Write, &data);
+    }
+    node.call(100, other.pid);
+    assert_eq!(other.frame().unwrap().id, 100);
+    other.answer(Kind::CallReply, 100, 0);
+    assert_eq!(node.result(Kind::CallReply, 100), 0);
+    // It gets everything when it reads again.
+    let mut stuck = stuck;
+    for id in 0..10 {
+        let frame = stuck.frame().unwrap();
+        assert_eq!(frame.id, id | FILE_ID);
+        assert_eq!(frame.payload.len(), size_of::<HandleHeader>() + (1 << 20));
+    }
+}
+
+#[test]
+fn a_hostile_node_loses_its_session() {
+    let flood = |mut node: Node, stuck: Played| {
+        let data = vec![1u8; 4 << 20];
+        let header = [0u8; 40];
+        for id in 0..200u64 {
+            let mut head = header;
+            head[..4].copy_from_slice(&stuck.pid.to_le_bytes());
+            head[4] = HandleOp::Write as u8;
+            if node
+                .writer
+                .write_frame(Kind::Handle, id, &[&head, &data])
+                .is_err()
+            {
+                break;
+            }
+        }
+        let start = Instant::now();
+        while !node.session.is_over() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        while node.reader.read_frame().is_ok() {}
+    };
+    let mut node = Node::new();
+    let stuck = node.start_job(4_000_020);
+    flood(node, stuck);
+
+    type Attack = fn(&Node, u32);
+    let attacks: [(Attack, &str); 7] = [
+        (
+            |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
+            "Welcome",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::CallReply, 0, &[]).unwrap(),
+            "CallReply",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Call, 0, &[b"short"]).unwrap(),
+            "malformed",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Handle, 0, &[b"short"]).unwrap(),
+            "malformed",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Control, 0, &[&[0xff; 9]]).unwrap(),
+            "unreadable",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::File, 1, &[&[0; 40]]).unwrap(),
+            "id",
+        ),
+        (
+            |node, pid| {
+                let message = ToHome::Unfork { parent: 1, pid };
+                node.writer.write_control(0, &message).unwrap();
+            },
+            "not a child",
+        ),
+    ];
+    for (index, (attack, why)) in attacks.into_iter().enumerate() {
+        let mut node = Node::new();
+        let deputy = node.start_job(4_000_030 + index as u32);
+        attack(&node, deputy.pid);
+        node.is_refused(deputy, why);
+    }
+    // One id twice.
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_050);
+    node.call(1, deputy.pid);
+    node.call(1, deputy.pid);
+    assert_eq!(deputy.frame().unwrap().kind, Kind::Call);
+    node.is_refused(deputy, "before it was answered");
+}
+
+#[test]
+fn the_end_of_the_link_is_told() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_060);
+    let Node {
+        session,
+        reader,
+        writer,
+    } = node;
+    writer.shutdown();
+    drop((reader, writer));
+    let (_, message) = deputy.told();
+    let ToDeputy::Gone(text) = message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(text, "node test is gone: the other side closed the link");
+    assert!(session.is_over());
+    assert!(matches!(deputy.frame(), Err(ChannelError::Closed)));
+}
