@@ -1,0 +1,122 @@
+//! Nodes and deputies that do not behave, and links that end.
+
+use super::*;
+
+#[test]
+fn a_deputy_that_does_not_read_holds_up_nobody() {
+    let mut node = Node::new();
+    let stuck = node.start_job(4_000_009);
+    let mut other = node.start_job(4_000_010);
+    let data = vec![1u8; 1 << 20];
+    for id in 0..10 {
+        node.operate(id | FILE_ID, stuck.pid, HandleOp::Write, &data);
+    }
+    node.call(100, other.pid);
+    assert_eq!(other.frame().unwrap().id, 100);
+    other.answer(Kind::CallReply, 100, 0);
+    assert_eq!(node.result(Kind::CallReply, 100), 0);
+    // It gets everything when it reads again.
+    let mut stuck = stuck;
+    for id in 0..10 {
+        let frame = stuck.frame().unwrap();
+        assert_eq!(frame.id, id | FILE_ID);
+        assert_eq!(frame.payload.len(), size_of::<HandleHeader>() + (1 << 20));
+    }
+}
+
+#[test]
+fn a_hostile_node_loses_its_session() {
+    let flood = |mut node: Node, stuck: Played| {
+        let data = vec![1u8; 4 << 20];
+        let header = [0u8; 40];
+        for id in 0..200u64 {
+            let mut head = header;
+            head[..4].copy_from_slice(&stuck.pid.to_le_bytes());
+            head[4] = HandleOp::Write as u8;
+            if node
+                .writer
+                .write_frame(Kind::Handle, id, &[&head, &data])
+                .is_err()
+            {
+                break;
+            }
+        }
+        let start = Instant::now();
+        while !node.session.is_over() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        while node.reader.read_frame().is_ok() {}
+    };
+    let mut node = Node::new();
+    let stuck = node.start_job(4_000_020);
+    flood(node, stuck);
+
+    type Attack = fn(&Node, u32);
+    let attacks: [(Attack, &str); 7] = [
+        (
+            |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
+            "Welcome",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::CallReply, 0, &[]).unwrap(),
+            "CallReply",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Call, 0, &[b"short"]).unwrap(),
+            "malformed",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Handle, 0, &[b"short"]).unwrap(),
+            "malformed",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::Control, 0, &[&[0xff; 9]]).unwrap(),
+            "unreadable",
+        ),
+        (
+            |node, _| node.writer.write_frame(Kind::File, 1, &[&[0; 40]]).unwrap(),
+            "id",
+        ),
+        (
+            |node, pid| {
+                let message = ToHome::Unfork { parent: 1, pid };
+                node.writer.write_control(0, &message).unwrap();
+            },
+            "not a child",
+        ),
+    ];
+    for (index, (attack, why)) in attacks.into_iter().enumerate() {
+        let mut node = Node::new();
+        let deputy = node.start_job(4_000_030 + index as u32);
+        attack(&node, deputy.pid);
+        node.expect_refusal(deputy, why);
+    }
+    // One id twice.
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_050);
+    node.call(1, deputy.pid);
+    node.call(1, deputy.pid);
+    assert_eq!(deputy.frame().unwrap().kind, Kind::Call);
+    node.expect_refusal(deputy, "before it was answered");
+}
+
+#[test]
+fn the_end_of_the_link_is_told() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_060);
+    let Node {
+        session,
+        reader,
+        writer,
+    } = node;
+    writer.shutdown();
+    drop((reader, writer));
+    let (_, message) = deputy.told();
+    let ToDeputy::Gone(text) = message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(text, "node test is gone: the other side closed the link");
+    assert!(session.is_over());
+    assert!(matches!(deputy.frame(), Err(ChannelError::Closed)));
+}
