@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::arena::{Arena, Job};
-use crate::run::Outcome;
+use crate::run::{Ended, Outcome};
 use crate::{Mode, Place, compare, programs, tools};
 
 /// What a job reads.
@@ -218,7 +218,11 @@ pub fn check(name: &str, case: &Case, mode: Mode) {
         );
     }
     let mut report = compare::differences(case, &first, &second);
-    report.extend(arena.finish());
+    let left = arena.finish();
+    // What hung was killed, and could not clean up.
+    if first.ended != Ended::Never && second.ended != Ended::Never {
+        report.extend(left);
+    }
     if !report.is_empty() {
         let logs = arena.logs();
         let place = arena.keep_if_wanted();
