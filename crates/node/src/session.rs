@@ -31,7 +31,7 @@ use crate::guests::Guests;
 use crate::spawner::Spawner;
 use crate::sys;
 use crate::sys::seccomp::Listener;
-use crate::trace::{Order, Orders, Tracer};
+use crate::trace::{self, Order, Orders, Tracer, Truths};
 use crate::world::{World, WorldError};
 
 /// How long a peer may take for its first words.
@@ -111,6 +111,8 @@ pub struct Shared {
     pub guests: Guests,
     /// To the tracer.
     pub orders: Orders,
+    /// What signals from home really say.
+    pub truths: Truths,
     /// The file door.
     pub files: Files,
     /// Forwarded calls by frame id.
@@ -253,6 +255,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         writer: writer.clone(),
         guests: Guests::default(),
         orders: Orders::new()?,
+        truths: Truths::default(),
         files: Files::new(device, world.ids, (hello.uid, hello.gid)),
         calls: Mutex::default(),
         next_id: AtomicU64::new(1),
@@ -394,10 +397,7 @@ fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Resul
         }
         ToNode::Forked(result) => shared.orders.give(Order::Forked { id: frame.id, result }),
         ToNode::Signal { pid, info } => match <[u8; 128]>::try_from(info) {
-            Ok(info) => shared.orders.give(Order::Signal {
-                pid,
-                info: Box::new(info),
-            }),
+            Ok(info) => trace::deliver(shared, pid, &info),
             Err(info) => warn!("a siginfo of {} bytes from home", info.len()),
         },
         ToNode::Kill { pid } => shared.orders.give(Order::Kill { pid }),

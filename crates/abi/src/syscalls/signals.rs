@@ -2,7 +2,7 @@
 
 use super::Arg::{In, None, Value};
 use super::Class::{Both, Event, Home, Node};
-use super::Door::Notify;
+use super::Door::{Notify, Trace};
 use super::Len::Fixed;
 use super::Test::Any;
 use super::{Row, call, nr, rule};
@@ -29,7 +29,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::RT_SIGPROCMASK, Node),
     call(nr::RT_SIGRETURN, Node),
     call(nr::RT_SIGPENDING, Node),
-    call(nr::RT_SIGTIMEDWAIT, Node),
+    call(nr::RT_SIGTIMEDWAIT, Event(Trace)).note("who sent the signal is put right"),
     call(nr::RT_SIGSUSPEND, Node),
     call(nr::SIGALTSTACK, Node),
     call(nr::PAUSE, Node),

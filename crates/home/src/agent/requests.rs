@@ -22,24 +22,9 @@ impl Session {
     pub(super) fn read_link(self: &Arc<Self>) -> SessionError {
         let mut reply = Vec::new();
         loop {
-            let request = {
-                let mut reader = lock(&self.reader);
-                if self.is_over() {
-                    return SessionError::Stopped;
-                }
-                let taken = reader
-                    .read_frame()
-                    .map_err(SessionError::from)
-                    .and_then(|frame| self.take(frame));
-                match taken {
-                    Ok(None) => continue,
-                    Ok(Some(request)) => request,
-                    Err(error) => {
-                        // In the turn, so that no other thread reads on.
-                        self.end(&error);
-                        return error;
-                    }
-                }
+            let request = match self.next_file_request() {
+                Ok(request) => request,
+                Err(error) => return error,
             };
             reply.clear();
             let outcome = self.files.handle(&request.payload, &mut reply);
@@ -52,7 +37,30 @@ impl Session {
         }
     }
 
-    /// In the reader's turn: everything but file requests is done here, in the link's order.
+    /// Takes the turn and reads until there is a file request; everything else is done meanwhile, in the link's order.
+    fn next_file_request(self: &Arc<Self>) -> Result<Frame, SessionError> {
+        let mut reader = lock(&self.reader);
+        loop {
+            if self.is_over() {
+                return Err(SessionError::Stopped);
+            }
+            let taken = reader
+                .read_frame()
+                .map_err(SessionError::from)
+                .and_then(|frame| self.take(frame));
+            match taken {
+                Ok(None) => {}
+                Ok(Some(request)) => return Ok(request),
+                Err(error) => {
+                    // In the turn, so that no other thread reads on.
+                    self.end(&error);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// In the reader's turn: everything but file requests is done here.
     fn take(self: &Arc<Self>, frame: Frame) -> Result<Option<Frame>, SessionError> {
         match frame.kind {
             Kind::File => {

@@ -73,6 +73,9 @@ pub fn die(status: i32) -> ! {
             libc::prctl(libc::PR_SET_DUMPABLE, 0);
         }
     }
+    if libc::WCOREDUMP(status) {
+        raise_core_limit();
+    }
     if (1..=64).contains(&signal) {
         let _ = signals::set_disposition(signal, Disposition::Default, 0);
         send_self(signal);
@@ -80,6 +83,21 @@ pub fn die(status: i32) -> ! {
         // Not reached for signals that kill. SIGKILL acts when the call returns at the latest.
     }
     exit(128 + (signal & 0x7f))
+}
+
+/// Lets a core be dumped as far as that is up to us: the guest's own limit is its node's to hold.
+fn raise_core_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure is the calls'.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
+        }
+    }
 }
 
 /// Sends the calling thread a signal.

@@ -28,16 +28,6 @@ pub fn queued_info(signal: i32, value: u64) -> [u8; 128] {
     info
 }
 
-/// True if the kernel lets another process send this siginfo as it is.
-pub fn can_be_sent(siginfo: &[u8; 128]) -> bool {
-    let mut code = [0; 4];
-    code.copy_from_slice(&siginfo[info::CODE..info::CODE + 4]);
-    let code = i32::from_ne_bytes(code);
-    code < 0 && code != SI_TKILL
-}
-
-const SI_TKILL: i32 = -6;
-
 /// Queues a signal with a siginfo to a process.
 pub fn queue(process: i32, signal: i32, siginfo: &[u8; 128]) -> io::Result<()> {
     #[repr(C, align(8))]

@@ -75,7 +75,7 @@ impl Tracer {
             Err(error) => debug!("name of {pid}: {error}"),
         }
         for info in early {
-            self.signal(pid, &info);
+            super::deliver(&self.shared, pid, &info);
         }
     }
 }

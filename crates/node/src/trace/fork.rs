@@ -46,12 +46,16 @@ const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 impl Tracer {
-    /// A thread is about to make a process (or, by `clone3`, perhaps a thread).
+    /// A call that the filter sends here: a thread is about to make a process (or, by `clone3`, perhaps a thread), or to wait
+    /// for a signal.
     pub(super) fn process_call(&mut self, tid: i32) {
         let registers = match ptrace::registers(tid) {
             Ok(registers) => registers,
             Err(error) => return debug!("registers of {tid}: {error}"),
         };
+        if registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait {
+            return self.signal_wait(tid, registers.rsi);
+        }
         let arguments = match arguments_of(tid, &registers) {
             Ok(arguments) => arguments,
             Err(error) => return self.finish_call(tid, registers, -i64::from(error)),
@@ -182,6 +186,10 @@ impl Tracer {
             return;
         };
         let parent = thread.pid;
+        if let Some(place) = thread.signal_wait.take() {
+            self.signal_wait_ended(tid, parent, place);
+            return self.go_on(tid, Resume::Run(0));
+        }
         let Some(fork) = thread.fork.take() else {
             return self.go_on(tid, Resume::Run(0));
         };

@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 pub use correction::{Correction, STAT_BYTES, is_status_call};
 pub use orders::{Order, Orders};
+pub use signals::{Truths, deliver};
 
 use crate::session::Shared;
 use crate::sys::ptrace::{self, Registers, Waited};
@@ -36,6 +37,8 @@ struct Thread {
     restart: bool,
     /// What to put right in the result of the call it is in.
     correction: Option<Correction>,
+    /// It waits for a signal (`rt_sigtimedwait`), whose siginfo goes here.
+    signal_wait: Option<u64>,
     /// It is stopped because its process is held; this is how it goes on.
     parked: Option<Resume>,
 }
@@ -48,6 +51,7 @@ impl Thread {
             first: None,
             restart: false,
             correction: None,
+            signal_wait: None,
             parked: None,
         }
     }
@@ -62,8 +66,6 @@ struct Process {
     executed: bool,
     /// Signals that came before it had executed its program.
     early_signals: Vec<[u8; 128]>,
-    /// The true siginfo of signals on their way to it, by the value they were queued with.
-    infos: HashMap<u64, [u8; 128]>,
 }
 
 /// How a stopped thread goes on.
@@ -90,7 +92,6 @@ pub struct Tracer {
     early: HashMap<i32, Early>,
     /// Threads whose fork home has been asked for, by frame id.
     forks: HashMap<u64, i32>,
-    next_info: u64,
 }
 
 impl Tracer {
@@ -102,7 +103,6 @@ impl Tracer {
             processes: HashMap::new(),
             early: HashMap::new(),
             forks: HashMap::new(),
-            next_info: signals::FIRST_QUEUED,
         }
     }
 
@@ -148,7 +148,8 @@ impl Tracer {
                 let _ = answer.send(result);
             }
             Order::Forked { id, result } => self.forked(id, result),
-            Order::Signal { pid, info } => self.signal(pid, &info),
+            Order::EarlySignal { pid, info } => self.early_signal(pid, &info),
+            Order::Signalled { pid, signal } => self.interrupt_waiting(pid, signal),
             Order::Kill { pid } => self.kill(pid),
             Order::Hold { pid } => self.hold(pid),
             Order::Release { pid } => self.release(pid),

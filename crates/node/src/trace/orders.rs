@@ -23,8 +23,10 @@ pub enum Order {
     },
     /// Home's answer to a fork.
     Forked { id: u64, result: Result<u32, i32> },
-    /// A signal from home.
-    Signal { pid: u32, info: Box<[u8; 128]> },
+    /// A signal from home for a guest that has not executed its program yet.
+    EarlySignal { pid: u32, info: Box<[u8; 128]> },
+    /// A signal from home is pending for a guest.
+    Signalled { pid: u32, signal: i32 },
     /// End a guest at once.
     Kill { pid: u32 },
     /// Keep a guest from computing.

@@ -1,20 +1,28 @@
 //! Signals on their way to guests.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use afield_link::wire::ToHome;
 use tracing::debug;
 
-use super::{Resume, Tracer};
+use super::{Order, Resume, Tracer};
+use crate::session::Shared;
+use crate::sys::memory;
 use crate::sys::ptrace;
 use crate::sys::signals::{self, State, bit, info};
 
 /// Values of queued signals that stand for a siginfo which is kept here carry this; the rest is its key: the signal's
-/// number for standard signals (of which one can be pending), a counter from [`FIRST_QUEUED`] for the others.
+/// number for standard signals (of which one can be pending), a counter from `FIRST_QUEUED` for the others.
 const MARK: u64 = 0xaf1e_1d00 << 32;
 
 /// First key that is not a signal number.
-pub(super) const FIRST_QUEUED: u64 = 65;
+const FIRST_QUEUED: u64 = 65;
+
+/// First real-time signal, as the kernel counts.
+const FIRST_REAL_TIME: i32 = 32;
 
 /// How often threads that wait at home are looked at while their process has a timer of its own armed: the kernel tells
 /// nobody when the timer's signal becomes pending for a thread that waits in a notification.
@@ -22,49 +30,106 @@ const TIMER_POLL: Duration = Duration::from_millis(5);
 
 const ERESTARTSYS: i64 = 512;
 
-impl Tracer {
-    /// A signal arrived at the deputy.
-    pub(super) fn signal(&mut self, pid: u32, siginfo: &[u8; 128]) {
-        let signal = i32::from_ne_bytes([siginfo[0], siginfo[1], siginfo[2], siginfo[3]]);
-        if !(1..=64).contains(&signal) || signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            return;
-        }
-        let Some(process) = self.processes.get_mut(&pid) else {
-            return;
-        };
-        if !process.executed {
-            process.early_signals.push(*siginfo);
-            return;
-        }
-        let key = if signal < 32 {
+/// The true siginfo of signals on their way to guests, which the kernel would not let us send.
+#[derive(Debug, Default)]
+pub struct Truths {
+    truths: Mutex<VecDeque<Truth>>,
+    /// Key of the last real-time signal.
+    last: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Truth {
+    pid: u32,
+    key: u64,
+    siginfo: [u8; 128],
+}
+
+/// Most siginfos that are kept; older ones were of signals that the kernel has dropped.
+const TRUTHS_MAX: usize = 8192;
+
+impl Truths {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Truth>> {
+        self.truths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a siginfo and gives the value to send in its place.
+    fn keep(&self, pid: u32, signal: i32, siginfo: &[u8; 128]) -> u64 {
+        let standard = signal < FIRST_REAL_TIME;
+        let key = if standard {
             signal as u64
         } else {
-            self.next_info += 1;
-            self.next_info
+            FIRST_QUEUED + self.last.fetch_add(1, Ordering::Relaxed)
         };
-        // What cannot be sent as it is goes under a mark, and is replaced when it is delivered.
-        let sent = if signals::can_be_sent(siginfo) {
-            *siginfo
-        } else {
-            process.infos.insert(key, *siginfo);
-            signals::queued_info(signal, MARK | key)
-        };
-        let leader = self
-            .shared
-            .guests
-            .lock()
-            .process(pid)
-            .map(|process| process.leader);
-        let Some(leader) = leader else { return };
-        let queued = signals::queue(leader, signal, &sent).or_else(|_| signals::kill(leader, signal));
-        if let Err(error) = queued {
-            return debug!("signal {signal} to {pid}: {error}");
+        let siginfo = *siginfo;
+        let mut truths = self.lock();
+        if standard {
+            // One can be pending.
+            truths.retain(|truth| truth.pid != pid || truth.key != key);
         }
-        self.interrupt_waiting(pid, signal);
+        if truths.len() >= TRUTHS_MAX {
+            truths.pop_front();
+        }
+        truths.push_back(Truth { pid, key, siginfo });
+        MARK | key
+    }
+
+    /// The true siginfo of one that a guest is about to see; `None` if it is true itself.
+    fn take(&self, pid: u32, shown: &[u8]) -> Option<[u8; 128]> {
+        let word = |at: usize| Some(i32::from_ne_bytes(shown.get(at..at + 4)?.try_into().ok()?));
+        let value = u64::from_ne_bytes(shown.get(info::VALUE..info::VALUE + 8)?.try_into().ok()?);
+        // Nobody in the world can send with pid 0.
+        if word(info::CODE)? != libc::SI_QUEUE || word(info::PID)? != 0 || value & !0xffff_ffff != MARK {
+            return None;
+        }
+        let mut truths = self.lock();
+        let index = truths
+            .iter()
+            .position(|truth| truth.pid == pid && truth.key == value & 0xffff_ffff)?;
+        truths.remove(index).map(|truth| truth.siginfo)
+    }
+
+    /// A process has ended.
+    pub fn forget(&self, pid: u32) {
+        self.lock().retain(|truth| truth.pid != pid);
+    }
+}
+
+/// A signal arrived at the deputy. Runs on the link's reader, so that the signal is pending before any reply that home
+/// sent after it is given to the guest.
+pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
+    let signal = i32::from_ne_bytes([siginfo[0], siginfo[1], siginfo[2], siginfo[3]]);
+    if !(1..=64).contains(&signal) || signal == libc::SIGKILL || signal == libc::SIGSTOP {
+        return;
+    }
+    let leader = match shared.guests.lock().process(pid) {
+        Some(process) if process.executed => process.leader,
+        Some(_) => {
+            let info = Box::new(*siginfo);
+            return shared.orders.give(Order::EarlySignal { pid, info });
+        }
+        None => return,
+    };
+    let value = shared.truths.keep(pid, signal, siginfo);
+    let sent = signals::queue(leader, signal, &signals::queued_info(signal, value));
+    match sent.or_else(|_| signals::kill(leader, signal)) {
+        Ok(()) => shared.orders.give(Order::Signalled { pid, signal }),
+        Err(error) => debug!("signal {signal} to {pid}: {error}"),
+    }
+}
+
+impl Tracer {
+    /// A signal came before the guest executed its program.
+    pub(super) fn early_signal(&mut self, pid: u32, siginfo: &[u8; 128]) {
+        match self.processes.get_mut(&pid) {
+            Some(process) if !process.executed => process.early_signals.push(*siginfo),
+            Some(_) => deliver(&self.shared, pid, siginfo),
+            None => {}
+        }
     }
 
     /// Interrupts the forwarded call of the thread that the kernel gives a new signal to, if that thread waits in one.
-    fn interrupt_waiting(&mut self, pid: u32, signal: i32) {
+    pub(super) fn interrupt_waiting(&mut self, pid: u32, signal: i32) {
         let threads: Vec<(i32, Option<u64>)> = {
             let register = self.shared.guests.lock();
             let Some(process) = register.process(pid) else {
@@ -148,20 +213,30 @@ impl Tracer {
         let Ok(shown) = ptrace::signal_info(tid) else {
             return;
         };
-        let word = |at: usize| i32::from_ne_bytes([shown[at], shown[at + 1], shown[at + 2], shown[at + 3]]);
-        let mut value = [0; 8];
-        value.copy_from_slice(&shown[info::VALUE..info::VALUE + 8]);
-        let value = u64::from_ne_bytes(value);
-        // Nobody in the world can send with pid 0.
-        if word(info::CODE) != libc::SI_QUEUE || word(info::PID) != 0 || value & !0xffff_ffff != MARK {
+        if let Some(truth) = self.shared.truths.take(pid, &shown)
+            && let Err(error) = ptrace::set_signal_info(tid, &truth)
+        {
+            debug!("siginfo of {tid}: {error}");
+        }
+    }
+
+    /// A thread is about to wait for a signal: what it gets has to be looked at.
+    pub(super) fn signal_wait(&mut self, tid: i32, place: u64) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.signal_wait = Some(place);
+        }
+        self.go_on(tid, Resume::ToCallEnd);
+    }
+
+    /// The wait has ended.
+    pub(super) fn signal_wait_ended(&mut self, tid: i32, pid: u32, place: u64) {
+        let mut shown = [0; 128];
+        let signalled = ptrace::registers(tid).is_ok_and(|registers| registers.rax as i64 > 0);
+        if !signalled || place == 0 || memory::read(tid, place, &mut shown).is_err() {
             return;
         }
-        let truth = self
-            .processes
-            .get_mut(&pid)
-            .and_then(|process| process.infos.remove(&(value & 0xffff_ffff)));
-        if let Some(truth) = truth
-            && let Err(error) = ptrace::set_signal_info(tid, &truth)
+        if let Some(truth) = self.shared.truths.take(pid, &shown)
+            && let Err(error) = memory::write(tid, place, &truth)
         {
             debug!("siginfo of {tid}: {error}");
         }
