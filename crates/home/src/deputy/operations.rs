@@ -177,6 +177,15 @@ impl Deputy {
                 return self.answer_operation(id, Ok(count as i64), &bytes[..count]);
             }
             Ok(count) => done = count,
+            Err(libc::EOPNOTSUPP) if operation.nonblocking && never_waits(operation.file()) => {
+                // A FIFO that was opened so. What its end looks like only it can say.
+                let result = rustix::io::read(operation.file(), &mut bytes[..]);
+                let count = result.unwrap_or(0);
+                let result = result
+                    .map(|count| count as i64)
+                    .map_err(rustix::io::Errno::raw_os_error);
+                return self.answer_operation(id, result, &bytes[..count]);
+            }
             Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
                 if operation.nonblocking
                     && operation.handle.sort != Sort::Regular
@@ -351,6 +360,11 @@ impl Deputy {
 }
 
 /// What the object is ready for now.
+/// True if the open file itself is non-blocking.
+fn never_waits(file: std::os::fd::BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
 fn ready(file: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> PollFlags {
     let mut polls = [PollFd::from_borrowed_fd(file, events)];
     let now = Timespec {
