@@ -22,6 +22,7 @@ use super::client::Process;
 use super::deputies::{DeputyEntry, SendError};
 use super::lock;
 use super::record_locks::Waiting;
+use super::requests::Arrivals;
 use crate::channel::{ChannelError, Incoming};
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
@@ -89,6 +90,8 @@ pub struct Session {
     pub writer: Writer,
     /// From the node; whoever has it reads.
     pub reader: Mutex<Reader>,
+    /// Wakes those who read.
+    pub arrivals: Arrivals,
     /// Home's files.
     pub files: FileService,
     /// The switchboard's ears.
@@ -127,6 +130,7 @@ impl Session {
             welcome,
             embedded_pid,
             writer,
+            arrivals: Arrivals::new(&reader)?,
             reader: Mutex::new(reader),
             files: FileService::new(Path::new("/"))?,
             epoll,
