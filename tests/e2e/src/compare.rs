@@ -8,6 +8,8 @@ use crate::tree::{Content, Entry};
 
 /// How many lines or files of a difference are shown.
 const SHOWN: usize = 20;
+/// How many lines of an output are compared line by line.
+const LINES_MAX: usize = 1000;
 
 /// Everything in which two runs of a case differ; empty if nothing.
 pub(crate) fn differences(case: &Case, first: &Outcome, second: &Outcome) -> Vec<String> {
@@ -30,7 +32,7 @@ pub(crate) fn differences(case: &Case, first: &Outcome, second: &Outcome) -> Vec
     report
 }
 
-/// The differing middle of two texts, with a few equal lines before it.
+/// The lines in which two texts differ, each with the equal line before it.
 fn lines(one: &[u8], other: &[u8]) -> Option<String> {
     if one == other {
         return None;
@@ -41,37 +43,54 @@ fn lines(one: &[u8], other: &[u8]) -> Option<String> {
             .map(|line| line.escape_ascii().to_string())
             .collect()
     };
-    let (one, other) = (split(one), split(other));
-    let same = one
-        .iter()
-        .zip(&other)
-        .take_while(|(left, right)| left == right)
-        .count();
-    let (one_rest, other_rest) = (&one[same..], &other[same..]);
-    let tail = one_rest
-        .iter()
-        .rev()
-        .zip(other_rest.iter().rev())
-        .take_while(|(left, right)| left == right)
-        .count();
-    let mut text: Vec<String> = one[same.saturating_sub(3)..same]
-        .iter()
-        .map(|line| format!("  {line}"))
-        .collect();
-    for (sign, rest) in [
-        ("-", &one_rest[..one_rest.len() - tail]),
-        ("+", &other_rest[..other_rest.len() - tail]),
-    ] {
-        text.extend(
-            rest.iter()
-                .take(SHOWN)
-                .map(|line| format!("{sign} {}", shorten(line))),
-        );
-        if rest.len() > SHOWN {
-            text.push(format!("{sign} … and {} more lines", rest.len() - SHOWN));
+    let (mut one, mut other) = (split(one), split(other));
+    // Enough to show; what follows is reported once the beginning is mended.
+    one.truncate(LINES_MAX);
+    other.truncate(LINES_MAX);
+    let (mut at, mut at_other) = (0, 0);
+    let mut text = Vec::new();
+    let common = common_lengths(&one, &other);
+    let mut last_same = None;
+    while at < one.len() || at_other < other.len() {
+        if text.len() > SHOWN * 2 {
+            text.push("  … and more".to_owned());
+            break;
+        }
+        if at < one.len() && at_other < other.len() && one[at] == other[at_other] {
+            last_same = Some(&one[at]);
+            at += 1;
+            at_other += 1;
+            continue;
+        }
+        if let Some(line) = last_same.take() {
+            text.push(format!("  {}", shorten(line)));
+        }
+        let is_removed =
+            at_other == other.len() || at < one.len() && common[at + 1][at_other] >= common[at][at_other + 1];
+        if is_removed {
+            text.push(format!("- {}", shorten(&one[at])));
+            at += 1;
+        } else {
+            text.push(format!("+ {}", shorten(&other[at_other])));
+            at_other += 1;
         }
     }
     Some(text.join("\n"))
+}
+
+/// How many lines the rests of two texts from given lines on have in common.
+fn common_lengths(one: &[String], other: &[String]) -> Vec<Vec<u16>> {
+    let mut common = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for at in (0..one.len()).rev() {
+        for at_other in (0..other.len()).rev() {
+            common[at][at_other] = if one[at] == other[at_other] {
+                common[at + 1][at_other + 1] + 1
+            } else {
+                common[at + 1][at_other].max(common[at][at_other + 1])
+            };
+        }
+    }
+    common
 }
 
 fn trees(case: &Case, first: &Outcome, second: &Outcome) -> Vec<String> {
