@@ -170,7 +170,7 @@ impl DeputyEntry {
         let text = &bytes[..count];
         let end = text.iter().rposition(|&byte| byte == b')');
         end.and_then(|end| text.get(end + 2))
-            .is_some_and(|&state| state == b'T' || state == b't')
+            .is_some_and(|&state| state == b'T')
     }
 }
 
