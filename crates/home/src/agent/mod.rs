@@ -30,7 +30,7 @@ use thiserror::Error;
 
 use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
-use crate::sys::{interrupt, process, signals};
+use crate::sys::{daemon, interrupt, process, signals};
 use nodes::{Connection, NodeError};
 use session::{Session, SessionError};
 
@@ -123,6 +123,7 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     let runtime = options.runtime.clone();
     runtime.prepare()?;
     process::frugal_memory();
+    daemon::free_of_its_starter();
     let lock_path = runtime.lock();
     let agent_lock = std::fs::OpenOptions::new()
         .create(true)
@@ -205,7 +206,7 @@ impl Agent {
             };
             match event {
                 Ok(Event::StartNode(link, answer)) => {
-                    let started = process::start_node(&self.options.node_arguments, link).map(|child| {
+                    let started = daemon::start_node(&self.options.node_arguments, link).map(|child| {
                         let pid = child.id();
                         nodes.insert(pid, child);
                         pid

@@ -4,13 +4,13 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use afield_abi::fuse::{SetAttributesRequest, set_flag};
+use afield_abi::fuse::{FileLock, LOCK_FLOCK, LockRequest, SetAttributesRequest, set_flag};
 use afield_link::frame::PAYLOAD_BYTES_MAX;
 use afield_link::wire::{self, HandleHeader, HandleOp, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::handles::{Handle, Sort};
 use super::lead::Lead;
@@ -129,6 +129,21 @@ impl Deputy {
                     .map(|()| 0)
                     .map_err(Errno::raw_os_error);
                 self.answer_operation(id, result, &[]);
+            }
+            HandleOp::Name => {
+                let link = format!("/proc/self/fd/{}", operation.file().as_raw_fd());
+                match std::fs::read_link(link) {
+                    Ok(name) => {
+                        let name = name.into_os_string().into_encoded_bytes();
+                        self.answer_operation(id, Ok(name.len() as i64), &name);
+                    }
+                    Err(error) => {
+                        self.answer_operation(id, Err(error.raw_os_error().unwrap_or(libc::EIO)), &[]);
+                    }
+                }
+            }
+            HandleOp::Lock => {
+                self.in_worker(operation, |_, worker, operation| lock_object(worker, operation))
             }
             // The agent makes these into messages of their own.
             HandleOp::Open | HandleOp::Close => self.answer_operation(id, Err(libc::EINVAL), &[]),
@@ -360,6 +375,53 @@ impl Deputy {
 }
 
 /// What the object is ready for now.
+/// Tests, takes or drops a lock of the object's, by the deputy itself, so that it is the process's.
+fn lock_object(worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
+    let Ok((request, _)) = LockRequest::read_from_prefix(operation.data()) else {
+        return (Err(libc::EINVAL), Vec::new());
+    };
+    let (test, wait) = (operation.argument == 0, operation.argument == 2);
+    if request.flags & LOCK_FLOCK != 0 {
+        let result = worker.wait(|flag| object::flock(flag, operation.file(), request.lock.kind, wait));
+        return (result, Vec::new());
+    }
+    let length = match request.lock.end {
+        // To the end of the file, however long it gets.
+        end if end >= i64::MAX as u64 => 0,
+        end => end.saturating_sub(request.lock.start) as i64 + 1,
+    };
+    let mut record = libc::flock {
+        l_type: request.lock.kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: request.lock.start as i64,
+        l_len: length,
+        l_pid: 0,
+    };
+    let command = match (test, wait) {
+        (true, _) => libc::F_GETLK,
+        (false, true) => libc::F_SETLKW,
+        (false, false) => libc::F_SETLK,
+    };
+    let result = worker.wait(|flag| object::record_lock(flag, operation.file(), command, &mut record));
+    let found = FileLock {
+        start: record.l_start as u64,
+        end: match record.l_len {
+            0 => i64::MAX as u64,
+            length => (record.l_start + length - 1) as u64,
+        },
+        kind: record.l_type as u32,
+        pid: record.l_pid as u32,
+    };
+    (
+        result,
+        if test {
+            found.as_bytes().to_vec()
+        } else {
+            Vec::new()
+        },
+    )
+}
+
 /// True if the open file itself is non-blocking.
 fn never_waits(file: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))

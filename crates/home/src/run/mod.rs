@@ -331,3 +331,23 @@ impl Title {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_plain() {
+        for (text, plain) in [
+            (
+                "x: No such file or directory (os error 2)",
+                "x: No such file or directory",
+            ),
+            ("a (os error 2); b (os error 13) c", "a; b c"),
+            ("a (os error 2", "a"),
+            ("", ""),
+        ] {
+            assert_eq!(without_numbers(text), plain);
+        }
+    }
+}

@@ -91,6 +91,20 @@ pub fn write_now(file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Res
     usize::try_from(count).map_err(|_| last_errno())
 }
 
+/// `flock`: shared (`F_RDLCK`), exclusive (`F_WRLCK`) or none (`F_UNLCK`).
+pub fn flock(flag: &Flag, file: BorrowedFd<'_>, kind: u32, wait: bool) -> Result<i64, i32> {
+    let operation = match kind as i32 {
+        libc::F_RDLCK => libc::LOCK_SH,
+        libc::F_WRLCK => libc::LOCK_EX,
+        libc::F_UNLCK => libc::LOCK_UN,
+        _ => return Err(libc::EINVAL),
+    };
+    let operation = operation | if wait { 0 } else { libc::LOCK_NB };
+    let arguments = [file.as_raw_fd() as u64, operation as u64, 0, 0, 0, 0];
+    // SAFETY: integers only.
+    result(unsafe { interrupt::call(flag, libc::SYS_flock, arguments) })
+}
+
 /// The errno of the call just made.
 pub fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)

@@ -1,10 +1,8 @@
 //! What makes a process: forking, ending, stopping, names, limits.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::object::last_errno;
@@ -468,36 +466,4 @@ pub fn reap(pid: u32) -> Option<i32> {
 pub fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
     // SAFETY: for descriptors that the process was started with, which stay open while they are looked at.
     unsafe { BorrowedFd::borrow_raw(descriptor) }
-}
-
-/// Executes this program anew as an embedded node, which gets the link and dies with the calling thread.
-pub fn start_node(arguments: &[OsString], link: OwnedFd) -> io::Result<Child> {
-    let number = link.as_raw_fd();
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("afield")
-        .args(arguments)
-        .arg(number.to_string())
-        .env_remove("AFIELD_READY_FD")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
-    let parent = std::process::id();
-    let prepare = move || {
-        default_signals();
-        end_with_parent(libc::SIGKILL);
-        // SAFETY: take and give numbers. The link is to stay open across the execution.
-        unsafe {
-            if libc::getppid() as u32 != parent {
-                libc::_exit(125);
-            }
-            if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and execution only system calls are made.
-    unsafe { command.pre_exec(prepare) };
-    command.spawn()
 }

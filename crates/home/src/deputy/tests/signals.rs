@@ -34,21 +34,6 @@ fn a_signal_to_oneself_is_there_when_the_call_returns() {
 }
 
 #[test]
-fn timers_run_at_home() {
-    let mut deputy = Fake::start(&[]);
-    let timer: Vec<u8> = [0u64, 0, 0, 2000].iter().flat_map(|n| n.to_le_bytes()).collect();
-    let id = deputy.call(
-        nr::SETITIMER,
-        [0, 1, 1, 0, 0, 0],
-        &[input(1, &timer), output(2, 32)],
-    );
-    assert_eq!(deputy.call_answer(id), (0, vec![0; 32]));
-    assert_eq!(deputy.signal().0, libc::SIGALRM);
-    assert_eq!(deputy.simple(nr::ALARM, [100, 0, 0, 0, 0, 0]), 0);
-    assert_eq!(deputy.simple(nr::ALARM, [0; 6]), 100);
-}
-
-#[test]
 fn it_dies_as_the_guest_did() {
     for status in [
         0,
