@@ -285,6 +285,11 @@ pub enum HandleOp {
     /// Open the special file (FIFO or device) that the file service knows as node `handle`, with flags `argument`.
     /// Reply: a new handle.
     Open = 13,
+    /// The object's name, as the link in `/proc/PID/fd` has it at home. Reply: its length, the name.
+    Name = 14,
+    /// The data is a `fuse_lk_in`: test it (`argument` 0), set it (1), or set it and wait (2). Reply: 0, for a test the lock
+    /// that is in the way (`fuse_file_lock`, 24 bytes).
+    Lock = 15,
 }
 
 impl HandleOp {
@@ -304,6 +309,8 @@ impl HandleOp {
             11 => Self::SetAttributes,
             12 => Self::Allocate,
             13 => Self::Open,
+            14 => Self::Name,
+            15 => Self::Lock,
             _ => return None,
         })
     }

@@ -1,7 +1,11 @@
 //! Files: the node's kernel, on a root that home serves.
 
-use super::Class::{File, Home, Never, Node};
+use super::Class::{Event, File, Home, Never, Node};
+use super::Door::Notify;
 use super::{Restart, Row, call, nr};
+
+/// Why reading a link is an event.
+const LINKS: &str = "descriptors of home objects show the objects' names";
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::OPEN, File),
@@ -50,8 +54,8 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::UNLINKAT, File),
     call(nr::SYMLINK, File),
     call(nr::SYMLINKAT, File),
-    call(nr::READLINK, File),
-    call(nr::READLINKAT, File),
+    call(nr::READLINK, Event(Notify)).note(LINKS),
+    call(nr::READLINKAT, Event(Notify)).note(LINKS),
     call(nr::MKNOD, File).note("FIFOs, sockets and regular files"),
     call(nr::MKNODAT, File).note("FIFOs, sockets and regular files"),
     call(nr::CHMOD, File),

@@ -1,16 +1,11 @@
 //! Clocks, timers and scheduling. Monotonic clocks of a world are aligned with home's.
 
-use super::Arg::{In, Out, Value};
-use super::Class::{Event, Home, Never, Node};
+use super::Class::{Event, Never, Node};
 use super::Door::Notify;
-use super::Len::Fixed;
-use super::Test::Equal;
-use super::{Row, call, nr, rule};
+use super::{Row, call, nr};
 
-/// `struct itimerval`.
-const TIMER_BYTES: u32 = 32;
-
-const ITIMER_REAL: u32 = 0;
+/// Why arming a timer is an event.
+const TIMERS: &str = "the node's; noted, since its signal may have to interrupt a call at home";
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::TIME, Node),
@@ -23,15 +18,11 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::CLOCK_ADJTIME, Node).note("reading; the node's kernel lets no guest change its clock"),
     call(nr::SETTIMEOFDAY, Never(libc::EPERM)).note("as for any ordinary user"),
     call(nr::CLOCK_SETTIME, Never(libc::EPERM)).note("as for any ordinary user"),
-    call(nr::ALARM, Home).shaped([Value]),
-    call(nr::SETITIMER, Node)
-        .rules(&[rule(0, Equal(ITIMER_REAL), Home, "which is ITIMER_REAL")])
-        .shaped([Value, In(Fixed(TIMER_BYTES)), Out(Fixed(TIMER_BYTES))]),
-    call(nr::GETITIMER, Node)
-        .rules(&[rule(0, Equal(ITIMER_REAL), Home, "which is ITIMER_REAL")])
-        .shaped([Value, Out(Fixed(TIMER_BYTES))]),
+    call(nr::ALARM, Event(Notify)).note(TIMERS),
+    call(nr::SETITIMER, Event(Notify)).note(TIMERS),
+    call(nr::GETITIMER, Node),
     call(nr::TIMER_CREATE, Node),
-    call(nr::TIMER_SETTIME, Event(Notify)),
+    call(nr::TIMER_SETTIME, Event(Notify)).note(TIMERS),
     call(nr::TIMER_GETTIME, Node),
     call(nr::TIMER_GETOVERRUN, Node),
     call(nr::TIMER_DELETE, Node),

@@ -11,13 +11,15 @@ use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
 use super::descriptors::{Descriptor, look_up};
+use crate::fs::handles::{self, HIDDEN_PROC};
 use crate::fs::owners::Owner;
-use crate::fs::{HANDLE, SPECIAL, handles};
+use crate::fs::{HANDLE, SPECIAL};
 use crate::session::{self, Call, Shared, Then};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::signals::State;
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
+use crate::world::HIDDEN_DIRECTORY;
 
 /// Serves the listener of a job on a thread of its own, until no process has its filter any more.
 pub fn start(shared: &Arc<Shared>, listener: Listener) -> io::Result<()> {
@@ -48,6 +50,32 @@ const PR_SET_NAME: u64 = 15;
 /// `waitid` kinds.
 const P_PID: u64 = 1;
 const P_PIDFD: u64 = 3;
+
+/// The descriptor that a link's path names, if it is one of the guest's own in `/proc`.
+fn descriptor_of_link(tid: i32, pid: u32, path: &[u8], directory: Option<u32>) -> Option<u32> {
+    let path = std::str::from_utf8(path).ok()?;
+    let (directory, name) = match path.rsplit_once('/') {
+        Some((directory, name)) => (directory.to_owned(), name),
+        // Relative to the working directory, or to a directory that is open.
+        None => {
+            let base = match directory? as i32 {
+                libc::AT_FDCWD => "cwd".to_owned(),
+                number => format!("fd/{number}"),
+            };
+            let base = std::fs::read_link(format!("/proc/{tid}/{base}")).ok()?;
+            (base.to_str()?.to_owned(), path)
+        }
+    };
+    let number = name.parse().ok()?;
+    let own = directory.strip_suffix("/fd")?;
+    let hidden = format!("/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
+    let process = own
+        .strip_prefix(&hidden)
+        .or_else(|| own.strip_prefix("/proc"))?
+        .strip_prefix('/')?;
+    (directory == "/dev/fd" || process == "self" || process == "thread-self" || process == pid.to_string())
+        .then_some(number)
+}
 
 impl Door {
     fn serve(mut self) {
@@ -193,10 +221,11 @@ impl Door {
                 self.shared.guests.remember_descriptors_of(arguments[0] as u32);
                 EXECUTE
             }
-            nr::TIMER_SETTIME => {
+            nr::TIMER_SETTIME | nr::ALARM | nr::SETITIMER => {
                 self.shared.note_timer(pid);
                 EXECUTE
             }
+            nr::READLINK | nr::READLINKAT => self.read_link(notification, tid, pid, number, &arguments),
             nr::PRCTL if arguments[0] == PR_SET_NAME => {
                 let leader = self
                     .shared
@@ -276,6 +305,50 @@ impl Door {
         }
         self.report(pid, call, libc::EPERM);
         Err(libc::EPERM)
+    }
+
+    /// A link in `/proc/PID/fd` to a home object shows what it shows at home.
+    fn read_link(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        number: u32,
+        arguments: &[u64; 6],
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Verdict = Verdict::Answer(Answer::Continue);
+        let (path, buffer, size, directory) = if number == nr::READLINK {
+            (arguments[0], arguments[1], arguments[2], None)
+        } else {
+            (
+                arguments[1],
+                arguments[2],
+                arguments[3],
+                Some(arguments[0] as u32),
+            )
+        };
+        // What is wrong with the call, the kernel says best.
+        let Ok(path) = memory::read_string(tid, path, libc::PATH_MAX as usize) else {
+            return Ok(EXECUTE);
+        };
+        let Some(descriptor) = descriptor_of_link(tid, pid, &path, directory) else {
+            return Ok(EXECUTE);
+        };
+        let size = (size as i32).max(0) as usize;
+        match self.home_object(tid, descriptor) {
+            Some((handle, _)) if size > 0 => {
+                let outputs = vec![(buffer, size)];
+                self.operate(
+                    notification,
+                    (tid, pid),
+                    HandleOp::Name,
+                    handle,
+                    (0, 0, size),
+                    (Then::Answer, outputs),
+                )
+            }
+            _ => Ok(EXECUTE),
+        }
     }
 
     /// The home object behind a guest's descriptor.

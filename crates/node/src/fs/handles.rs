@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use afield_abi::fuse::{
-    AllocateRequest, Attributes, AttributesReply, EntryReply, IoctlReply, IoctlRequest, Opcode, OpenReply,
-    OpenRequest, PollReply, PollRequest, ReadRequest, RequestHeader, SeekReply, SeekRequest, Statx,
-    StatxReply, StatxTime, SyncRequest, WriteReply, WriteRequest, open_reply_flag,
+    AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, IoctlReply, IoctlRequest,
+    LockRequest, Opcode, OpenReply, OpenRequest, PollReply, PollRequest, ReadRequest, RequestHeader,
+    SeekReply, SeekRequest, Statx, StatxReply, StatxTime, SyncRequest, WriteReply, WriteRequest,
+    open_reply_flag,
 };
 use afield_abi::fuse::{POLL_SCHEDULE_NOTIFY, SYNC_DATA_ONLY};
 use afield_link::frame::{FILE_ID, Kind};
@@ -44,7 +45,11 @@ impl Asked {
     pub fn interrupt(&mut self) -> bool {
         let may_wait = matches!(
             self.kind,
-            What::Open { .. } | What::Read { .. } | What::Write { .. } | What::Ioctl { .. }
+            What::Open { .. }
+                | What::Read { .. }
+                | What::Write { .. }
+                | What::Ioctl { .. }
+                | What::Lock { .. }
         );
         may_wait && !std::mem::replace(&mut self.interrupted, true)
     }
@@ -78,6 +83,9 @@ enum What {
         output: usize,
     },
     Seek,
+    Lock {
+        test: bool,
+    },
     Plain,
 }
 
@@ -501,7 +509,23 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::GetExtended | Opcode::SetExtended | Opcode::ListExtended | Opcode::RemoveExtended => {
             Err(libc::EOPNOTSUPP)
         }
-        Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait => Err(libc::ENOLCK),
+        Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait => {
+            let request: LockRequest = read(body)?;
+            let operation = Operation {
+                argument: match opcode {
+                    Opcode::GetLock => 0,
+                    Opcode::SetLock => 1,
+                    _ => 2,
+                },
+                size: size_of::<FileLock>(),
+                data: body,
+                ..Operation::new(HandleOp::Lock, request.handle)
+            };
+            let kind = What::Lock {
+                test: opcode == Opcode::GetLock,
+            };
+            ask(request.handle, kind, operation)
+        }
         _ => Err(libc::EPERM),
     }
 }
@@ -706,7 +730,11 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             }
             .as_bytes()],
         ),
-        What::Plain => error_reply(unique, 0),
+        What::Lock { test: true } => {
+            let found = data.get(..size_of::<FileLock>()).ok_or_else(malformed)?;
+            data_reply(unique, &[found])
+        }
+        What::Lock { test: false } | What::Plain => error_reply(unique, 0),
         What::Ioctl {
             encoded,
             place,
