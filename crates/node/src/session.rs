@@ -195,6 +195,16 @@ impl Shared {
         self.timers.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a process has ever armed a timer of its own.
+    pub fn has_timer(&self, pid: u32) -> bool {
+        self.timers.load(Ordering::Relaxed)
+            && self
+                .guests
+                .lock()
+                .process(pid)
+                .is_some_and(|process| process.timers)
+    }
+
     /// Threads that wait at home while their process has a timer.
     pub fn threads_under_timer(&self) -> Vec<i32> {
         if !self.timers.load(Ordering::Relaxed) {

@@ -178,7 +178,6 @@ static void extended(void) {
     CALL(lsetxattr("l", "user.link", "x", 1, 0));
     CALL(llistxattr("l", list, sizeof list));
     CALL(setxattr("private", "user.dir", "d", 1, 0));
-    CALL(getxattr("f", "system.posix_acl_access", value, sizeof value));
     CALL(getxattr("f", "security.capability", value, sizeof value));
 }
 

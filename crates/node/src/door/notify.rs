@@ -128,6 +128,11 @@ impl Door {
                     arguments[0] = P_PID;
                     arguments[1] = u64::from(process);
                 }
+                if matches!(number, nr::KILL | nr::RT_SIGQUEUEINFO)
+                    && self.signals_guest(notification, &arguments)
+                {
+                    return Ok(Verdict::Later);
+                }
                 if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
                     return Ok(Verdict::Answer(Answer::Continue));
                 }
@@ -182,12 +187,9 @@ impl Door {
                     arguments[1]
                 } as u32;
                 match self.shared.guests.find_inner(target) {
-                    Some((target, owner)) if owner == pid => {
-                        // To a thread of its own. If that waits at home it has to be woken there.
-                        self.answer(notification.id, Answer::Continue);
-                        if target != tid {
-                            self.shared.orders.give(Order::Look { tid: target });
-                        }
+                    Some((_, owner)) if owner == pid => {
+                        // To a thread of its own.
+                        self.signal_natively(notification.id, pid);
                         Ok(Verdict::Later)
                     }
                     _ if number != nr::TKILL && arguments[0] as u32 == pid => Err(libc::ESRCH),
@@ -282,6 +284,47 @@ impl Door {
                 None => EXECUTE,
             },
             _ => EXECUTE,
+        }
+    }
+
+    /// A signal from a guest to a guest is the node's kernel's own, so that it says who sent it; true if this was one. What
+    /// stops, continues or ends a process is home's, and so is every process that is not (or no longer) in the world.
+    fn signals_guest(&self, notification: &Notification, arguments: &[u64; 6]) -> bool {
+        let (target, signal) = (arguments[0] as i32, arguments[1] as i32);
+        let homes = [
+            0,
+            libc::SIGKILL,
+            libc::SIGCONT,
+            libc::SIGSTOP,
+            libc::SIGTSTP,
+            libc::SIGTTIN,
+            libc::SIGTTOU,
+        ];
+        if target <= 0 || homes.contains(&signal) || self.shared.guests.process(target as u32) != Some(true) {
+            return false;
+        }
+        self.signal_natively(notification.id, target as u32);
+        true
+    }
+
+    /// Has the node's kernel send a signal to a guest, and sees to it that it wakes a thread that waits at home.
+    fn signal_natively(&self, notification: u64, target: u32) {
+        // The signal is pending some time after this answer.
+        self.answer(notification, Answer::Continue);
+        let waiting = {
+            let register = self.shared.guests.lock();
+            let threads = register
+                .process(target)
+                .map(|process| process.threads.as_slice())
+                .unwrap_or_default();
+            threads
+                .iter()
+                .copied()
+                .find(|tid| register.thread(*tid).is_some_and(|thread| thread.call.is_some()))
+        };
+        if let Some(tid) = waiting {
+            self.shared.note_timer(target);
+            self.shared.orders.give(Order::Look { tid });
         }
     }
 
@@ -519,6 +562,10 @@ impl Door {
             debug!("forwarding {}: {error}", row.name);
             self.shared.take_call(id);
             return Err(libc::EIO);
+        }
+        if row.blocks && self.shared.has_timer(pid) {
+            // From now on the tracer has to look at this thread from time to time.
+            self.shared.orders.give(Order::Look { tid });
         }
         // A signal that came before the thread was known to wait at home has woken nobody.
         if row.blocks && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0) {
