@@ -38,6 +38,6 @@ cases! {
 fn debian_source() -> Case {
     let source = std::env::var("AFIELD_E2E_SOURCE").unwrap_or_else(|_| "/var/cache/afield-e2e/source".into());
     Case::guest("cd build && { ./configure --static --prefix=/usr && make -j2 && make -s check; } > ../log 2>&1; echo $?; grep -c OK ../log; md5sum libz.a example minigzip; make -s distclean; cd ..; rm -f log; rm -r build")
-        .setup(&format!("cp -a '{source}' build"))
+        .setup(&format!("cp -r --preserve=mode,timestamps,links '{source}' build"))
         .tools(&["make", "cc"]).needs(&source).seconds(400)
 }
