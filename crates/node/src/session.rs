@@ -290,7 +290,6 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
-        // A world that could not be made stays, to say so to every job.
         let ready = world.wait_until_mounted();
         if ready.is_ok() {
             watch_init(&spawning, world.init);

@@ -38,6 +38,10 @@ impl Spawner {
         if let Err(error) = result {
             session::refuse_spawn(&self.shared, spawn.pid, error);
         }
+        if self.ready.is_err() {
+            // The job has been told why; the next one gets another session, whose world may do better.
+            self.shared.writer.shutdown();
+        }
     }
 
     fn start(&self, spawn: &Spawn) -> Result<(), SpawnError> {
