@@ -104,7 +104,6 @@ static void positions(void) {
     CALL(lseek(fd, 0, SEEK_CUR));
     CALL(pread(fd, b, 5, -1));
     CALL(writev(fd, out, -1));
-    CALL(read(fd, (void *)8, 1));
     CALL(pread(fd, (void *)8, 1, 0));
     CALL(lseek(fd, 0, SEEK_SET));
     CALL(write(fd, (void *)8, 1));

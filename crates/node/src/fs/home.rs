@@ -1,11 +1,12 @@
 //! Driver of home's tree: relays requests to home's file service and passes the replies on.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
-    BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, LOCK_DESCRIPTION, LockRequest, Opcode,
-    ReplyHeader, RequestHeader,
+    BatchForgetRequest, EntryReply, FlushRequest, ForgetOne, ForgetRequest, LOCK_DESCRIPTION, LockRequest,
+    Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -35,6 +36,13 @@ pub enum Asked {
         /// What was asked.
         opcode: Opcode,
     },
+    /// The reply says how the kernel is to treat an open file.
+    Open {
+        /// What was asked.
+        opcode: Opcode,
+        /// The file cannot be written through it.
+        read_only: bool,
+    },
     /// Home may wait long (for a lock).
     Wait {
         /// The waiting thread, as the world knows it.
@@ -61,6 +69,12 @@ pub struct Home {
     mounted: Mutex<HashSet<u64>>,
     /// Owners, where the world cannot show them.
     owners: Option<Owners>,
+    /// The kernel can map files that it reads and writes past its cache.
+    direct: AtomicBool,
+    /// Open files through which nothing can be written: closing one tells home nothing.
+    readers: Mutex<HashSet<u64>>,
+    /// Nodes on which locks have been asked for: closing one of their files may drop a lock.
+    locked: Mutex<HashSet<u64>>,
 }
 
 impl Home {
@@ -69,6 +83,52 @@ impl Home {
         Self {
             mounted: Mutex::default(),
             owners: (ids == Ids::Single).then(|| Owners::new(owner)),
+            direct: AtomicBool::new(false),
+            readers: Mutex::default(),
+            locked: Mutex::default(),
+        }
+    }
+
+    /// Tells what the kernel can do.
+    pub fn set_flags(&self, flags: u64) {
+        self.direct
+            .store(flags & init_flag::DIRECT_IO_ALLOW_MMAP != 0, Ordering::Relaxed);
+    }
+
+    /// True for a close of which home has nothing to learn.
+    fn closes_quietly(&self, request: &Request<'_>) -> bool {
+        match (request.opcode, request.record::<FlushRequest>()) {
+            (Opcode::Flush, Ok(flush)) => {
+                lock(&self.readers).contains(&flush.handle)
+                    && !lock(&self.locked).contains(&request.header.node)
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes note of what requests mean for closing.
+    fn note(&self, request: &Request<'_>) {
+        match request.opcode {
+            Opcode::SetLock | Opcode::SetLockWait => {
+                lock(&self.locked).insert(request.header.node);
+            }
+            Opcode::Release => {
+                if let Ok(release) = request.record::<ReleaseRequest>() {
+                    lock(&self.readers).remove(&release.handle);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Open files are read and written past the node's cache: while that is valid for no time at all, asking whether it
+    /// still is costs as much as reading.
+    fn opened(&self, reply: &mut OpenReply, read_only: bool) {
+        if self.direct.load(Ordering::Relaxed) {
+            reply.open_flags |= open_reply_flag::DIRECT_IO;
+        }
+        if read_only {
+            lock(&self.readers).insert(reply.handle);
         }
     }
 
@@ -89,6 +149,18 @@ impl Home {
                 inner,
                 interrupted: false,
             }),
+            Opcode::Open => {
+                let flags = request.record::<OpenRequest>().map_or(0, |open| open.flags);
+                let read_only = flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32;
+                Some(Asked::Open {
+                    opcode: Opcode::Open,
+                    read_only,
+                })
+            }
+            opcode @ (Opcode::Create | Opcode::TemporaryFile) => Some(Asked::Open {
+                opcode,
+                read_only: false,
+            }),
             opcode => (self.owners.is_some() && Owners::concern(opcode)).then_some(Asked::Owner { opcode }),
         }
     }
@@ -98,6 +170,10 @@ impl Driver for Home {
     fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
         let header = &request.header;
         let unique = header.unique;
+        if self.closes_quietly(&request) {
+            return Ok(Outcome::Reply(super::error_reply(unique, 0)));
+        }
+        self.note(&request);
         if let Some(asked) = self.asked(&request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
@@ -170,6 +246,18 @@ pub fn replied(
         Asked::Owner { opcode } if error == 0 => {
             if let Some(owners) = home.owners() {
                 owners.hide_in_reply(opcode, body);
+            }
+        }
+        Asked::Open { opcode, read_only } if error == 0 => {
+            let mut at = 0;
+            if opcode != Opcode::Open {
+                if let Some(owners) = home.owners() {
+                    owners.hide_in_reply(opcode, body);
+                }
+                at = size_of::<EntryReply>();
+            }
+            if let Some(Ok((open, _))) = body.get_mut(at..).map(OpenReply::mut_from_prefix) {
+                home.opened(open, read_only);
             }
         }
         Asked::Wait {

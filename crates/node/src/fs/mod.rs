@@ -344,7 +344,7 @@ pub fn serve(shared: &Arc<Shared>) {
 fn serve_one(shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
     let files = &shared.files;
     match request.opcode {
-        Opcode::Init => initialise(&request),
+        Opcode::Init => initialise(files, &request),
         Opcode::Interrupt => {
             interrupt(shared, &request);
             Ok(Outcome::Later)
@@ -365,13 +365,14 @@ fn serve_one(shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32>
     }
 }
 
-fn initialise(request: &Request<'_>) -> Result<Outcome, i32> {
+fn initialise(files: &Files, request: &Request<'_>) -> Result<Outcome, i32> {
     let asked: InitRequest = request.record()?;
     if asked.major != VERSION_MAJOR {
         return Err(libc::EPROTO);
     }
     let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
     let flags = FLAGS & offered;
+    files.home.set_flags(flags);
     let reply = InitReply {
         major: VERSION_MAJOR,
         minor: VERSION_MINOR.min(asked.minor),
