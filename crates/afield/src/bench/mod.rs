@@ -4,6 +4,7 @@
 //! speed drifts slows both down. Medians and ratios count; single figures of a shared machine mean little.
 
 mod floor;
+mod project;
 mod work;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use project::Project;
 pub use work::{Work, do_work};
 
 /// Options of `afield bench`.
@@ -56,10 +58,12 @@ pub enum Name {
     Fork,
     /// Start of `true` against fork and exec of `true`
     Start,
+    /// `make -j2` of a small C project (needs make and cc)
+    Make,
 }
 
 impl Name {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Null,
         Self::Cpu,
         Self::Pipe,
@@ -69,6 +73,7 @@ impl Name {
         Self::Write,
         Self::Fork,
         Self::Start,
+        Self::Make,
     ];
 
     fn work(self) -> Option<Work> {
@@ -81,7 +86,7 @@ impl Name {
             Self::Open => Work::Open,
             Self::Write => Work::Write,
             Self::Fork => Work::Fork,
-            Self::Start => return None,
+            Self::Start | Self::Make => return None,
         })
     }
 
@@ -151,8 +156,21 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
 
 fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
     let (mut floors, mut afields, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let project = (name == Name::Make)
+        .then(Project::new)
+        .transpose()
+        .map_err(Failure::own)?;
     for _ in 0..runs {
         let (floor, away) = match name.work() {
+            None if let Some(project) = &project => {
+                let make = program(["make", "-s", "-j2", "-C"]).into_iter();
+                let make: Vec<OsString> = make.chain([project.directory().into()]).collect();
+                let timed = |words: &[OsString]| {
+                    project.clean().map_err(Failure::own)?;
+                    time(words)
+                };
+                (timed(&make)?, timed(&afield(on, &make)?)?)
+            }
             None => (
                 time(&program(["true"]))?,
                 time(&afield(on, &[OsString::from("true")])?)?,
