@@ -165,12 +165,21 @@ pub struct Usage {
 
 /// Why a guest could not be started.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Error)]
-#[error("{step}: {}", std::io::Error::from_raw_os_error(*errno))]
+#[error("{step}: {}", plain_error(*errno))]
 pub struct SpawnError {
     /// What was being done, for example `chdir /home/me`. The step that executes the program is `execve`.
     pub step: String,
     /// The errno.
     pub errno: i32,
+}
+
+/// What an errno means, without its number.
+pub fn plain_error(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((meaning, _)) => meaning.to_owned(),
+        None => text,
+    }
 }
 
 /// Control messages from node to home. The frame's `id` is zero unless said otherwise.

@@ -22,7 +22,7 @@ pub use work::{Work, do_work};
 #[derive(Debug, Args)]
 #[command(after_help = "Prints medians and the median of pairwise ratios: afield divided by the floor.")]
 pub struct Bench {
-    /// Only these
+    /// Some
     #[arg(value_name = "NAME")]
     pub names: Vec<Name>,
     /// Where the afield side runs [default: embedded]

@@ -29,7 +29,7 @@ const SHIFTED_IDS: (u32, u32) = (0x6000_0000, 0x1000_0000);
 #[derive(Debug, Error)]
 pub enum WorldError {
     /// A step of the way into it failed.
-    #[error("{step}: {source}")]
+    #[error("{step}: {}", afield_link::wire::plain_error(crate::sys::errno(source)))]
     Step {
         /// What was being done.
         step: String,
