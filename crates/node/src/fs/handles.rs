@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use afield_abi::fuse::{
     AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, IoctlReply, IoctlRequest,
-    LockRequest, Opcode, OpenReply, OpenRequest, PollReply, PollRequest, ReadRequest, RequestHeader,
-    SeekReply, SeekRequest, Statx, StatxReply, StatxTime, SyncRequest, WriteReply, WriteRequest,
-    open_reply_flag,
+    LockRequest, Opcode, OpenReply, OpenRequest, PollReply, PollRequest, ReadRequest, ReleaseRequest,
+    RequestHeader, SeekReply, SeekRequest, Statx, StatxReply, StatxTime, SyncRequest, WriteReply,
+    WriteRequest, open_reply_flag,
 };
 use afield_abi::fuse::{POLL_SCHEDULE_NOTIFY, SYNC_DATA_ONLY};
 use afield_link::frame::{FILE_ID, Kind};
@@ -151,6 +151,14 @@ impl Handles {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&handle)
             .copied()
+    }
+
+    fn forget(&self, handle: u64) {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle);
+        self.take_watchers(handle);
     }
 
     /// True if the object has an offset that is shared with home.
@@ -350,7 +358,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
     let unique = header.unique;
     let node = header.node;
     let Some((tid, pid)) = shared.guests.find_inner(header.pid) else {
-        return without_caller(shared, opcode, header);
+        return without_caller(shared, opcode, header, body);
     };
     fn read<T: FromBytes>(body: &[u8]) -> Result<T, i32> {
         T::read_from_prefix(body)
@@ -505,7 +513,11 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             };
             ask(request.handle, What::Seek, operation)
         }
-        Opcode::Release | Opcode::Access => Ok(Outcome::Reply(error_reply(unique, 0))),
+        Opcode::Release => {
+            forget_special(shared, header, body);
+            Ok(Outcome::Reply(error_reply(unique, 0)))
+        }
+        Opcode::Access => Ok(Outcome::Reply(error_reply(unique, 0))),
         Opcode::GetExtended | Opcode::SetExtended | Opcode::ListExtended | Opcode::RemoveExtended => {
             Err(libc::EOPNOTSUPP)
         }
@@ -531,7 +543,12 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
 }
 
 /// A request by nobody in particular, or by a thread of init on its way to become a guest.
-fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Result<Outcome, i32> {
+fn without_caller(
+    shared: &Shared,
+    opcode: Opcode,
+    header: &RequestHeader,
+    body: &[u8],
+) -> Result<Outcome, i32> {
     match opcode {
         Opcode::GetAttributes => {
             let reply = AttributesReply {
@@ -545,8 +562,19 @@ fn without_caller(shared: &Shared, opcode: Opcode, header: &RequestHeader) -> Re
             let known = shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
             Ok(Outcome::Reply(open_reply(header.unique, handle, known.stream)))
         }
-        Opcode::Flush | Opcode::Release | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
+        Opcode::Release => {
+            forget_special(shared, header, body);
+            Ok(Outcome::Reply(error_reply(header.unique, 0)))
+        }
+        Opcode::Flush | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
         _ => Err(libc::EIO),
+    }
+}
+
+/// A special file's one opening is over. (Inherited descriptors can be opened again, through `/proc`.)
+fn forget_special(shared: &Shared, header: &RequestHeader, body: &[u8]) {
+    if let (true, Ok((release, _))) = (header.node & HANDLE == 0, ReleaseRequest::read_from_prefix(body)) {
+        shared.files.handles.forget(release.handle);
     }
 }
 
