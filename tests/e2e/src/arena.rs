@@ -333,6 +333,7 @@ impl Arena {
     pub fn finish(&mut self) -> Vec<String> {
         let mut report = Vec::new();
         if self.agent().is_some() {
+            self.wait_for_orphans();
             let outcome = self.run(&self.afield(&["agent", "stop"]));
             if outcome.ended != crate::Ended::Exit(0) {
                 report.push(format!("agent stop: {}: {}", outcome.ended, outcome.message()));
@@ -355,6 +356,18 @@ impl Arena {
         }
         report.extend(self.dirt());
         report
+    }
+
+    /// A job that was killed may leave children, as natively; they come to their own ends. While there are any, the agent
+    /// does not let itself be stopped.
+    fn wait_for_orphans(&mut self) {
+        let until = std::time::Instant::now() + DAEMON_BOUND;
+        while std::time::Instant::now() < until {
+            let listed = self.run(&self.afield(&["ps", "--json"]));
+            if listed.stdout.trim_ascii() == b"[]" {
+                return;
+            }
+        }
     }
 
     /// Mounts, sockets and temporary files that should not be there when nothing runs.

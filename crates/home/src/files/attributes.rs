@@ -25,10 +25,19 @@ const STATX_MASK: u32 = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).bits();
 const STATX_MOUNT_ATTRIBUTES: u64 = 0x3000;
 
 impl FileService {
+    /// The inode number under the mount. Devices keep home's: what a descriptor of one shows (a terminal's, say) has to be
+    /// what its path shows.
+    fn shown_inode(&self, stat: &Statx) -> u64 {
+        match u32::from(stat.stx_mode) & libc::S_IFMT {
+            libc::S_IFCHR | libc::S_IFBLK => stat.stx_ino,
+            _ => self.devices.inode(device_of(stat), stat.stx_ino),
+        }
+    }
+
     /// Attributes in the form of FUSE.
     pub(super) fn attributes(&self, stat: &Statx) -> Attributes {
         Attributes {
-            inode: self.devices.inode(device_of(stat), stat.stx_ino),
+            inode: self.shown_inode(stat),
             size: stat.stx_size,
             blocks: stat.stx_blocks,
             atime: stat.stx_atime.tv_sec as u64,
@@ -102,7 +111,7 @@ impl FileService {
                 gid: stat.stx_gid,
                 mode: stat.stx_mode,
                 spare0: 0,
-                inode: self.devices.inode(device_of(&stat), stat.stx_ino),
+                inode: self.shown_inode(&stat),
                 size: stat.stx_size,
                 blocks: stat.stx_blocks,
                 attributes_mask: stat.stx_attributes_mask.bits() & !STATX_MOUNT_ATTRIBUTES,
