@@ -139,11 +139,9 @@ impl Tracer {
 
 /// Makes `shown` (a `struct statx` if `extended`, else a `struct stat`) say what home's `struct stat` says.
 fn show(shown: &mut [u8], extended: bool, truth: &[u8]) {
-    // Regular files and directories are also reached by path, where the device is the world's root.
-    let same_device = matches!(
-        half(truth, stat::MODE) & libc::S_IFMT,
-        libc::S_IFREG | libc::S_IFDIR
-    );
+    // Files and devices are also reached by path, where the file system is the world's root.
+    let by_path = [libc::S_IFREG, libc::S_IFDIR, libc::S_IFCHR, libc::S_IFBLK];
+    let same_device = by_path.contains(&(half(truth, stat::MODE) & libc::S_IFMT));
     if !extended {
         let device = word(shown, stat::DEVICE);
         shown.copy_from_slice(truth);
