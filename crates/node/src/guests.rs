@@ -112,7 +112,7 @@ impl Guests {
 }
 
 /// A thread's id in its own pid namespace, from `/proc/TID/status`.
-fn read_inner(tid: i32) -> Option<u32> {
+pub fn read_inner(tid: i32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last()?.parse().ok()

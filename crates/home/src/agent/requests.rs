@@ -228,9 +228,10 @@ impl Session {
             status.ending = true;
             status.hidden = true;
         }
-        match self.deputy(parent) {
+        match self.deputy(parent).filter(|parent| !lock(&parent.status).ending) {
             // The child's channel stays open until its end: otherwise it would end by itself, and be seen.
             Some(parent) => self.tell(&parent, 0, &ToDeputy::Unfork { pid }, None),
+            // Nobody is left to see it.
             None => {
                 self.unregister(pid);
                 Ok(())

@@ -331,6 +331,12 @@ impl Session {
 
     /// A deputy is no more: the guest follows, and what it had asked is answered.
     pub fn bury(&self, entry: &Arc<DeputyEntry>) -> Result<(), SessionError> {
+        // It may have been told to take back a fork, and not have come to it.
+        for child in self.all_deputies() {
+            if child.parent == Some(entry.pid) && lock(&child.status).hidden {
+                self.unregister(child.pid);
+            }
+        }
         if !lock(&entry.status).ending {
             self.writer.write_control(0, &ToNode::Kill { pid: entry.pid })?;
         }

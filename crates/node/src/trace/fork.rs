@@ -5,6 +5,7 @@ use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Early, Resume, Thread, Tracer, resume};
+use crate::guests::read_inner;
 use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
 use crate::sys::ptrace::{self, Registers};
 use crate::sys::{errno, memory};
@@ -126,6 +127,7 @@ impl Tracer {
             }
         };
         fork.child = Some(child);
+        self.doomed.remove(&child);
         if let Err(error) = rewrite(tid, fork, child) {
             let registers = fork.registers;
             thread.fork = None;
@@ -232,7 +234,14 @@ impl Tracer {
     /// The caller died in the middle of its fork.
     pub(super) fn abandon_fork(&mut self, parent: u32, tid: i32, fork: Fork) {
         match fork.child {
-            Some(pid) if !fork.made => self.tell(0, &ToHome::Unfork { parent, pid }),
+            Some(pid) if !fork.made => {
+                self.tell(0, &ToHome::Unfork { parent, pid });
+                self.doomed.insert(pid);
+                let early: Vec<i32> = self.early.keys().copied().collect();
+                for tid in early {
+                    self.end_if_doomed(tid);
+                }
+            }
             Some(_) => {}
             // Home's answer will find no thread; keep the parent's pid for it.
             None => {
@@ -250,6 +259,25 @@ impl Tracer {
                     self.forks.insert(id, ghost);
                 }
             }
+        }
+    }
+
+    /// Ends a new process whose maker was killed before it could be told of, and whose deputy has been taken back.
+    pub(super) fn end_if_doomed(&mut self, tid: i32) {
+        if self.doomed.is_empty() {
+            return;
+        }
+        match (self.early.get(&tid), read_inner(tid)) {
+            (Some(Early::Stopped), Some(inner)) if self.doomed.remove(&inner) => {
+                self.early.remove(&tid);
+                if let Err(error) = crate::sys::signals::kill(tid, libc::SIGKILL) {
+                    debug!("ending {tid}: {error}");
+                }
+            }
+            (Some(Early::Ended(_)), _) => {
+                self.early.remove(&tid);
+            }
+            _ => {}
         }
     }
 

@@ -10,7 +10,7 @@ mod hold;
 mod orders;
 mod signals;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -90,6 +90,8 @@ pub struct Tracer {
     threads: HashMap<i32, Thread>,
     processes: HashMap<u32, Process>,
     early: HashMap<i32, Early>,
+    /// Children of forks whose caller was killed: the kernel may have made them, and then tells nobody.
+    doomed: HashSet<u32>,
     /// Threads whose fork home has been asked for, by frame id.
     forks: HashMap<u64, i32>,
 }
@@ -102,6 +104,7 @@ impl Tracer {
             threads: HashMap::new(),
             processes: HashMap::new(),
             early: HashMap::new(),
+            doomed: HashSet::new(),
             forks: HashMap::new(),
         }
     }
@@ -241,6 +244,7 @@ impl Tracer {
                 Early::Ended(waited)
             };
             self.early.insert(tid, early);
+            self.end_if_doomed(tid);
             return;
         }
         if !libc::WIFSTOPPED(status) {
