@@ -2,29 +2,30 @@
 //!
 //! Every request becomes an operation of the deputy whose process asks, and completes when that answers.
 
+mod replies;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use afield_abi::fuse::{
-    AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, IoctlReply, IoctlRequest,
-    LockRequest, Opcode, OpenReply, OpenRequest, PollReply, PollRequest, ReadRequest, ReleaseRequest,
-    RequestHeader, SeekReply, SeekRequest, Statx, StatxReply, StatxTime, SyncRequest, WriteReply,
-    WriteRequest, open_reply_flag,
+    AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, FlushRequest, IoctlRequest,
+    LockRequest, Opcode, OpenReply, OpenRequest, POLL_SCHEDULE_NOTIFY, PollRequest, ReadRequest,
+    ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteRequest, open_reply_flag,
 };
-use afield_abi::fuse::{POLL_SCHEDULE_NOTIFY, SYNC_DATA_ONLY};
 use afield_link::frame::{FILE_ID, Kind};
-use afield_link::stream::LinkError;
-use afield_link::wire::{self, HandleHeader, HandleOp, HandleReply, WireError};
+use afield_link::wire::{HandleHeader, HandleOp};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
+
+pub use replies::replied;
 
 use super::owners::Owner;
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
 use crate::session::Shared;
-use crate::sys::{memory, signals};
-use crate::trace::{Correction, Order, STAT_BYTES, is_status_call};
+use crate::sys::memory;
+use crate::trace::is_status_call;
 
 /// A request that waits for the deputy.
 #[derive(Debug)]
@@ -470,7 +471,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             ioctl(shared, header, (tid, pid), &request, input)
         }
         Opcode::Flush => {
-            let request: afield_abi::fuse::FlushRequest = read(body)?;
+            let request: FlushRequest = read(body)?;
             if !has_node(tid, node) {
                 Operation::new(HandleOp::Close, request.handle).send(shared, pid, 0)?;
             }
@@ -672,167 +673,4 @@ fn ioctl(
         }));
     }
     Ok(Outcome::Later)
-}
-
-/// The deputy's answer.
-pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]) -> Result<(), LinkError> {
-    let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
-    let result = reply.result.get();
-    let files = &shared.files;
-    if result < 0 {
-        let errno = i32::try_from(-result)
-            .ok()
-            .filter(|errno| *errno < 512)
-            .unwrap_or(libc::EIO);
-        let reply = error_reply(unique, errno);
-        if errno == libc::EPIPE && matches!(request.kind, What::Write { .. }) {
-            raise_broken_pipe(shared, &request);
-        }
-        if errno == libc::EINTR && request.interrupted {
-            let tid = request.tid;
-            shared.orders.give(Order::ReplyInterrupted { tid, reply });
-        } else {
-            files.reply(&reply);
-        }
-        return Ok(());
-    }
-    let malformed = || LinkError::from(WireError::Malformed("handle reply"));
-    let reply = match request.kind {
-        What::Attributes { node, correct } => {
-            let attributes = AttributesReply {
-                attributes: shared.files.handles.stand_in(node),
-                ..AttributesReply::default()
-            };
-            let reply = data_reply(unique, &[attributes.as_bytes()]);
-            if correct {
-                return correct_status(shared, request.tid, data, reply);
-            }
-            reply
-        }
-        What::Statx { node, correct } => {
-            let reply = data_reply(
-                unique,
-                &[stand_in_statx(&files.handles.stand_in(node)).as_bytes()],
-            );
-            if correct {
-                return correct_status(shared, request.tid, data, reply);
-            }
-            reply
-        }
-        What::Open { node } => {
-            let handle = result as u64;
-            files.handles.add(handle, true, 0);
-            files.special.opened(node, handle);
-            open_reply(unique, handle, true)
-        }
-        What::Read { shared_offset, size } => {
-            if data.len() as i64 != result || data.len() > size {
-                return Err(malformed());
-            }
-            if shared_offset {
-                files.handles.advance(request.handle, result);
-            }
-            data_reply(unique, &[data])
-        }
-        What::Write { shared_offset } => {
-            if shared_offset {
-                files.handles.advance(request.handle, result);
-            }
-            let reply = WriteReply {
-                size: result as u32,
-                padding: 0,
-            };
-            data_reply(unique, &[reply.as_bytes()])
-        }
-        What::Poll => {
-            let reply = PollReply {
-                events: result as u32,
-                padding: 0,
-            };
-            data_reply(unique, &[reply.as_bytes()])
-        }
-        What::Seek => data_reply(
-            unique,
-            &[SeekReply {
-                offset: result as u64,
-            }
-            .as_bytes()],
-        ),
-        What::Lock { test: true } => {
-            let found = data.get(..size_of::<FileLock>()).ok_or_else(malformed)?;
-            data_reply(unique, &[found])
-        }
-        What::Lock { test: false } | What::Plain => error_reply(unique, 0),
-        What::Ioctl {
-            encoded,
-            place,
-            output,
-        } => {
-            let answer = IoctlReply {
-                result: result as i32,
-                ..IoctlReply::default()
-            };
-            if encoded {
-                let data = data.get(..output.min(data.len())).unwrap_or_default();
-                data_reply(unique, &[answer.as_bytes(), data])
-            } else if output == 0 {
-                data_reply(unique, &[answer.as_bytes()])
-            } else {
-                let data = data.get(..output).ok_or_else(malformed)?.to_vec();
-                let tid = request.tid;
-                shared.with_memory(Box::new(move |shared| {
-                    let reply = match memory::write(tid, place, &data) {
-                        Ok(()) => data_reply(unique, &[answer.as_bytes()]),
-                        Err(error) => error_reply(unique, crate::sys::errno(&error)),
-                    };
-                    shared.files.reply(&reply);
-                }));
-                return Ok(());
-            }
-        }
-    };
-    files.reply(&reply);
-    Ok(())
-}
-
-fn stand_in_statx(attributes: &Attributes) -> StatxReply {
-    StatxReply {
-        statx: Statx {
-            // STATX_BASIC_STATS
-            mask: 0x7ff,
-            mode: attributes.mode as u16,
-            links: 1,
-            inode: attributes.inode,
-            uid: attributes.uid,
-            gid: attributes.gid,
-            block_size: 4096,
-            mtime: StatxTime::default(),
-            ..Statx::default()
-        },
-        ..StatxReply::default()
-    }
-}
-
-fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Result<(), LinkError> {
-    let status: [u8; STAT_BYTES] = data.try_into().map_err(|_| WireError::Malformed("file status"))?;
-    shared.orders.give(Order::Correct {
-        tid,
-        correction: Correction::Status(Box::new(status)),
-        reply,
-    });
-    Ok(())
-}
-
-/// FUSE does not raise it for a failing write.
-fn raise_broken_pipe(shared: &Shared, request: &Asked) {
-    let leader = shared
-        .guests
-        .lock()
-        .process(request.pid)
-        .map(|process| process.leader);
-    if let Some(leader) = leader
-        && let Err(error) = signals::kill_thread(leader, request.tid, libc::SIGPIPE)
-    {
-        debug!("SIGPIPE: {error}");
-    }
 }
