@@ -8,8 +8,8 @@ use rustix::event::{PollFd, PollFlags};
 use tracing::{info, warn};
 
 use crate::session;
+use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals};
-use crate::world::exit_now;
 
 /// Listens and serves until it is killed. `ready` is called with the bound address.
 ///
@@ -29,8 +29,7 @@ pub fn listen(address: SocketAddr, name: &str, ready: impl FnOnce(SocketAddr)) -
         let mut drain = [0; 1024];
         // Non-blocking; who it was does not matter.
         let _ = rustix::io::read(&children, &mut drain);
-        // SAFETY: no pointers.
-        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+        process::reap_ended();
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -40,8 +39,7 @@ pub fn listen(address: SocketAddr, name: &str, ready: impl FnOnce(SocketAddr)) -
             }
         };
         socket.set_nonblocking(false)?;
-        // SAFETY: the daemon has one thread.
-        match unsafe { clone::fork_with(0, libc::SIGCHLD, None) } {
+        match clone::fork_with(0, libc::SIGCHLD, None) {
             Ok(0) => {
                 drop(listener);
                 let code =

@@ -306,7 +306,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
 fn watch_init(shared: &Arc<Shared>, init: u32) {
     let watcher = Arc::clone(shared);
     let watch = move || {
-        sys::signals::wait_for_end(init);
+        sys::process::wait_for_end(init);
         // All guests have ended before it, and the kernel has told the tracer.
         watcher.orders.give(Order::End);
     };

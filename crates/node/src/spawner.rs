@@ -1,7 +1,7 @@
 //! Starting first guests, together with init.
 
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -112,14 +112,8 @@ impl Spawner {
     }
 
     fn take_listener(&self, tid: i32, number: RawFd) -> std::io::Result<seccomp::Listener> {
-        // SAFETY: integers only; the kernel gives a new descriptor or -1.
-        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, 0) };
-        if pidfd < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: just made, ours.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
-        use std::os::fd::AsFd;
+        let pid = rustix::process::Pid::from_raw(tid).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         Ok(seccomp::Listener::new(seccomp::steal_descriptor(
             pidfd.as_fd(),
             number,

@@ -35,18 +35,19 @@ pub const CLONE_ARGUMENTS_BYTES: usize = size_of::<CloneArguments>();
 
 /// Forks with `flags` (no `CLONE_VM`), optionally with a chosen pid. Returns 0 in the child, its pid in the parent.
 ///
-/// # Safety
-/// The process has one thread, or the child restricts itself to async-signal-safe functions.
-///
 /// # Errors
-/// Those of clone3(2); `EEXIST` if the pid is taken.
+/// Those of clone3(2); `EEXIST` if the pid is taken; `EBUSY` if the process has more than one thread, since the child would
+/// find what the others were holding for ever held.
 ///
 /// # References
 /// clone(2)
-pub unsafe fn fork_with(flags: u64, exit_signal: i32, pid: Option<u32>) -> io::Result<u32> {
+pub fn fork_with(flags: u64, exit_signal: i32, pid: Option<u32>) -> io::Result<u32> {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
     let wished = pid.unwrap_or(0) as libc::pid_t;
     let arguments = CloneArguments {
-        flags,
+        flags: flags & !(libc::CLONE_VM as u64),
         exit_signal: exit_signal as u64,
         set_tid: if pid.is_some() {
             &raw const wished as u64

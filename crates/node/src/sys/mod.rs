@@ -4,6 +4,7 @@ pub mod clone;
 pub mod credentials;
 pub mod memory;
 pub mod namespaces;
+pub mod process;
 pub mod ptrace;
 pub mod seccomp;
 pub mod signals;

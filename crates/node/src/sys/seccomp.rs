@@ -58,7 +58,7 @@ pub enum Answer {
 
 /// Installs a filter on the calling thread and returns its listener. The thread's kernel must let it: either
 /// `CAP_SYS_ADMIN` in its user namespace or no-new-privileges.
-pub fn install(filter: &[SockFilter]) -> io::Result<RawFd> {
+pub fn install(filter: &[SockFilter]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Program {
         length: u16,
@@ -77,7 +77,9 @@ pub fn install(filter: &[SockFilter]) -> io::Result<RawFd> {
             &raw const program,
         )
     };
-    super::check(result).map(|fd| fd as RawFd)
+    let listener = super::check(result)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
 }
 
 /// The supervisor's end of a filter.

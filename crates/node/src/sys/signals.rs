@@ -145,11 +145,3 @@ pub fn kill_thread(process: i32, thread: i32, signal: i32) -> io::Result<()> {
     // SAFETY: integers only.
     super::check(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) }).map(drop)
 }
-
-/// Waits until a child, of whatever kind, has ended.
-pub fn wait_for_end(child: u32) {
-    // SAFETY: no pointers.
-    while unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), libc::__WALL) } == -1
-        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-    {}
-}

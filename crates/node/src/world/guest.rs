@@ -5,9 +5,8 @@
 //! and once the session has taken that, `execve`, which closes the channel. `E` and an error end it earlier.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
@@ -15,8 +14,7 @@ use afield_abi::filter::{self, FilterOptions};
 use afield_link::wire::{Descriptor, Inherited, Spawn, SpawnError};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::exit_now;
-use crate::sys::{self, credentials, namespaces, seccomp};
+use crate::sys::{self, credentials, namespaces, process, seccomp};
 
 /// Says why there is no guest.
 pub(super) fn report(mut answers: &UnixStream, error: &SpawnError) {
@@ -39,7 +37,7 @@ pub(super) fn become_program(
         let (answers, error) = *error;
         report(&answers, &error);
     }
-    exit_now(127)
+    process::exit_now(127)
 }
 
 type Failure = Box<(UnixStream, SpawnError)>;
@@ -66,7 +64,7 @@ fn prepare_and_execute(
         Ok(()) => {}
         Err(error) => return Err(fail(answers, &step, &error)),
     }
-    let error = execute(spawn);
+    let error = process::execute(&spawn.program, &spawn.arguments, &spawn.environment);
     Err(fail(answers, "execve", &error))
 }
 
@@ -130,11 +128,10 @@ fn prepare(
         opened.push((descriptor.number as RawFd, file));
     }
     "descriptors".clone_into(step);
-    // SAFETY: integers only; nothing that owns a descriptor below `base` is used from here on.
-    sys::check(unsafe { libc::syscall(libc::SYS_close_range, 0, base - 1, 0) })?;
+    // Nothing that owns a descriptor below `base` is used from here on.
+    process::close_range(0, base as u32 - 1)?;
     for (number, descriptor) in &opened {
-        // SAFETY: two descriptors that are ours to place; the target was closed above.
-        sys::check(unsafe { libc::dup2(descriptor.as_raw_fd(), *number) }.into())?;
+        process::place(descriptor, *number)?;
     }
     for (_, descriptor) in opened {
         drop(descriptor);
@@ -154,7 +151,7 @@ fn prepare(
     }
     "credentials".clone_into(step);
     credentials::set_ids_if_changed(spawn.ids)?;
-    set_dispositions(spawn.ignored);
+    process::set_dispositions(spawn.ignored);
 
     "the system-call filter".clone_into(step);
     let program = filter::build(&FilterOptions {
@@ -164,13 +161,11 @@ fn prepare(
     // Capabilities first: from the filter on, changing them is a call that home judges.
     credentials::keep_guest_capabilities()?;
     let listener = seccomp::install(&program)?;
-    // SAFETY: just made by the kernel, ours.
-    let listener = unsafe { OwnedFd::from_raw_fd(listener) };
     let mut message = vec![b'F'];
     message.extend_from_slice(&listener.as_raw_fd().to_le_bytes());
     say_and_wait(answers, &message)?;
     drop(listener);
-    set_blocked(spawn.blocked)
+    process::set_blocked(spawn.blocked)
 }
 
 fn say_and_wait(answers: &mut UnixStream, message: &[u8]) -> io::Result<()> {
@@ -208,56 +203,4 @@ fn open(descriptor: &Descriptor, hidden: &OwnedFd, base: RawFd) -> io::Result<Ow
         }
     };
     Ok(rustix::io::fcntl_dupfd_cloexec(&opened, base)?)
-}
-
-/// Every signal's default action, but for those the job ignores.
-fn set_dispositions(ignored: u64) {
-    for signal in 1..=64 {
-        let action = if ignored & (1 << (signal - 1)) != 0 {
-            libc::SIG_IGN
-        } else {
-            libc::SIG_DFL
-        };
-        // Fails for SIGKILL, SIGSTOP and the C library's own, for which there is nothing to do.
-        // SAFETY: neither disposition is a function.
-        unsafe { libc::signal(signal, action) };
-    }
-}
-
-fn set_blocked(blocked: u64) -> io::Result<()> {
-    // SAFETY: the kernel's set is one 64-bit word.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const blocked,
-            0usize,
-            8usize,
-        )
-    };
-    sys::check(result).map(drop)
-}
-
-/// Executes the program; returns only why it could not.
-fn execute(spawn: &Spawn) -> io::Error {
-    let strings = |list: &[Vec<u8>]| -> Result<Vec<CString>, _> {
-        list.iter().map(|bytes| CString::new(bytes.as_slice())).collect()
-    };
-    let (Ok(program), Ok(arguments), Ok(environment)) = (
-        CString::new(spawn.program.as_slice()),
-        strings(&spawn.arguments),
-        strings(&spawn.environment),
-    ) else {
-        return io::ErrorKind::InvalidInput.into();
-    };
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter()
-            .map(|text| text.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
-    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
-    // SAFETY: NUL-terminated strings and NULL-terminated arrays of them, all alive.
-    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
-    io::Error::last_os_error()
 }

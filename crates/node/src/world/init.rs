@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use afield_link::wire::{Hello, Spawn, SpawnError};
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Ids, Step, WorldError, align_clocks, become_home_user, exit_now, guest, mounts, write_failure};
+use super::{Ids, Step, WorldError, align_clocks, become_home_user, guest, mounts, write_failure};
+use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals, sockets};
 
 /// Runs in the stage process: enters the rest of the namespaces and becomes init's maker.
@@ -35,8 +36,7 @@ fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<(), Wo
     align_clocks(hello)?;
     let namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    // SAFETY: the stage has one thread.
-    let init = unsafe { clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None) }
+    let init = clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None)
         .step("clone into mount, pid, net, ipc and uts namespaces")?;
     if init == 0 {
         if let Err(error) = inhabit(hello, session, ids, device, channel) {
@@ -80,8 +80,8 @@ fn close_all_but(keep: &[&dyn std::os::fd::AsRawFd]) {
     let mut first = 0;
     for number in keep.into_iter().chain([u32::MAX]) {
         if number > first {
-            // SAFETY: integers only; the descriptors belong to values of the session that init will never touch.
-            unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+            // What cannot be closed is not open.
+            let _ = process::close_range(first, number - 1);
         }
         first = number.saturating_add(1);
     }
@@ -103,8 +103,7 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
             let _ = rustix::io::read(&children, &mut drain);
         }
         // Guests whose tracer has been told; ours is only to let go of them.
-        // SAFETY: no pointers.
-        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) } > 0 {}
+        process::reap_ended();
         if !command {
             continue;
         }
@@ -143,8 +142,7 @@ fn make_guest(
     hidden: &OwnedFd,
     answers: UnixStream,
 ) {
-    // SAFETY: init has one thread.
-    match unsafe { clone::fork_with(0, libc::SIGCHLD, Some(spawn.pid)) } {
+    match clone::fork_with(0, libc::SIGCHLD, Some(spawn.pid)) {
         Ok(0) => guest::become_program(spawn, seekable, correct_owners, hidden, answers),
         Ok(_) => {}
         Err(error) => guest::report(

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use afield_link::wire::{Hello, Spawn};
 use thiserror::Error;
 
-use crate::sys::{clone, credentials, namespaces, sockets};
+use crate::sys::{clone, credentials, namespaces, process, sockets};
 
 /// Name of the hidden directory in the world's root that holds home objects. Only init can look it up.
 pub const HIDDEN_DIRECTORY: &str = ".afield";
@@ -87,8 +87,7 @@ impl World {
         let session = std::process::id();
         let (ours, theirs) = UnixStream::pair().step("socketpair")?;
         sockets::pass_credentials(&ours).step("SO_PASSCRED")?;
-        // SAFETY: the session has one thread here.
-        let stage = unsafe { clone::fork_with(libc::CLONE_NEWUSER as u64, libc::SIGCHLD, None) }
+        let stage = clone::fork_with(libc::CLONE_NEWUSER as u64, libc::SIGCHLD, None)
             .step("clone into a user namespace (is kernel.unprivileged_userns_clone or an AppArmor rule forbidding it?)")?;
         if stage == 0 {
             drop(ours);
@@ -96,7 +95,7 @@ impl World {
                 Ok(()) => 0,
                 Err(_) => 1,
             };
-            exit_now(code);
+            process::exit_now(code);
         }
         drop(theirs);
         let ids = map_ids(stage, hello)?;
@@ -112,7 +111,7 @@ impl World {
             _ => Err(WorldError::Died),
         };
         // Init is our child by CLONE_PARENT; the stage has ended or is about to.
-        reap(stage);
+        process::wait_for_end(stage);
         let (device, init) = outcome?;
         Ok(Self {
             device,
@@ -179,8 +178,10 @@ fn write_failure(mut channel: &UnixStream, error: &WorldError) {
 /// user's node maps the home user alone.
 fn map_ids(stage: u32, hello: &Hello) -> Result<Ids, WorldError> {
     let proc = format!("/proc/{stage}");
-    // SAFETY: no arguments.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     if uid == 0 {
         let (first, count) = SHIFTED_IDS;
         let map = format!("0 {first} {count}");
@@ -194,17 +195,6 @@ fn map_ids(stage: u32, hello: &Hello) -> Result<Ids, WorldError> {
     fs::write(format!("{proc}/setgroups"), "deny").step("setgroups")?;
     fs::write(format!("{proc}/gid_map"), format!("{} {gid} 1", hello.gid)).step("gid_map")?;
     Ok(Ids::Single)
-}
-
-fn reap(pid: u32) {
-    // SAFETY: waits for a child of ours, no pointers.
-    unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
-}
-
-/// Ends the calling process without running anything of the process it was forked from.
-pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: does not return.
-    unsafe { libc::_exit(code) }
 }
 
 /// Enters a stage of its own time: clocks as they are at home.

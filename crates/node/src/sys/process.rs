@@ -1,0 +1,89 @@
+//! Processes on their way to be something else: what they close, place, reset and execute.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+/// Ends the calling process without running anything of the process it was forked from.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Lets go of all children that have ended, of whatever kind.
+pub fn reap_ended() {
+    // SAFETY: no pointers.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) } > 0 {}
+}
+
+/// Waits until a child, of whatever kind, has ended, and lets go of it.
+pub fn wait_for_end(child: u32) {
+    // SAFETY: no pointers.
+    while unsafe { libc::waitpid(child as i32, std::ptr::null_mut(), libc::__WALL) } == -1
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
+/// Closes descriptors `first` to `last`. For a forked process that has no more use for what its maker had open: no
+/// value that owns one of them may be used (or dropped) afterwards.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: integers only.
+    super::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Gives an open file another number, which will outlast `execve`. Whatever had that number is closed.
+pub fn place(file: impl AsFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: integers only; the caller places descriptors of a process that is about to execute.
+    super::check(unsafe { libc::dup2(file.as_fd().as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// Every signal's default action, but for those that are ignored (bit `n - 1` for signal `n`).
+pub fn set_dispositions(ignored: u64) {
+    for signal in 1..=64 {
+        let action = if ignored & super::signals::bit(signal) != 0 {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        // Fails for SIGKILL, SIGSTOP and the C library's own, for which there is nothing to do.
+        // SAFETY: neither disposition is a function.
+        unsafe { libc::signal(signal, action) };
+    }
+}
+
+/// Sets the calling thread's signal mask.
+pub fn set_blocked(blocked: u64) -> io::Result<()> {
+    // SAFETY: the kernel's set is one 64-bit word.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const blocked,
+            0usize,
+            8usize,
+        )
+    };
+    super::check(result).map(drop)
+}
+
+/// Executes a program; returns only why it could not.
+pub fn execute(program: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> io::Error {
+    let strings = |list: &[Vec<u8>]| -> Result<Vec<CString>, _> {
+        list.iter().map(|bytes| CString::new(bytes.as_slice())).collect()
+    };
+    let (Ok(program), Ok(arguments), Ok(environment)) =
+        (CString::new(program), strings(arguments), strings(environment))
+    else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: NUL-terminated strings and NULL-terminated arrays of them, all alive.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
