@@ -148,7 +148,7 @@ static void scheduling(void) {
     HOLDS(times(&used) != -1 && used.tms_utime + used.tms_stime > 0);
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    HOLDS(usage.ru_utime.tv_usec + usage.ru_utime.tv_sec > 0 && usage.ru_maxrss > 100);
+    HOLDS(usage.ru_utime.tv_sec + usage.ru_utime.tv_usec + usage.ru_stime.tv_sec + usage.ru_stime.tv_usec > 0 && usage.ru_maxrss > 100);
 }
 
 int main(void) {

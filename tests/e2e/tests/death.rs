@@ -110,6 +110,10 @@ fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
         .as_ref()
         .is_some_and(|victim| victim.pid == job_pid || victim.inner_pid == Some(job_pid));
     let is_expected = match part {
+        // Before it has executed its program, a guest is not the job yet: afield says that it could not be started.
+        Some(Part::Guest) if is_root && outcome.ended == Ended::Exit(125) => {
+            outcome.message().contains("afield: ")
+        }
         Some(Part::Deputy | Part::Guest) if is_root => outcome.ended == killed,
         // A compiler, say: then make fails.
         Some(Part::Deputy | Part::Guest) => matches!(outcome.ended, Ended::Exit(_)),
