@@ -128,7 +128,17 @@ fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
 
     // Whoever survived can be used again.
     if part != Some(Part::Node) {
-        let again = arena.run(&arena.afield_script("exit 9"));
+        let mut again = arena.run(&arena.afield_script("exit 9"));
+        // A job that comes while its world is dying is refused, and says so; the next one gets a new world.
+        let until = Instant::now() + Duration::from_secs(10);
+        while part == Some(Part::Init) && again.ended == Ended::Exit(125) && Instant::now() < until {
+            assert!(
+                again.message().contains("afield: "),
+                "{what}\n{}",
+                again.message()
+            );
+            again = arena.run(&arena.afield_script("exit 9"));
+        }
         assert_eq!(
             again.ended,
             Ended::Exit(9),

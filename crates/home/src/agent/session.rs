@@ -99,7 +99,7 @@ pub struct Session {
     /// Wakes the switchboard when there is something else to see than what deputies say.
     pub wake: OwnedFd,
     deputies: Mutex<HashMap<u32, Arc<DeputyEntry>>>,
-    outstanding: Mutex<HashMap<u64, Outstanding>>,
+    pub(super) outstanding: Mutex<HashMap<u64, Outstanding>>,
     handle_next: AtomicU64,
     /// Why it is over, when it is.
     over: Mutex<Option<String>>,

@@ -274,5 +274,8 @@ impl Session {
         for deputy in self.all_deputies() {
             self.unregister(deputy.pid);
         }
+        // What is still asked of deputies keeps their channels open, and with them those of children they have just
+        // made, which nobody knows of yet and which would wait for ever.
+        lock(&self.outstanding).clear();
     }
 }
