@@ -233,6 +233,20 @@ impl Session {
         Some(entry)
     }
 
+    /// Takes out a deputy whose channel has ended; not one that has its pid now (the same process, trying again).
+    pub fn unregister_this(&self, entry: &Arc<DeputyEntry>) {
+        {
+            let mut deputies = lock(&self.deputies);
+            if deputies
+                .get(&entry.pid)
+                .is_some_and(|other| Arc::ptr_eq(other, entry))
+            {
+                deputies.remove(&entry.pid);
+            }
+        }
+        let _ = epoll::delete(&self.epoll, entry.channel());
+    }
+
     /// The deputy of a pid.
     pub fn deputy(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
         lock(&self.deputies).get(&pid).cloned()

@@ -112,7 +112,7 @@ impl Session {
         };
         if received == Received::End {
             drop(incoming);
-            self.unregister(deputy.pid);
+            self.unregister_this(deputy);
             return self.bury(deputy);
         }
         loop {
@@ -145,7 +145,7 @@ impl Session {
     /// A deputy that makes no sense (somebody has tampered with it) is given up.
     fn distrust(&self, deputy: &Arc<DeputyEntry>, error: &ChannelError) -> Result<(), SessionError> {
         tracing::warn!(pid = deputy.pid, %error, "a deputy is given up");
-        self.unregister(deputy.pid);
+        self.unregister_this(deputy);
         self.bury(deputy)
     }
 
