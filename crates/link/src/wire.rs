@@ -105,7 +105,7 @@ pub struct Descriptor {
 pub struct Spawn {
     /// Home pid, which is also the guest's.
     pub pid: u32,
-    /// Absolute path of the program at home.
+    /// Path of the program at home, as `execvp` would use it: absolute, or relative to `directory`.
     pub program: Vec<u8>,
     /// Arguments, from `argv[0]`.
     pub arguments: Vec<Vec<u8>>,
