@@ -3,7 +3,7 @@
 //! | thread | does |
 //! |---|---|
 //! | main | reads the link; never touches guest memory, never writes to the link |
-//! | file door (several) | read the FUSE device |
+//! | file door | reads the FUSE device |
 //! | notify door (one per job) | takes notified calls |
 //! | tracer | all ptrace |
 //! | memory | completes calls that write to guest memory |
@@ -39,9 +39,6 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Stack of the helper threads; none of them recurses.
 const STACK_BYTES: usize = 256 << 10;
-
-/// Threads that read the FUSE device. They only relay, so two keep one another's back.
-const FILE_THREADS: usize = 2;
 
 /// Why a session ended.
 #[derive(Debug, Error)]
@@ -260,6 +257,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         }
     };
     let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
+    rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
     let (memory, tasks) = channel::<MemoryTask>();
     let shared = Arc::new(Shared {
         writer: writer.clone(),
@@ -283,10 +281,8 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
             task(&completer);
         }
     })?;
-    for _ in 0..FILE_THREADS {
-        let door = Arc::clone(&shared);
-        start("files", move || fs::serve(&door))?;
-    }
+    let door = Arc::clone(&shared);
+    start("files", move || fs::serve(&door))?;
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {

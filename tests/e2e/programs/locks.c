@@ -48,6 +48,22 @@ static void whole_files(void) {
     pid = CHILD(CALL(flock(two, LOCK_EX | LOCK_NB)));
     wait_for("child", pid);
     close(two);
+    // What closing releases is free at once, every time.
+    int held = 0;
+    for (int round = 0; round < 500; round++) {
+        one = MUST(open("f", O_RDWR));
+        two = MUST(open("f", O_RDWR));
+        MUST(flock(one, LOCK_EX));
+        close(one);
+        held += flock(two, LOCK_EX | LOCK_NB) == -1;
+        one = MUST(open("f", O_RDWR));
+        struct flock lock = range(F_WRLCK, 0, 1);
+        MUST(fcntl(two, F_OFD_SETLK, &lock));
+        close(two);
+        held += fcntl(one, F_OFD_SETLK, &lock) == -1;
+        close(one);
+    }
+    HOLDS(held == 0);
 }
 
 static void records(void) {

@@ -46,6 +46,10 @@ cases! {
     output_to_pipe_of_home: Case::home("$AF seq 1 100000 | md5sum; seq 1 100000 | $AF md5sum; $AF seq 1 1000 | $AF sort -rn | $AF head -n 3");
     two_to_one: Case::home("$AF sh -c 'echo out; echo err >&2; echo out2' 2>&1 | cat; $AF sh -c 'echo out; echo err >&2; echo out2' > f 2>&1; cat f");
     broken_pipe_at_home: Case::home_bash("$AF yes | head -n 1; echo ${PIPESTATUS[@]}; $AF sh -c 'trap \"\" PIPE; yes 2>&1 >&3 | cut -c1-60 >&2' 3>&1 2>err | head -n 1; cat err");
+    /// When a guest has ended, home's kernel has closed what it had open: its programs can be executed, its locks be had.
+    files_closed_at_the_end: Case::home("for i in $(seq 40); do $AF sh -c 'cat /bin/true > prog; chmod +x prog'; ./prog || echo $?; rm prog; $AF flock f true; flock -n f true || echo held; done; echo done").tools(&["flock"]);
+    /// The same while the guest lives: who is told after a file was closed finds it closed.
+    files_closed_before_a_message: Case::home("mkfifo told go; $AF sh -c 'for i in $(seq 40); do exec 9> f; flock 9; exec 9>&-; echo > told; read x < go; done' & for i in $(seq 40); do read x < told; flock -n f true || echo held; echo > go; done; wait; echo done").tools(&["flock"]);
     fifo_of_home: Case::home("mkfifo p; $AF sh -c 'cat p; echo end' & echo through > p; wait; (cat p > got) & $AF sh -c 'echo back > p'; wait; cat got");
     large_input: Case::home("head -c 50000000 /dev/zero | $AF wc -c; $AF head -c 30000000 /dev/zero | wc -c");
     pid_is_the_jobs: Case::home("$AF sh -c 'echo $$ > pid' & p=$!; wait $p; [ $(cat pid) = $p ] && echo same; rm pid");

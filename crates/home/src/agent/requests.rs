@@ -85,7 +85,12 @@ impl Session {
         match frame.kind {
             Kind::File => {
                 self.note_file(&frame)?;
-                return Ok(Some(frame));
+                if !self.files.closes_in_order(&frame.payload) {
+                    return Ok(Some(frame));
+                }
+                let mut reply = Vec::new();
+                let outcome = self.files.handle(&frame.payload, &mut reply);
+                self.finish_file(frame.id, outcome, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,

@@ -6,6 +6,7 @@
 //! ([`Outcome::Flush`]).
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use afield_abi::fuse::{FileLock, LOCK_FLOCK, LockReply, LockRequest, Opcode, ReplyHeader};
 use rustix::fs::FlockOperation;
@@ -75,6 +76,9 @@ impl FileService {
         let wait = opcode == Opcode::SetLockWait;
         if record.flags & LOCK_FLOCK != 0 {
             let open = self.handles.any(record.handle, node)?;
+            if let Open::File(file) = &open {
+                file.locks.store(true, Ordering::Relaxed);
+            }
             return flock(request, &record, wait, open);
         }
         let file = self.handles.file(record.handle, node)?;
@@ -94,6 +98,7 @@ impl FileService {
                 lock,
             });
         }
+        file.locks.store(true, Ordering::Relaxed);
         // The kernel wants no process here.
         lock.l_pid = 0;
         if opcode == Opcode::GetLock {

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
-    CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, OpenReply, OpenRequest, ReleaseRequest, open_reply_flag,
-    release_flag,
+    CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
+    open_reply_flag, release_flag,
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -44,6 +44,10 @@ pub struct OpenFile {
     descriptor: OwnedFd,
     /// It was opened to append, whatever became of the flag at the node.
     pub appends: bool,
+    /// It can be written through.
+    writes: bool,
+    /// A lock of the open file itself has been asked for: `flock`'s, or one of its description.
+    pub locks: AtomicBool,
     /// Keeps the node reachable.
     pub node: Pin,
 }
@@ -158,6 +162,8 @@ impl FileService {
         let file = OpenFile {
             descriptor,
             appends: flags.contains(OFlags::APPEND),
+            writes: flags & OFlags::RWMODE != OFlags::RDONLY,
+            locks: AtomicBool::new(false),
             node: pin,
         };
         Ok(OpenReply {
@@ -302,14 +308,46 @@ impl FileService {
     pub(super) fn release(&self, request: &mut Request<'_>) -> Result<()> {
         let record: ReleaseRequest = request.record()?;
         let open = self.handles.any(record.handle, request.header.node)?;
+        // A deputy may hold the same open file for its record locks, so closing is not enough.
         if record.release_flags & release_flag::FLOCK_UNLOCK != 0 {
-            // A deputy may hold the same open file for its record locks, so closing is not enough.
             let _ = rustix::fs::flock(open.as_fd(), FlockOperation::Unlock);
+        }
+        if let Open::File(file) = &open
+            && file.locks.load(Ordering::Relaxed)
+        {
+            let mut all = libc::flock {
+                l_type: libc::F_UNLCK as i16,
+                l_whence: libc::SEEK_SET as i16,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            let _ = sys::description_lock(file.as_fd(), libc::F_OFD_SETLK, &mut all);
         }
         drop(open);
         // Closing may write to a network file system; it happens here, outside of the table's lock.
         drop(self.handles.remove(record.handle));
         Ok(())
+    }
+
+    /// True for a request to close a file that others may be waiting to see closed: it holds a lock, or keeps them from
+    /// executing it. Such requests are to be served in the order in which they came, although nobody waits for them.
+    pub fn closes_in_order(&self, request: &[u8]) -> bool {
+        let Ok(mut request) = Request::new(request) else {
+            return false;
+        };
+        if Opcode::from_wire(request.header.opcode) != Some(Opcode::Release) {
+            return false;
+        }
+        let Ok(record) = request.record::<ReleaseRequest>() else {
+            return false;
+        };
+        let Ok(file) = self.handles.file(record.handle, request.header.node) else {
+            return false;
+        };
+        // One that has no name left can be large, and its blocks be freed now: that may take long, and nobody sees it.
+        file.locks.load(Ordering::Relaxed)
+            || file.writes && stat_descriptor(&file.descriptor).is_ok_and(|status| status.stx_nlink > 0)
     }
 
     pub(super) fn flush(&self, request: &mut Request<'_>) -> Result<Outcome> {

@@ -558,6 +558,10 @@ impl Door {
         {
             thread.call = Some(id);
         }
+        if self.shared.files.home.has_locks() {
+            // If the mount is gone there is nothing to tell.
+            let _ = crate::fs::settle(&self.shared);
+        }
         if let Err(error) = self.shared.writer.write_frame(Kind::Call, id, &[&payload]) {
             debug!("forwarding {}: {error}", row.name);
             self.shared.take_call(id);

@@ -132,6 +132,11 @@ impl Home {
         }
     }
 
+    /// Whether a guest may hold a lock, so that home must learn of closed files in good time.
+    pub fn has_locks(&self) -> bool {
+        !lock(&self.locked).is_empty()
+    }
+
     /// The owners, if they have to be corrected.
     pub fn owners(&self) -> Option<&Owners> {
         self.owners.as_ref()
@@ -311,6 +316,14 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
     }
     if forgets.is_empty() {
         return;
+    }
+    {
+        let mut locked = lock(&shared.files.home.locked);
+        if !locked.is_empty() {
+            for forget in &forgets {
+                locked.remove(&forget.node);
+            }
+        }
     }
     let batch = BatchForgetRequest {
         count: forgets.len() as u32,

@@ -29,6 +29,7 @@ use afield_abi::fuse::{
 use afield_link::frame::FILE_ID;
 use afield_link::stream::LinkError;
 use afield_link::wire::WireError;
+use rustix::event::{PollFd, PollFlags};
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -103,6 +104,9 @@ pub trait Driver {
 /// Room for the largest request.
 const REQUEST_BYTES: usize = TRANSFER_BYTES_MAX + 4096;
 
+/// Most requests served in a row: more than are queued at a time, and few enough for whoever has other work.
+const SETTLED_MAX: usize = 4096;
+
 /// What the kernel is asked for in return.
 const FLAGS: u64 = init_flag::ASYNC_READ
     | init_flag::POSIX_LOCKS
@@ -137,6 +141,8 @@ enum Pending {
 #[derive(Debug)]
 pub struct Files {
     device: OwnedFd,
+    /// Held from the reading of a request until it has been served, so that what the kernel had asked before goes home before.
+    reading: Mutex<Vec<u8>>,
     /// Requests that are more than relayed, by FUSE's number.
     pending: Mutex<HashMap<u64, Pending>>,
     /// Driver of home's tree.
@@ -154,10 +160,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// A door for the FUSE device of a world; `owner` is the home user.
+    /// A door for the FUSE device of a world, which must not wait; `owner` is the home user.
     pub fn new(device: OwnedFd, ids: Ids, owner: owners::Owner) -> Self {
         Self {
             device,
+            reading: Mutex::new(vec![0; REQUEST_BYTES]),
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
             handles: handles::Handles::new(owner),
@@ -309,35 +316,57 @@ pub fn data_reply(unique: u64, parts: &[&[u8]]) -> Vec<u8> {
     reply
 }
 
-/// Reads requests until the mount is gone.
+/// Serves requests until the mount is gone.
 pub fn serve(shared: &Arc<Shared>) {
-    let mut buffer = vec![0; REQUEST_BYTES];
     loop {
-        let count = match rustix::io::read(&shared.files.device, &mut buffer[..]) {
-            Ok(0) => return,
-            Ok(count) => count,
-            // Interrupted, or the request was taken back before it was read.
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => continue,
-            Err(error) => return debug!("the file door closes: {error}"),
-        };
-        let request = &mut buffer[..count];
-        let Ok((header, _)) = RequestHeader::read_from_prefix(request) else {
-            continue;
-        };
-        let Some(opcode) = Opcode::from_wire(header.opcode) else {
-            shared.files.reply(&error_reply(header.unique, libc::ENOSYS));
-            continue;
-        };
-        let request = Request {
-            opcode,
-            header,
-            bytes: request,
-        };
-        match serve_one(shared, request) {
-            Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
-            Ok(Outcome::Later) => {}
-            Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
+        let mut polls = [PollFd::new(&shared.files.device, PollFlags::IN)];
+        if let Err(error) = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None)) {
+            return warn!("waiting at the file door: {error}");
         }
+        if let Err(error) = settle(shared) {
+            return debug!("the file door closes: {error}");
+        }
+    }
+}
+
+/// Serves what the kernel has asked so far.
+///
+/// It tells of a closed file without waiting for an answer. Whoever is about to tell home of something that the guest did
+/// after closing one (its end, above all) calls this first, so that home learns of both in their order.
+///
+/// # Errors
+/// The device's, when the mount is gone.
+pub fn settle(shared: &Arc<Shared>) -> Result<(), rustix::io::Errno> {
+    let mut buffer = lock(&shared.files.reading);
+    for _ in 0..SETTLED_MAX {
+        match rustix::io::read(&shared.files.device, &mut buffer[..]) {
+            Ok(0) => return Err(rustix::io::Errno::NODEV),
+            Ok(count) => serve_bytes(shared, &mut buffer[..count]),
+            Err(rustix::io::Errno::AGAIN) => break,
+            // Interrupted, or the request was taken back before it was read.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
+    let Ok((header, _)) = RequestHeader::read_from_prefix(bytes) else {
+        return;
+    };
+    let Some(opcode) = Opcode::from_wire(header.opcode) else {
+        return shared.files.reply(&error_reply(header.unique, libc::ENOSYS));
+    };
+    let request = Request {
+        opcode,
+        header,
+        bytes,
+    };
+    match serve_one(shared, request) {
+        Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
+        Ok(Outcome::Later) => {}
+        Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
     }
 }
 
@@ -379,8 +408,9 @@ fn initialise(files: &Files, request: &Request<'_>) -> Result<Outcome, i32> {
         max_readahead: asked.max_readahead,
         flags: flags as u32,
         flags2: (flags >> 32) as u32,
-        max_background: 64,
-        congestion_threshold: 48,
+        // Closing a file is a background request, which must not be overtaken by what comes after it.
+        max_background: u16::MAX,
+        congestion_threshold: u16::MAX,
         max_write: TRANSFER_BYTES_MAX as u32,
         max_pages: (TRANSFER_BYTES_MAX / 4096) as u16,
         time_granularity: 1,

@@ -319,6 +319,7 @@ impl Tracer {
             .is_some_and(|process| process.executed);
         if executed {
             let pid = thread.pid;
+            self.settle_files();
             self.tell(
                 0,
                 &ToHome::Exit {
@@ -327,6 +328,13 @@ impl Tracer {
                     usage: usage_of(&usage),
                 },
             );
+        }
+    }
+
+    /// Home learns what guests have closed before it learns what the tracer has to say.
+    fn settle_files(&self) {
+        if let Err(error) = crate::fs::settle(&self.shared) {
+            debug!("the file door: {error}");
         }
     }
 
