@@ -18,6 +18,7 @@ use crate::network::{NODE_ADDRESS, Network, is_listening};
 use crate::process::{MARKER, Process, Watch, list};
 use crate::run::{Outcome, Running};
 use crate::sys::Surroundings;
+use crate::terminal::Terminal;
 use crate::tree::Tree;
 use crate::{Mode, Place, product, tools};
 
@@ -80,7 +81,8 @@ impl Arena {
         arena
     }
 
-    fn make_folder(&self, path: &Path) {
+    /// Makes a folder that belongs to whoever is at home.
+    pub fn make_folder(&self, path: &Path) {
         let private = path.ends_with("run") || path.ends_with("node-run");
         let mode = if private { 0o700 } else { 0o755 };
         fs::DirBuilder::new()
@@ -92,7 +94,7 @@ impl Arena {
         }
     }
 
-    pub(crate) fn bin(&self) -> &'static Path {
+    pub fn bin(&self) -> &'static Path {
         // A test makes few arenas, and every caller wants to keep this beside a mutable borrow.
         Box::leak(self.base.join("bin").into_boxed_path())
     }
@@ -156,7 +158,7 @@ impl Arena {
                 .as_ref()
                 .map(|network| network.home.clone())
                 .unwrap_or_default(),
-            unshare: 0,
+            ..Surroundings::default()
         }
     }
 
@@ -197,6 +199,17 @@ impl Arena {
             &self.watch,
             job.timeout,
         )
+    }
+
+    /// Starts a job at home on a terminal of its own, in this folder.
+    pub fn open_terminal(&self, job: &Job, folder: &Path, size: (u16, u16)) -> Terminal {
+        let mut command = self.command(job);
+        command.current_dir(folder);
+        let surroundings = Surroundings {
+            terminal: true,
+            ..self.at_home()
+        };
+        Terminal::start(command, &surroundings, &self.watch, size)
     }
 
     /// Runs a job at home to its end.

@@ -30,6 +30,7 @@ mod random;
 mod run;
 pub mod samples;
 mod sys;
+mod terminal;
 mod tools;
 mod tree;
 
@@ -38,6 +39,7 @@ pub use case::{Case, Stdin, check};
 pub use process::{Process, Watch};
 pub use random::Random;
 pub use run::{Ended, Outcome, Running};
+pub use terminal::{Pair, Session, Terminal};
 pub use tools::{need, skip};
 
 /// Where the computing of a case is done.

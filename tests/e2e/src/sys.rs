@@ -15,6 +15,8 @@ pub(crate) struct Surroundings {
     pub namespaces: Vec<(i32, Arc<OwnedFd>)>,
     /// Make new namespaces, after those were entered.
     pub unshare: i32,
+    /// Standard input is a terminal, which becomes the session's own.
+    pub terminal: bool,
 }
 
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
@@ -25,6 +27,9 @@ pub(crate) fn prepare(command: &mut Command, surroundings: &Surroundings) {
     let surroundings = surroundings.clone();
     let enter = move || {
         check(i64::from(calls::setsid()))?;
+        if surroundings.terminal {
+            check(calls::own_terminal())?;
+        }
         calls::umask_022();
         calls::default_signals();
         calls::no_core();
@@ -89,6 +94,11 @@ mod calls {
     pub fn setsid() -> i32 {
         // SAFETY: no arguments.
         unsafe { libc::setsid() }
+    }
+
+    pub fn own_terminal() -> i64 {
+        // SAFETY: takes numbers.
+        i64::from(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })
     }
 
     pub fn umask_022() {

@@ -128,9 +128,11 @@ impl Tracer {
         };
         fork.child = Some(child);
         self.doomed.remove(&child);
+        self.unborn.insert(child, super::Process::default());
         if let Err(error) = rewrite(tid, fork, child) {
             let registers = fork.registers;
             thread.fork = None;
+            self.unborn.remove(&child);
             self.tell(0, &ToHome::Unfork { parent, pid: child });
             return self.finish_call(tid, registers, -i64::from(errno(&error)));
         }
@@ -149,6 +151,7 @@ impl Tracer {
         let pid = thread.pid;
         let mut how = Resume::Run(0);
         let mut new = Thread::new(pid);
+        let mut born = super::Process::default();
         match thread.fork.as_mut() {
             Some(fork) if fork.child.is_some() => {
                 let home_pid = fork.child.unwrap_or_default();
@@ -157,8 +160,10 @@ impl Tracer {
                 new.first = Some(fork.registers);
                 how = Resume::ToCallEnd;
                 self.shared.guests.lock().add_process(home_pid, child, true);
+                born = self.unborn.remove(&home_pid).unwrap_or_default();
                 let process = super::Process {
                     executed: true,
+                    held: born.held,
                     ..super::Process::default()
                 };
                 self.processes.insert(home_pid, process);
@@ -173,7 +178,14 @@ impl Tracer {
         {
             self.shared.guests.remember_descriptors_of(new.pid);
         }
+        let born_pid = new.pid;
         self.threads.insert(child, new);
+        if born.killed {
+            self.kill(born_pid);
+        }
+        for info in born.early_signals {
+            super::deliver(&self.shared, born_pid, &info);
+        }
         match self.early.remove(&child) {
             Some(Early::Stopped) => self.plain_stop(child),
             Some(Early::Ended(waited)) => self.ended(waited),
@@ -203,6 +215,7 @@ impl Tracer {
         registers.rax = result as u64;
         if result < 0 {
             if let (Some(pid), false) = (fork.child, fork.made) {
+                self.unborn.remove(&pid);
                 self.tell(0, &ToHome::Unfork { parent, pid });
             }
             if result == -i64::from(libc::EEXIST) {
@@ -235,6 +248,7 @@ impl Tracer {
     pub(super) fn abandon_fork(&mut self, parent: u32, tid: i32, fork: Fork) {
         match fork.child {
             Some(pid) if !fork.made => {
+                self.unborn.remove(&pid);
                 self.tell(0, &ToHome::Unfork { parent, pid });
                 self.doomed.insert(pid);
                 let early: Vec<i32> = self.early.keys().copied().collect();

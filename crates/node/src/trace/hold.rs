@@ -5,6 +5,9 @@ use super::{Resume, Tracer, resume};
 impl Tracer {
     /// The guest must not compute until it is released.
     pub(super) fn hold(&mut self, pid: u32) {
+        if let Some(process) = self.unborn.get_mut(&pid) {
+            process.held = true;
+        }
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
@@ -25,6 +28,9 @@ impl Tracer {
 
     /// The guest may compute again.
     pub(super) fn release(&mut self, pid: u32) {
+        if let Some(process) = self.unborn.get_mut(&pid) {
+            process.held = false;
+        }
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };

@@ -64,9 +64,14 @@ struct Process {
     held: bool,
     /// It has executed its program; before that, its end is not a guest's end.
     executed: bool,
-    /// Signals that came before it had executed its program.
+    /// It is to be ended as soon as it is there.
+    killed: bool,
+    /// Signals that came before it had executed its program, or was there at all.
     early_signals: Vec<[u8; 128]>,
 }
+
+/// Most signals that are kept for a process that cannot take them yet.
+const EARLY_SIGNALS_MAX: usize = 4096;
 
 /// How a stopped thread goes on.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +95,8 @@ pub struct Tracer {
     threads: HashMap<i32, Thread>,
     processes: HashMap<u32, Process>,
     early: HashMap<i32, Early>,
+    /// What came for children whose deputies are there already, but which the guest's kernel has not made yet.
+    unborn: HashMap<u32, Process>,
     /// Children of forks whose caller was killed: the kernel may have made them, and then tells nobody.
     doomed: HashSet<u32>,
     /// Threads whose fork home has been asked for, by frame id.
@@ -104,6 +111,7 @@ impl Tracer {
             threads: HashMap::new(),
             processes: HashMap::new(),
             early: HashMap::new(),
+            unborn: HashMap::new(),
             doomed: HashSet::new(),
             forks: HashMap::new(),
         }
@@ -225,6 +233,8 @@ impl Tracer {
                 debug!("killing {pid}: {error}");
             }
             self.shared.abandon_calls_of(pid);
+        } else if let Some(process) = self.unborn.get_mut(&pid) {
+            process.killed = true;
         }
     }
 

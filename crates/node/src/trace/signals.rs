@@ -8,7 +8,7 @@ use std::time::Duration;
 use afield_link::wire::ToHome;
 use tracing::debug;
 
-use super::{Order, Resume, Tracer};
+use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer};
 use crate::session::Shared;
 use crate::sys::memory;
 use crate::sys::ptrace;
@@ -104,11 +104,11 @@ pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
     }
     let leader = match shared.guests.lock().process(pid) {
         Some(process) if process.executed => process.leader,
-        Some(_) => {
+        // Not yet there, or not yet a guest; or gone, as the tracer knows.
+        _ => {
             let info = Box::new(*siginfo);
             return shared.orders.give(Order::EarlySignal { pid, info });
         }
-        None => return,
     };
     let value = shared.truths.keep(pid, signal, siginfo);
     let sent = signals::queue(leader, signal, &signals::queued_info(signal, value));
@@ -119,12 +119,18 @@ pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
 }
 
 impl Tracer {
-    /// A signal came before the guest executed its program.
+    /// A signal came before the guest executed its program, or was there at all.
     pub(super) fn early_signal(&mut self, pid: u32, siginfo: &[u8; 128]) {
-        match self.processes.get_mut(&pid) {
-            Some(process) if !process.executed => process.early_signals.push(*siginfo),
-            Some(_) => deliver(&self.shared, pid, siginfo),
-            None => {}
+        let waiting = match self.processes.get_mut(&pid) {
+            Some(process) if !process.executed => process,
+            Some(_) => return deliver(&self.shared, pid, siginfo),
+            None => match self.unborn.get_mut(&pid) {
+                Some(process) => process,
+                None => return,
+            },
+        };
+        if waiting.early_signals.len() < EARLY_SIGNALS_MAX {
+            waiting.early_signals.push(*siginfo);
         }
     }
 
