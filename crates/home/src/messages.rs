@@ -148,7 +148,7 @@ pub enum ToDeputy {
     },
     /// Tell the user.
     Notice(String),
-    /// The session is over: say so and end.
+    /// The session is over: say so and end. A job that has not been [`Spawned`](Self::Spawned) may be asked for again.
     Gone(String),
 }
 

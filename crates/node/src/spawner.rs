@@ -35,13 +35,20 @@ impl Spawner {
             Ok(()) => self.start(spawn),
             Err(error) => Err(failure(&format!("making the world: {error}"), libc::EIO)),
         };
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.is_dying()
+        {
             session::refuse_spawn(&self.shared, spawn.pid, error);
         }
         if self.ready.is_err() {
             // The job has been told why; the next one gets another session, whose world may do better.
             self.shared.writer.shutdown();
         }
+    }
+
+    /// Whether the world ends, and the session with it: a job that has come too late is for home to try again.
+    fn is_dying(&self) -> bool {
+        matches!(self.ready, Err(WorldError::Died)) || (self.ready.is_ok() && self.world.has_lost_init())
     }
 
     fn start(&self, spawn: &Spawn) -> Result<(), SpawnError> {

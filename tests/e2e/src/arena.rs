@@ -346,7 +346,6 @@ impl Arena {
     pub fn finish(&mut self) -> Vec<String> {
         let mut report = Vec::new();
         if self.agent().is_some() {
-            self.wait_for_orphans();
             let outcome = self.run(&self.afield(&["agent", "stop"]));
             if outcome.ended != crate::Ended::Exit(0) {
                 report.push(format!("agent stop: {}: {}", outcome.ended, outcome.message()));
@@ -373,7 +372,7 @@ impl Arena {
 
     /// A job that was killed may leave children, as natively; they come to their own ends. While there are any, the agent
     /// does not let itself be stopped.
-    fn wait_for_orphans(&mut self) {
+    pub fn wait_for_orphans(&self) {
         let until = std::time::Instant::now() + DAEMON_BOUND;
         while std::time::Instant::now() < until {
             let listed = self.run(&self.afield(&["ps", "--json"]));

@@ -183,6 +183,20 @@ impl Running {
         self.stdout.bytes.lock().unwrap().clone()
     }
 
+    /// Waits until the job has written `text`.
+    #[track_caller]
+    pub fn until_output(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.output_so_far()).contains(text) {
+            let is_late = Instant::now() > self.deadline;
+            assert!(
+                !is_late && self.is_alive(),
+                "no {text:?} from the job:\n{}",
+                self.watch.describe()
+            );
+            std::thread::sleep(STEP);
+        }
+    }
+
     /// Waits for the end, and kills everything if it does not come in time.
     pub fn wait(mut self) -> Outcome {
         let pid = self.pid();

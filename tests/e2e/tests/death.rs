@@ -7,6 +7,9 @@ use afield_e2e::{Arena, Ended, Mode, Process, Random, modes, need};
 
 modes! {
     fifty_kills in kills_at_random;
+    newcomers in jobs_in_a_dying_world;
+    words in session_killed_under_children;
+    stops in agent_stopped_after_a_job;
 }
 
 /// What is killed.
@@ -47,6 +50,68 @@ impl Part {
             Some(Self::Session)
         }
     }
+}
+
+/// Kills a part that is there, or waits until it is.
+fn kill_part(arena: &Arena, part: Part, job: i32) {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let processes = arena.watch().all();
+        if let Some(victim) = processes
+            .iter()
+            .find(|process| Part::of(process, job) == Some(part))
+        {
+            return victim.kill();
+        }
+        assert!(Instant::now() < until, "no {part:?}: {processes:?}");
+    }
+}
+
+/// A job that comes while its world dies gets another.
+fn newcomers(mode: Mode) {
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    for round in 0..20 {
+        arena.run(&arena.afield_script("exit 3")).expect_exit(3);
+        kill_part(&arena, if round % 2 == 0 { Part::Init } else { Part::Session }, 0);
+        let again = arena.run(&arena.afield_script("exit 9"));
+        assert_eq!(again.ended, Ended::Exit(9), "round {round}: {}", again.message());
+    }
+    arena.expect_clean();
+}
+
+/// It is the node that is gone, also to a deputy which hears of its children's end first.
+fn words(mode: Mode) {
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    for round in 0..20 {
+        let mut job = arena
+            .start(&arena.afield_script("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo ready; wait"));
+        job.until_output("ready");
+        kill_part(&arena, Part::Session, job.pid());
+        let outcome = job.wait();
+        outcome.expect_exit(125);
+        assert!(
+            outcome.message().contains("is gone: "),
+            "round {round}: {}",
+            outcome.message()
+        );
+    }
+    arena.expect_clean();
+}
+
+/// A process that is about to end does not keep the agent from being stopped.
+fn stops(mode: Mode) {
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    for _ in 0..20 {
+        arena
+            .run(&arena.afield_script("sleep 0 & (sleep 0; sleep 0); exit 4"))
+            .expect_exit(4);
+        arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
+        assert!(arena.agent().is_none());
+    }
+    arena.expect_clean();
 }
 
 fn fifty_kills(mode: Mode) {
@@ -128,17 +193,7 @@ fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
 
     // Whoever survived can be used again.
     if part != Some(Part::Node) {
-        let mut again = arena.run(&arena.afield_script("exit 9"));
-        // A job that comes while its world is dying is refused, and says so; the next one gets a new world.
-        let until = Instant::now() + Duration::from_secs(10);
-        while part == Some(Part::Init) && again.ended == Ended::Exit(125) && Instant::now() < until {
-            assert!(
-                again.message().contains("afield: "),
-                "{what}\n{}",
-                again.message()
-            );
-            again = arena.run(&arena.afield_script("exit 9"));
-        }
+        let again = arena.run(&arena.afield_script("exit 9"));
         assert_eq!(
             again.ended,
             Ended::Exit(9),
@@ -147,6 +202,8 @@ fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
             again.trouble.join("\n")
         );
     }
+    // What make had started when it was killed comes to its own end, as natively.
+    arena.wait_for_orphans();
     let left = arena.finish();
     assert!(left.is_empty(), "{what}\n{}", left.join("\n"));
     part

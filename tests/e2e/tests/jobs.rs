@@ -16,26 +16,11 @@ modes! {
     signals in signals_reach_the_right_process;
 }
 
-/// Waits until the job has written `text`.
-#[track_caller]
-fn until_output(job: &mut Running, text: &str, arena: &Arena) {
-    let deadline = Instant::now() + BOUND;
-    while !String::from_utf8_lossy(&job.output_so_far()).contains(text) {
-        let is_late = Instant::now() > deadline;
-        assert!(
-            !is_late && job.is_alive(),
-            "no {text:?} from the job:\n{}",
-            arena.watch().describe()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn start(arena: &mut Arena, script: &str) -> Running {
     arena.start_node();
     let job = arena.afield_script(script);
     let mut job = arena.start(&job);
-    until_output(&mut job, "ready", arena);
+    job.until_output("ready");
     job
 }
 
@@ -229,7 +214,7 @@ fn signals(mode: Mode) {
     let mut job = start(&mut arena, script);
     for (signal, answer) in [("USR1", "usr1"), ("USR2", "usr2")] {
         kill(job.pid(), signal, &arena);
-        until_output(&mut job, answer, &arena);
+        job.until_output(answer);
     }
     kill(job.pid(), "TERM", &arena);
     let outcome = job.wait();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use afield_link::frame::Kind;
 use afield_link::wire::Usage;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::client::State;
@@ -135,6 +136,19 @@ impl DeputyEntry {
     ) -> Result<bool, SendError> {
         let payload = afield_link::wire::encode(message).map_err(|error| SendError::Channel(error.into()))?;
         self.send(Kind::Control, id, &payload, descriptor)
+    }
+
+    /// Whether it ends by itself, or has ended, and only the switchboard has not come to it.
+    pub fn is_leaving(&self) -> bool {
+        if lock(&self.status).ending {
+            return true;
+        }
+        let mut polls = [PollFd::new(&self.channel, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(poll(&mut polls, Some(&now)), Ok(count) if count > 0)
     }
 
     /// Sends what waits; true if nothing is left.

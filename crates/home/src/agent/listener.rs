@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use afield_link::wire;
 use rustix::net::sockopt;
@@ -17,6 +17,9 @@ const CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Clients served at a time; more wait to be accepted.
 const CLIENTS_MAX: usize = 256;
+
+/// Longest wait for processes that are about to end.
+const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Stack of a client's thread.
 const STACK_BYTES: usize = 256 << 10;
@@ -87,7 +90,7 @@ impl Agent {
     }
 
     fn answer_stop(&self, socket: UnixStream, force: bool) -> Result<(), ChannelError> {
-        let busy = self.process_count();
+        let busy = self.await_leaving();
         if busy > 0 && !force {
             return channel::send_control(socket.as_fd(), 0, &Answer::Busy(busy), None);
         }
@@ -96,6 +99,26 @@ impl Agent {
         lock(&self.state).farewells.push(socket);
         let _ = self.events.send(Event::Stop);
         Ok(())
+    }
+
+    /// Waits for processes that are on their way out; how many there are otherwise.
+    fn await_leaving(&self) -> u32 {
+        let deadline = Instant::now() + LEAVING_TIME_MAX;
+        loop {
+            let sessions = self.sessions();
+            let (mut all, mut staying) = (0, 0);
+            for deputy in sessions.iter().flat_map(|session| session.all_deputies()) {
+                all += 1;
+                staying += u32::from(!deputy.is_leaving());
+            }
+            if staying > 0 || all == 0 {
+                return staying;
+            }
+            if Instant::now() >= deadline {
+                return all;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn status(&self) -> Status {

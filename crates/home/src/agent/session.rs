@@ -419,9 +419,19 @@ impl Session {
         };
         self.writer.shutdown();
         let text = self.gone(&why);
+        let stopped = matches!(error, SessionError::Stopped);
         for entry in deputies {
-            lock(&entry.status).ending = true;
-            let _ = self.tell(&entry, 0, &ToDeputy::Gone(text.clone()), None);
+            let started = {
+                let mut status = lock(&entry.status);
+                status.ending = true;
+                status.started
+            };
+            let message = match stopped && !started {
+                // It is not to try again.
+                true => ToDeputy::Refused(text.clone()),
+                false => ToDeputy::Gone(text.clone()),
+            };
+            let _ = self.tell(&entry, 0, &message, None);
         }
         self.wake_switchboard();
         true

@@ -76,14 +76,33 @@ impl Lead {
                 }
                 Err(error) => {
                     if let Some(root) = &deputy.root {
-                        let why = match error {
-                            ChannelError::Closed => "the agent died".to_owned(),
-                            error => error.to_string(),
-                        };
-                        deputy.tell_user(&format!("{why}; {} ({}) cannot continue", root.name, deputy.pid));
+                        let text = self.last_words(&deputy).unwrap_or_else(|| {
+                            let why = match error {
+                                ChannelError::Closed => "the agent died".to_owned(),
+                                error => error.to_string(),
+                            };
+                            format!("{why}; {} ({}) cannot continue", root.name, deputy.pid)
+                        });
+                        deputy.tell_user(&text);
                     }
                     process::exit(EXIT_OWN_FAILURE);
                 }
+            }
+        }
+    }
+
+    /// Why the agent closed the channel, if it has said so: sending may have failed before that was read.
+    fn last_words(&mut self, deputy: &Deputy) -> Option<String> {
+        loop {
+            while let Ok(Some(frame)) = self.incoming.next_frame() {
+                if let (Kind::Control, Ok(ToDeputy::Gone(text))) = (frame.kind, wire::decode(&frame.payload))
+                {
+                    return Some(text);
+                }
+            }
+            match self.incoming.receive(deputy.channel.as_fd(), false) {
+                Ok(Received::Some) => {}
+                _ => return None,
             }
         }
     }

@@ -60,6 +60,9 @@ enum RunError {
     Version(String),
     #[error("{0}")]
     Refused(String),
+    /// The session ended before the program was executed.
+    #[error("{0}")]
+    Gone(String),
     #[error("working directory: {0}")]
     Directory(io::Error),
     #[error("descriptors: {0}")]
@@ -191,6 +194,9 @@ impl Snapshot {
     }
 }
 
+/// How many sessions a job may outlive before its program is executed.
+const ATTEMPTS_MAX: u32 = 3;
+
 /// Count of `RLIMIT_*`.
 const LIMITS: u32 = 16;
 
@@ -202,8 +208,24 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Comes back only with an error.
+    /// Comes back only with an error. A session may end just as a job comes to it: the next try gets another session. That
+    /// the program has not been executed is certain then, since its node says so before the program can do anything.
     fn make(
+        &self,
+        snapshot: &mut Snapshot,
+        program: Vec<u8>,
+        arguments: Vec<Vec<u8>>,
+    ) -> Result<std::convert::Infallible, RunError> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.make_once(snapshot, program.clone(), arguments.clone()) {
+                Err(RunError::Gone(_)) => {}
+                result => return result,
+            }
+        }
+        self.make_once(snapshot, program, arguments)
+    }
+
+    fn make_once(
         &self,
         snapshot: &mut Snapshot,
         program: Vec<u8>,
@@ -231,7 +253,8 @@ impl Attempt<'_> {
         let mask = signals::set_blocked(signals::ALL);
         let outcome = match next(&channel, &mut incoming) {
             Ok(ToDeputy::Spawned(result)) => result.map_err(|error| self.spawn_error(error)),
-            Ok(ToDeputy::Refused(why) | ToDeputy::Gone(why)) => Err(RunError::Refused(why)),
+            Ok(ToDeputy::Refused(why)) => Err(RunError::Refused(why)),
+            Ok(ToDeputy::Gone(why)) => Err(RunError::Gone(why)),
             Ok(_) => Err(RunError::Answer),
             Err(error) => Err(error),
         };

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use afield_link::wire::{Hello, Spawn};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use thiserror::Error;
 
 use crate::sys::{clone, credentials, namespaces, process, sockets};
@@ -130,6 +131,16 @@ impl World {
         } else {
             Err(read_failure(&mut self.commands))
         }
+    }
+
+    /// Whether init is no more: its end of the channel is closed before the guests are ended.
+    pub fn has_lost_init(&self) -> bool {
+        let mut polls = [PollFd::new(&self.commands, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(rustix::event::poll(&mut polls, Some(&now)), Ok(count) if count > 0)
     }
 
     /// Tells init to make a guest that will speak on `channel`.
