@@ -149,6 +149,32 @@ pub fn build(options: &FilterOptions) -> Vec<SockFilter> {
     program
 }
 
+/// A filter by which these calls stop in the tracer, on top of the world's.
+pub fn tracing(calls: &[u32]) -> Vec<SockFilter> {
+    let mut program = vec![
+        instruction(LOAD, 0, 0, OFFSET_ARCH),
+        instruction(JUMP_EQUAL, 1, 0, AUDIT_ARCH),
+        Action::Allow.instruction(),
+        instruction(LOAD, 0, 0, OFFSET_NUMBER),
+    ];
+    for &call in calls {
+        program.extend([instruction(JUMP_EQUAL, 0, 1, call), Action::Trace.instruction()]);
+    }
+    program.push(Action::Allow.instruction());
+    program
+}
+
+/// A program as it lies in memory.
+pub fn bytes(program: &[SockFilter]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size_of_val(program));
+    for instruction in program {
+        bytes.extend(instruction.code.to_ne_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_ne_bytes());
+    }
+    bytes
+}
+
 fn search(segments: &[(u32, Leaf)], options: &FilterOptions) -> Vec<SockFilter> {
     if let [(_, leaf)] = segments {
         return end(*leaf, options);

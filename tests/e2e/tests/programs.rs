@@ -7,6 +7,7 @@ user_cases! {
     names: Case::program("names");
     attributes: Case::program("attributes");
     children: Case::program("children");
+    senders: Case::program("senders");
 }
 
 cases! {
@@ -22,6 +23,9 @@ cases! {
     locks: Case::program("locks");
     mapping: Case::program("mapping");
     private: Case::program("private");
+    /// From a home process to a guest, and the other way round.
+    senders_at_home: Case::home_bash("$AF $BIN/senders take > out & p=$!; until [ -s out ]; do sleep 0.01; done; $BIN/senders send $p; wait $p; echo $?; cat out").with_program("senders");
+    senders_afield: Case::home_bash("$BIN/senders take > out & p=$!; until [ -s out ]; do sleep 0.01; done; $AF $BIN/senders send $p; wait $p; echo $?; cat out").with_program("senders");
     signals: Case::program("signals");
     signals_static: Case::static_program("signals");
     stops: Case::program("stops");

@@ -1,11 +1,15 @@
 //! Descriptors, the node's own objects behind them (pipes, events, private sockets), and input and output.
 
 use super::Class::{Event, File, Never, Node};
-use super::Door::Notify;
+use super::Door::{Notify, Trace};
 use super::Test::Equal;
 use super::{Row, call, nr, rule};
 
 const FIONREAD: u32 = 0x541b;
+
+/// Why making a signal descriptor is an event.
+const SIGNALS: &str =
+    "the node's; from then on the process's reads are looked at, to put right who sent a signal";
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::READ, File),
@@ -68,8 +72,8 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::PIPE2, Node),
     call(nr::EVENTFD, Node),
     call(nr::EVENTFD2, Node),
-    call(nr::SIGNALFD, Node),
-    call(nr::SIGNALFD4, Node),
+    call(nr::SIGNALFD, Event(Trace)).note(SIGNALS),
+    call(nr::SIGNALFD4, Event(Trace)).note(SIGNALS),
     call(nr::TIMERFD_CREATE, Node),
     call(nr::TIMERFD_SETTIME, Node),
     call(nr::TIMERFD_GETTIME, Node),

@@ -16,6 +16,9 @@ const HOME_SIGNALS: &[u32] = &[
     libc::SIGTTOU as u32,
 ];
 
+/// Where a thread is signalled.
+const THREADS: &str = "on the node if it is a guest's, otherwise at home";
+
 pub(super) const ROWS: &[Row] = &[
     call(nr::RT_SIGACTION, Node)
         .rules(&[rule(
@@ -35,7 +38,13 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::PAUSE, Node),
     call(nr::KILL, Home).shaped([Value, Value]),
     call(nr::RT_SIGQUEUEINFO, Home).shaped([Value, Value, In(Fixed(128))]),
-    call(nr::TKILL, Event(Notify)).note("to an own thread on the node, otherwise at home"),
-    call(nr::TGKILL, Event(Notify)).note("to an own thread on the node, otherwise at home"),
-    call(nr::RT_TGSIGQUEUEINFO, Event(Notify)).note("to an own thread on the node, otherwise at home"),
+    call(nr::TKILL, Event(Notify))
+        .shaped([Value, Value])
+        .note(THREADS),
+    call(nr::TGKILL, Event(Notify))
+        .shaped([Value, Value, Value])
+        .note(THREADS),
+    call(nr::RT_TGSIGQUEUEINFO, Event(Notify))
+        .shaped([Value, Value, Value, In(Fixed(128))])
+        .note(THREADS),
 ];

@@ -1,6 +1,6 @@
 //! Executing a forwarded call: checked against the table, with memory of the deputy's own for every pointer.
 
-use afield_abi::syscalls::{self, Arg, Class, Len, Row, nr};
+use afield_abi::syscalls::{self, Arg, Class, Row, nr};
 use afield_link::wire::Buffer;
 use thiserror::Error;
 
@@ -37,34 +37,7 @@ impl CallError {
 
 /// Signals to single threads are executed at home if the thread is not one of the guest's own; the table calls them
 /// events, because the session looks at them first.
-const THREAD_SIGNALS: [(u32, [Arg; 6]); 3] = [
-    (
-        nr::TKILL,
-        [Arg::Value, Arg::Value, Arg::None, Arg::None, Arg::None, Arg::None],
-    ),
-    (
-        nr::TGKILL,
-        [
-            Arg::Value,
-            Arg::Value,
-            Arg::Value,
-            Arg::None,
-            Arg::None,
-            Arg::None,
-        ],
-    ),
-    (
-        nr::RT_TGSIGQUEUEINFO,
-        [
-            Arg::Value,
-            Arg::Value,
-            Arg::Value,
-            Arg::In(Len::Fixed(128)),
-            Arg::None,
-            Arg::None,
-        ],
-    ),
-];
+const THREAD_SIGNALS: [u32; 3] = [nr::TKILL, nr::TGKILL, nr::RT_TGSIGQUEUEINFO];
 
 /// One argument's memory.
 #[derive(Debug, Clone)]
@@ -225,11 +198,8 @@ impl Prepared {
 fn shape_of<'a>(row: &'a Row, registers: &[u64; 6]) -> Result<&'a [Arg; 6], CallError> {
     match row.class(registers) {
         Class::Home | Class::Both => Ok(row.shape(registers)),
-        _ => THREAD_SIGNALS
-            .iter()
-            .find(|(number, _)| *number == row.number)
-            .map(|(_, shape)| shape)
-            .ok_or(CallError::NotHome(row.number)),
+        _ if THREAD_SIGNALS.contains(&row.number) => Ok(row.shape(registers)),
+        _ => Err(CallError::NotHome(row.number)),
     }
 }
 

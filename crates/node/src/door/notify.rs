@@ -77,6 +77,21 @@ fn descriptor_of_link(tid: i32, pid: u32, path: &[u8], directory: Option<u32>) -
         .then_some(number)
 }
 
+/// Signals that stop, continue or end a process whatever it does about them, or the terminal's: they are home's to send.
+/// So is the question whether a process is there.
+fn is_homes(signal: i32) -> bool {
+    [
+        0,
+        libc::SIGKILL,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ]
+    .contains(&signal)
+}
+
 impl Door {
     fn serve(mut self) {
         loop {
@@ -181,39 +196,7 @@ impl Door {
         const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
         match number {
             nr::TGKILL | nr::RT_TGSIGQUEUEINFO | nr::TKILL => {
-                let target = if number == nr::TKILL {
-                    arguments[0]
-                } else {
-                    arguments[1]
-                } as u32;
-                match self.shared.guests.find_inner(target) {
-                    Some((_, owner)) if owner == pid => {
-                        // To a thread of its own.
-                        self.signal_natively(notification.id, pid);
-                        Ok(Verdict::Later)
-                    }
-                    _ if number != nr::TKILL && arguments[0] as u32 == pid => Err(libc::ESRCH),
-                    // To another process: home's, as all signals between processes.
-                    _ if number == nr::RT_TGSIGQUEUEINFO => Err(libc::EPERM),
-                    _ => {
-                        let (process, signal) = if number == nr::TKILL {
-                            (arguments[0], arguments[1])
-                        } else {
-                            (arguments[0], arguments[2])
-                        };
-                        if (process as i32) <= 0 {
-                            return Err(libc::EINVAL);
-                        }
-                        self.forward(
-                            notification,
-                            tid,
-                            pid,
-                            nr::KILL,
-                            [process, signal, 0, 0, 0, 0],
-                            Then::Answer,
-                        )
-                    }
-                }
+                self.signal_thread(notification, tid, pid, number, arguments)
             }
             nr::CHOWN | nr::LCHOWN | nr::FCHOWN => {
                 self.change_owner(pid, number, (arguments[1] as u32, arguments[2] as u32))
@@ -291,20 +274,41 @@ impl Door {
     /// stops, continues or ends a process is home's, and so is every process that is not (or no longer) in the world.
     fn signals_guest(&self, notification: &Notification, arguments: &[u64; 6]) -> bool {
         let (target, signal) = (arguments[0] as i32, arguments[1] as i32);
-        let homes = [
-            0,
-            libc::SIGKILL,
-            libc::SIGCONT,
-            libc::SIGSTOP,
-            libc::SIGTSTP,
-            libc::SIGTTIN,
-            libc::SIGTTOU,
-        ];
-        if target <= 0 || homes.contains(&signal) || self.shared.guests.process(target as u32) != Some(true) {
+        if target <= 0 || is_homes(signal) || self.shared.guests.process(target as u32) != Some(true) {
             return false;
         }
         self.signal_natively(notification.id, target as u32);
         true
+    }
+
+    /// A signal to a thread: of a guest, or of a process that home has.
+    fn signal_thread(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        number: u32,
+        mut arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        let (target, signal) = match number {
+            nr::TKILL => (arguments[0] as u32, arguments[1] as i32),
+            _ => (arguments[1] as u32, arguments[2] as i32),
+        };
+        match self.shared.guests.find_inner(target) {
+            Some((_, owner)) if number != nr::TKILL && owner != arguments[0] as u32 => Err(libc::ESRCH),
+            Some((_, owner)) if owner == pid || !is_homes(signal) => {
+                self.signal_natively(notification.id, owner);
+                Ok(Verdict::Later)
+            }
+            Some((_, owner)) => {
+                // Home knows each guest's first thread, and this is for the whole process whichever gets it.
+                let place = if number == nr::TKILL { 0 } else { 1 };
+                arguments[place] = u64::from(owner);
+                self.forward(notification, tid, pid, number, arguments, Then::Answer)
+            }
+            None if number != nr::TKILL && arguments[0] as u32 == pid => Err(libc::ESRCH),
+            None => self.forward(notification, tid, pid, number, arguments, Then::Answer),
+        }
     }
 
     /// Has the node's kernel send a signal to a guest, and sees to it that it wakes a thread that waits at home.

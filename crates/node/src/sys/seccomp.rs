@@ -37,7 +37,10 @@ struct Response {
 /// `AUDIT_ARCH_X86_64`.
 pub const ARCH_X86_64: u32 = 0xc000_003e;
 
-const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+/// `SECCOMP_SET_MODE_FILTER`.
+pub const SET_MODE_FILTER: u64 = 1;
+/// `SECCOMP_FILTER_FLAG_TSYNC`.
+pub const FLAG_ALL_THREADS: u64 = 1;
 const FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
 const FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 const IOCTL_RECV: libc::c_ulong = 0xc050_2100;
@@ -72,7 +75,7 @@ pub fn install(filter: &[SockFilter]) -> io::Result<OwnedFd> {
     let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
-            SECCOMP_SET_MODE_FILTER,
+            SET_MODE_FILTER,
             FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV,
             &raw const program,
         )

@@ -7,6 +7,9 @@ pub const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
+/// Bytes of the kernel's `siginfo_t`.
+pub const INFO_BYTES: usize = 128;
+
 /// Offsets in the kernel's 128-byte `siginfo_t` on 64-bit machines.
 pub mod info {
     /// `si_signo`.
@@ -28,13 +31,28 @@ pub fn queued_info(signal: i32, value: u64) -> [u8; 128] {
     info
 }
 
+#[repr(C, align(8))]
+struct Info([u8; INFO_BYTES]);
+
 /// Queues a signal with a siginfo to a process.
-pub fn queue(process: i32, signal: i32, siginfo: &[u8; 128]) -> io::Result<()> {
-    #[repr(C, align(8))]
-    struct Info([u8; 128]);
+pub fn queue(process: i32, signal: i32, siginfo: &[u8; INFO_BYTES]) -> io::Result<()> {
     let info = Info(*siginfo);
     // SAFETY: the siginfo is 128 bytes and alive during the call.
     let result = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, process, signal, &raw const info) };
+    super::check(result).map(drop)
+}
+
+/// Queues a signal with a siginfo to one thread.
+pub fn queue_to_thread(
+    process: i32,
+    thread: i32,
+    signal: i32,
+    siginfo: &[u8; INFO_BYTES],
+) -> io::Result<()> {
+    let info = Info(*siginfo);
+    let call = libc::SYS_rt_tgsigqueueinfo;
+    // SAFETY: the siginfo is 128 bytes and alive during the call.
+    let result = unsafe { libc::syscall(call, process, thread, signal, &raw const info) };
     super::check(result).map(drop)
 }
 

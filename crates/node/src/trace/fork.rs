@@ -4,7 +4,7 @@ use afield_link::wire::ToHome;
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Early, Resume, Thread, Tracer, resume};
+use super::{Early, Resume, Thread, Tracer, Within, descriptors, resume};
 use crate::guests::read_inner;
 use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
 use crate::sys::ptrace::{self, Registers};
@@ -47,15 +47,18 @@ const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 impl Tracer {
-    /// A call that the filter sends here: a thread is about to make a process (or, by `clone3`, perhaps a thread), or to wait
-    /// for a signal.
+    /// A call that the filter sends here: a thread is about to make a process (or, by `clone3`, perhaps a thread), or to see
+    /// a signal otherwise than by a handler.
     pub(super) fn process_call(&mut self, tid: i32) {
         let registers = match ptrace::registers(tid) {
             Ok(registers) => registers,
             Err(error) => return debug!("registers of {tid}: {error}"),
         };
-        if registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait {
-            return self.signal_wait(tid, registers.rsi);
+        match registers.orig_rax as i64 {
+            libc::SYS_rt_sigtimedwait => return self.signal_wait(tid, registers.rsi),
+            libc::SYS_signalfd | libc::SYS_signalfd4 => return self.signal_descriptor(tid, registers),
+            _ if descriptors::is_read(registers.orig_rax) => return self.read_call(tid, registers),
+            _ => {}
         }
         let arguments = match arguments_of(tid, &registers) {
             Ok(arguments) => arguments,
@@ -164,6 +167,10 @@ impl Tracer {
                 let process = super::Process {
                     executed: true,
                     held: born.held,
+                    reads_stop: self
+                        .processes
+                        .get(&pid)
+                        .is_some_and(|process| process.reads_stop),
                     ..super::Process::default()
                 };
                 self.processes.insert(home_pid, process);
@@ -200,8 +207,12 @@ impl Tracer {
             return;
         };
         let parent = thread.pid;
-        if let Some(place) = thread.signal_wait.take() {
-            self.signal_wait_ended(tid, parent, place);
+        if let Some(within) = thread.within.take() {
+            match within {
+                Within::SignalWait(place) => self.signal_wait_ended(tid, parent, place),
+                Within::Read(read) => self.read_ended(tid, parent, &read),
+                Within::Installing(registers) => self.make_again(tid, registers),
+            }
             return self.go_on(tid, Resume::Run(0));
         }
         let Some(fork) = thread.fork.take() else {

@@ -4,11 +4,13 @@
 //! it never waits for home: what has to be asked there leaves the guest stopped until the answer comes as an order.
 
 mod correction;
+mod descriptors;
 mod exec;
 mod fork;
 mod hold;
 mod orders;
 mod signals;
+mod truths;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,7 +21,8 @@ use tracing::{debug, warn};
 
 pub use correction::{Correction, STAT_BYTES, is_status_call};
 pub use orders::{Order, Orders};
-pub use signals::{Truths, deliver};
+pub use signals::deliver;
+pub use truths::Truths;
 
 use crate::session::Shared;
 use crate::sys::ptrace::{self, Registers, Waited};
@@ -37,8 +40,8 @@ struct Thread {
     restart: bool,
     /// What to put right in the result of the call it is in.
     correction: Option<Correction>,
-    /// It waits for a signal (`rt_sigtimedwait`), whose siginfo goes here.
-    signal_wait: Option<u64>,
+    /// It is in a call whose end has to be looked at.
+    within: Option<Within>,
     /// It is stopped because its process is held; this is how it goes on.
     parked: Option<Resume>,
 }
@@ -51,10 +54,21 @@ impl Thread {
             first: None,
             restart: false,
             correction: None,
-            signal_wait: None,
+            within: None,
             parked: None,
         }
     }
+}
+
+/// A call that stops at its end.
+#[derive(Debug)]
+enum Within {
+    /// It waits for a signal (`rt_sigtimedwait`), whose siginfo goes here.
+    SignalWait(u64),
+    /// It reads a signal descriptor.
+    Read(descriptors::Read),
+    /// It installs a filter, before the call that it was about to make.
+    Installing(Registers),
 }
 
 /// What the tracer knows of a process.
@@ -68,6 +82,8 @@ struct Process {
     killed: bool,
     /// Signals that came before it had executed its program, or was there at all.
     early_signals: Vec<[u8; 128]>,
+    /// Its reads stop, because it has had a signal descriptor.
+    reads_stop: bool,
 }
 
 /// Most signals that are kept for a process that cannot take them yet.
@@ -323,6 +339,7 @@ impl Tracer {
             return;
         }
         self.shared.guests.lock().remove_process(thread.pid);
+        self.shared.truths.forget(thread.pid);
         let executed = self
             .processes
             .remove(&thread.pid)

@@ -1,99 +1,25 @@
 //! Signals on their way to guests.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use afield_link::wire::ToHome;
 use tracing::debug;
 
+<<<<<<< HEAD
 use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer};
+=======
+use super::{Order, Resume, Tracer, Within};
+>>>>>>> 7c91f70 (Signals: signal descriptors tell who sent a signal; signals to threads of other guests; the first of equal signals is the one that is seen)
 use crate::session::Shared;
 use crate::sys::memory;
 use crate::sys::ptrace;
-use crate::sys::signals::{self, State, bit, info};
-
-/// Values of queued signals that stand for a siginfo which is kept here carry this; the rest is its key: the signal's
-/// number for standard signals (of which one can be pending), a counter from `FIRST_QUEUED` for the others.
-const MARK: u64 = 0xaf1e_1d00 << 32;
-
-/// First key that is not a signal number.
-const FIRST_QUEUED: u64 = 65;
-
-/// First real-time signal, as the kernel counts.
-const FIRST_REAL_TIME: i32 = 32;
+use crate::sys::signals::{self, State, bit};
 
 /// How often threads that wait at home are looked at while their process has a timer of its own armed: the kernel tells
 /// nobody when the timer's signal becomes pending for a thread that waits in a notification.
 const TIMER_POLL: Duration = Duration::from_millis(5);
 
 const ERESTARTSYS: i64 = 512;
-
-/// The true siginfo of signals on their way to guests, which the kernel would not let us send.
-#[derive(Debug, Default)]
-pub struct Truths {
-    truths: Mutex<VecDeque<Truth>>,
-    /// Key of the last real-time signal.
-    last: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Truth {
-    pid: u32,
-    key: u64,
-    siginfo: [u8; 128],
-}
-
-/// Most siginfos that are kept; older ones were of signals that the kernel has dropped.
-const TRUTHS_MAX: usize = 8192;
-
-impl Truths {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Truth>> {
-        self.truths.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a siginfo and gives the value to send in its place.
-    fn keep(&self, pid: u32, signal: i32, siginfo: &[u8; 128]) -> u64 {
-        let standard = signal < FIRST_REAL_TIME;
-        let key = if standard {
-            signal as u64
-        } else {
-            FIRST_QUEUED + self.last.fetch_add(1, Ordering::Relaxed)
-        };
-        let siginfo = *siginfo;
-        let mut truths = self.lock();
-        if standard {
-            // One can be pending.
-            truths.retain(|truth| truth.pid != pid || truth.key != key);
-        }
-        if truths.len() >= TRUTHS_MAX {
-            truths.pop_front();
-        }
-        truths.push_back(Truth { pid, key, siginfo });
-        MARK | key
-    }
-
-    /// The true siginfo of one that a guest is about to see; `None` if it is true itself.
-    fn take(&self, pid: u32, shown: &[u8]) -> Option<[u8; 128]> {
-        let word = |at: usize| Some(i32::from_ne_bytes(shown.get(at..at + 4)?.try_into().ok()?));
-        let value = u64::from_ne_bytes(shown.get(info::VALUE..info::VALUE + 8)?.try_into().ok()?);
-        // Nobody in the world can send with pid 0.
-        if word(info::CODE)? != libc::SI_QUEUE || word(info::PID)? != 0 || value & !0xffff_ffff != MARK {
-            return None;
-        }
-        let mut truths = self.lock();
-        let index = truths
-            .iter()
-            .position(|truth| truth.pid == pid && truth.key == value & 0xffff_ffff)?;
-        truths.remove(index).map(|truth| truth.siginfo)
-    }
-
-    /// A process has ended.
-    pub fn forget(&self, pid: u32) {
-        self.lock().retain(|truth| truth.pid != pid);
-    }
-}
 
 /// A signal arrived at the deputy. Runs on the link's reader, so that the signal is pending before any reply that home
 /// sent after it is given to the guest.
@@ -111,8 +37,18 @@ pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
         }
     };
     let value = shared.truths.keep(pid, signal, siginfo);
-    let sent = signals::queue(leader, signal, &signals::queued_info(signal, value));
-    match sent.or_else(|_| signals::kill(leader, signal)) {
+    let mark = signals::queued_info(signal, value);
+    let code = i32::from_ne_bytes([siginfo[8], siginfo[9], siginfo[10], siginfo[11]]);
+    // At home the process's only thread that can be signalled by itself stands for the first one here.
+    let sent = match code {
+        libc::SI_TKILL => signals::queue_to_thread(leader, leader, signal, &mark),
+        _ => signals::queue(leader, signal, &mark),
+    };
+    let sent = sent.or_else(|_| {
+        shared.truths.drop_unsent(pid, value);
+        signals::kill(leader, signal)
+    });
+    match sent {
         Ok(()) => shared.orders.give(Order::Signalled { pid, signal }),
         Err(error) => debug!("signal {signal} to {pid}: {error}"),
     }
@@ -229,7 +165,7 @@ impl Tracer {
     /// A thread is about to wait for a signal: what it gets has to be looked at.
     pub(super) fn signal_wait(&mut self, tid: i32, place: u64) {
         if let Some(thread) = self.threads.get_mut(&tid) {
-            thread.signal_wait = Some(place);
+            thread.within = Some(Within::SignalWait(place));
         }
         self.go_on(tid, Resume::ToCallEnd);
     }

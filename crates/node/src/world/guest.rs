@@ -160,6 +160,7 @@ fn prepare(
     });
     // Capabilities first: from the filter on, changing them is a call that home judges.
     credentials::keep_guest_capabilities()?;
+    credentials::gain_nothing()?;
     let listener = seccomp::install(&program)?;
     let mut message = vec![b'F'];
     message.extend_from_slice(&listener.as_raw_fd().to_le_bytes());
