@@ -12,12 +12,14 @@ user_cases! {
 
 cases! {
     children_static: Case::static_program("children");
+    descent: Case::program("descent");
     devices: Case::program("devices");
     devices_with_pipe: Case::program("devices").stdin("");
     direct: Case::program("direct");
     directories: Case::program("directories");
     execute: Case::program("execute");
     execute_static: Case::static_program("execute");
+    faults: Case::program("faults");
     files_static: Case::static_program("files");
     groups: Case::program("groups");
     locks: Case::program("locks");
@@ -31,6 +33,7 @@ cases! {
     stops: Case::program("stops");
     threads: Case::program("threads");
     threads_static: Case::static_program("threads");
+    timers: Case::program("timers");
     /// Each as a child of a shell, so that none is the job's first process.
     below_a_shell: Case::guest("for p in files names locks children signals stops; do mkdir $p; (cd $p && $BIN/$p > ../$p.out 2>&1; echo $p $?); done; cat *.out | md5sum")
         .with_program("files").with_program("names").with_program("locks")
