@@ -38,7 +38,10 @@ fn compile(name: &str, is_static: bool, file: &Path) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
     let mut command = Command::new("cc");
     command.args(["-std=gnu17", "-O1", "-pthread", "-o"]);
-    command.arg(file).arg(sources.join(format!("{name}.c"))).arg("-lm");
+    command
+        .arg(file)
+        .arg(sources.join(format!("{name}.c")))
+        .arg("-lm");
     if is_static {
         command.arg("-static");
     }

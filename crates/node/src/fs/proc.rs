@@ -60,7 +60,11 @@ fn node_of(shared: &Shared, request: &Request<'_>) -> Option<u64> {
             let pid: u32 = std::str::from_utf8(name).ok()?.parse().ok()?;
             let (_, own) = shared.guests.find_inner(request.header.pid)?;
             // Threads have entries as well, though none is listed.
-            let is_own = pid == own || shared.guests.find_inner(pid).is_some_and(|(_, owner)| owner == own);
+            let is_own = pid == own
+                || shared
+                    .guests
+                    .find_inner(pid)
+                    .is_some_and(|(_, owner)| owner == own);
             is_own.then_some(PROC | u64::from(pid))
         }
     }

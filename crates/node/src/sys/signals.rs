@@ -43,12 +43,7 @@ pub fn queue(process: i32, signal: i32, siginfo: &[u8; INFO_BYTES]) -> io::Resul
 }
 
 /// Queues a signal with a siginfo to one thread.
-pub fn queue_to_thread(
-    process: i32,
-    thread: i32,
-    signal: i32,
-    siginfo: &[u8; INFO_BYTES],
-) -> io::Result<()> {
+pub fn queue_to_thread(process: i32, thread: i32, signal: i32, siginfo: &[u8; INFO_BYTES]) -> io::Result<()> {
     let info = Info(*siginfo);
     let call = libc::SYS_rt_tgsigqueueinfo;
     // SAFETY: the siginfo is 128 bytes and alive during the call.

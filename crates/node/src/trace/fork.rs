@@ -167,10 +167,7 @@ impl Tracer {
                 let process = super::Process {
                     executed: true,
                     held: born.held,
-                    reads_stop: self
-                        .processes
-                        .get(&pid)
-                        .is_some_and(|process| process.reads_stop),
+                    reads_stop: self.processes.get(&pid).is_some_and(|process| process.reads_stop),
                     ..super::Process::default()
                 };
                 self.processes.insert(home_pid, process);

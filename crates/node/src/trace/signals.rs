@@ -5,11 +5,7 @@ use std::time::Duration;
 use afield_link::wire::ToHome;
 use tracing::debug;
 
-<<<<<<< HEAD
-use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer};
-=======
-use super::{Order, Resume, Tracer, Within};
->>>>>>> 7c91f70 (Signals: signal descriptors tell who sent a signal; signals to threads of other guests; the first of equal signals is the one that is seen)
+use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer, Within};
 use crate::session::Shared;
 use crate::sys::memory;
 use crate::sys::ptrace;
