@@ -329,6 +329,10 @@ pub const LOCK_FLOCK: u32 = 1 << 0;
 /// (`F_OFD_SETLK` and its kin), which the kernel's request does not tell.
 pub const LOCK_DESCRIPTION: u32 = 1 << 31;
 
+/// Bit of an [`AccessRequest`]'s mask that a session adds to the kernel's: if it is permitted, the directory becomes the
+/// caller's working directory.
+pub const ACCESS_DIRECTORY: u32 = 1 << 31;
+
 /// Bits of [`WriteRequest::write_flags`].
 pub mod write_flag {
     /// A delayed write from the page cache; the handle is a guess.

@@ -63,6 +63,8 @@ pub struct RunRequest {
     pub place_name: String,
     /// Report calls that are not supported.
     pub verbose: bool,
+    /// No path leads to its working directory: a descriptor of it comes along.
+    pub directory: bool,
     /// What. The pid is not looked at (the kernel says whose the socket is), and handles are numbered from zero; the
     /// agent puts real ones in their place.
     pub spawn: Spawn,
@@ -138,6 +140,8 @@ pub enum ToDeputy {
         /// Open flags.
         flags: u32,
     },
+    /// With a descriptor: this is the guest's working directory now.
+    Directory,
     /// A record lock, answered by [`FromDeputy::Locked`] (same `id`). With the file's descriptor if it says so.
     Lock(LockRequest),
     /// The process closed a descriptor of that file: its record locks on it go. Answered by [`FromDeputy::Unlocked`]

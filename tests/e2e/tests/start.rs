@@ -6,6 +6,10 @@ user_cases! {
     /// The whole environment arrives, and nothing else.
     environment: Case::guest("env | sort");
     limits: Case::guest_bash("ulimit -a; ulimit -Ha");
+    directory_removed: Case::home("mkdir gone; cd gone; rmdir ../gone; $AF sh -c '/bin/pwd; ls -a; touch x; echo $?; cd ..; /bin/pwd' 2>/dev/null; echo $?; mkdir ../gone; $AF sh -c '/bin/pwd; ls -a; echo $?; cd ../gone && /bin/pwd' 2>/dev/null; rmdir ../gone; mkdir -p ../a/b; cd ../a/b; rm -r ../../a; $AF sh -c '/bin/pwd; cd ../..; /bin/pwd' 2>/dev/null; echo $?");
+    /// At home the process is where the guest is, from its first directory on, and makes files as the guest would.
+    directory_and_umask_at_home: Case::home("export d=$PWD; mkfifo at go; mkdir -p a/b c; ln -s a/b l; echo 'echo $$ > $d/at; read x < $d/go' > next; $AF sh -c '. $d/next; cd a/b; umask 027; . $d/next; cd ../../c; umask 0; . $d/next; cd ../l; . $d/next; (cd -P ..; umask 77; exec sh -c \". $d/next; cd ..; . $d/next\"); . $d/next; cd /nowhere; cd /proc/self/fd; /bin/pwd | tr -d 0-9; cd /sys/devices/system/cpu; /bin/pwd; cd; . $d/next' 2>/dev/null & for i in 1 2 3 4 5 6 7 8; do read p < at; readlink /proc/$p/cwd | sed s,$PWD,.,; grep Umask /proc/$p/status; echo > go; done; wait");
+    directory_renamed: Case::home("mkfifo at go; mkdir -p a/b; $AF sh -c 'd=$PWD; cd a/b; echo > ../../at; read x < $d/go; /bin/pwd; echo > $d/at; read x < $d/go; /bin/pwd; cd ..; /bin/pwd; readlink /proc/$$/cwd' & read x < at; mv a/b c; echo > go; read x < at; rmdir c; echo > go; wait");
     ids_of_groups: Case::guest("id; cat /proc/self/loginuid >/dev/null 2>&1; grep -E '^(Uid|Gid|Groups):' /proc/self/status");
 }
 

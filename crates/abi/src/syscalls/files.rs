@@ -1,7 +1,9 @@
 //! Files: the node's kernel, on a root that home serves.
 
-use super::Class::{Event, File, Home, Never, Node};
+use super::Arg::{Out, Value};
+use super::Class::{Both, Event, File, Home, Never};
 use super::Door::Notify;
+use super::Len::Argument;
 use super::{Restart, Row, call, nr};
 
 /// Why reading a link is an event.
@@ -39,9 +41,18 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::READAHEAD, File),
     call(nr::GETDENTS, File),
     call(nr::GETDENTS64, File),
-    call(nr::GETCWD, File),
-    call(nr::CHDIR, File),
-    call(nr::FCHDIR, File),
+    call(nr::GETCWD, Home)
+        .shaped([
+            Out(Argument {
+                index: 1,
+                unit: 1,
+                max: libc::PATH_MAX as u32,
+            }),
+            Value,
+        ])
+        .note("only home knows what it is called now"),
+    call(nr::CHDIR, File).note("the deputy changes, too"),
+    call(nr::FCHDIR, File).note("the deputy changes, too"),
     call(nr::RENAME, File),
     call(nr::RENAMEAT, File),
     call(nr::RENAMEAT2, File),
@@ -88,7 +99,9 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::FILE_SETATTR, File),
     call(nr::EXECVE, File),
     call(nr::EXECVEAT, File),
-    call(nr::UMASK, Node).note("the node's kernel applies it before it asks home"),
+    call(nr::UMASK, Both)
+        .shaped([Value])
+        .note("the node's kernel tells it with what it asks home"),
     call(nr::USTAT, Never(libc::ENOSYS)).note("device numbers are home's; nothing in use calls it"),
     call(nr::SYSFS, Never(libc::ENOSYS)).note("a list of home's file systems; nothing in use calls it"),
     call(nr::NAME_TO_HANDLE_AT, Never(libc::EOPNOTSUPP)).note(

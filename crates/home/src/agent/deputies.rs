@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::client::State;
 use super::{lock, now_ms};
 use crate::channel::{ChannelError, Incoming, Outgoing};
+use crate::files::Occupied;
 
 /// Most bytes that may wait for a deputy which does not read. A node that sends more at once is not one of ours.
 const PENDING_BYTES_MAX: usize = 64 << 20;
@@ -61,6 +62,8 @@ pub struct EntryStatus {
     pub held: bool,
     /// Files of which the deputy has a descriptor for record locks: node and access mode.
     pub lock_files: HashSet<(u64, u32)>,
+    /// Its working directory, and at its start what is above that.
+    pub directory: Vec<Occupied>,
     /// What children have used for whom it has waited.
     pub children_usage: Usage,
     /// What children have used who have ended.

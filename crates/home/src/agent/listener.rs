@@ -72,7 +72,11 @@ impl Agent {
         match request {
             Request::Run(request) => {
                 socket.set_read_timeout(None)?;
-                self.start_job(pid, *request, socket.into(), incoming);
+                let directory = match request.directory {
+                    true => Some(incoming.take_descriptor()?),
+                    false => None,
+                };
+                self.start_job(pid, *request, directory, socket.into(), incoming);
                 Ok(())
             }
             Request::Ps => {
@@ -141,7 +145,14 @@ impl Agent {
         }
     }
 
-    fn start_job(self: &Arc<Self>, pid: u32, request: RunRequest, channel: OwnedFd, incoming: Incoming) {
+    fn start_job(
+        self: &Arc<Self>,
+        pid: u32,
+        request: RunRequest,
+        directory: Option<OwnedFd>,
+        channel: OwnedFd,
+        incoming: Incoming,
+    ) {
         let refuse = |why: String| {
             let _ = channel::send_control(channel.as_fd(), 0, &ToDeputy::Refused(why), None);
         };
@@ -149,7 +160,7 @@ impl Agent {
         match self.session(&request.place, &request.place_name) {
             Err(error) => refuse(error.to_string()),
             Ok(session) => {
-                if let Err(error) = session.start_job(pid, request, channel, incoming) {
+                if let Err(error) = session.start_job(pid, request, directory, channel, incoming) {
                     session.end(&error);
                 }
             }

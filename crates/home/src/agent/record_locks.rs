@@ -127,6 +127,24 @@ impl Session {
                 self.expect(id, Outstanding::File(waiting))?;
                 self.tell(&deputy, id, &ToDeputy::Unlock { node }, None)
             }
+            Outcome::Directory {
+                pid,
+                descriptor,
+                occupied,
+            } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    let started = {
+                        let mut status = lock(&deputy.status);
+                        status.directory = vec![occupied];
+                        status.started
+                    };
+                    // One that is starting is there already.
+                    if started {
+                        self.tell(&deputy, 0, &ToDeputy::Directory, Some(descriptor))?;
+                    }
+                }
+                self.reply_file(id, &reply)
+            }
             Outcome::Wait(wait) => self.begin_wait(id, wait),
         }
     }

@@ -169,7 +169,9 @@ impl Session {
             ToHome::Spawned { pid, result } => {
                 if let Some(deputy) = self.deputy(pid) {
                     {
+                        let way = self.files.end_start(pid);
                         let mut status = lock(&deputy.status);
+                        status.directory.extend(way);
                         status.started = true;
                         status.ending |= result.is_err();
                     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use afield_link::frame::Kind;
 use afield_link::stream::{LinkError, Reader, Writer};
-use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome};
+use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome, plain_error};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use zerocopy::IntoBytes;
@@ -147,6 +147,7 @@ impl Session {
         &self,
         pid: u32,
         mut request: RunRequest,
+        directory: Option<OwnedFd>,
         channel: OwnedFd,
         incoming: Incoming,
     ) -> Result<(), SessionError> {
@@ -171,8 +172,16 @@ impl Session {
                 *handle = handle_first + (*handle).min(DESCRIPTORS_MAX as u64 - 1);
             }
         }
+        if let Some(directory) = directory
+            && let Err(errno) = self.files.begin_start(pid, directory, &request.spawn.directory)
+        {
+            let why = format!("working directory: {}", plain_error(errno));
+            let _ = entry.tell(0, &ToDeputy::Refused(why), None);
+            return Ok(());
+        }
         entry.tell(0, &ToDeputy::Accepted { handle_first }, None)?;
         if let Some(why) = self.register(&entry)? {
+            self.files.end_start(pid);
             let _ = entry.tell(0, &ToDeputy::Gone(self.gone(&why)), None);
             return Ok(());
         }
@@ -229,6 +238,7 @@ impl Session {
     /// Takes a deputy out.
     pub fn unregister(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
         let entry = lock(&self.deputies).remove(&pid)?;
+        self.files.end_start(pid);
         let _ = epoll::delete(&self.epoll, entry.channel());
         Some(entry)
     }
@@ -242,6 +252,7 @@ impl Session {
                 .is_some_and(|other| Arc::ptr_eq(other, entry))
             {
                 deputies.remove(&entry.pid);
+                self.files.end_start(entry.pid);
             }
         }
         let _ = epoll::delete(&self.epoll, entry.channel());

@@ -221,7 +221,9 @@ impl Session {
                 {
                     let mut status = lock(&child.status);
                     status.started = true;
-                    status.command = lock(&parent.status).command.clone();
+                    let parents = lock(&parent.status);
+                    status.command = parents.command.clone();
+                    status.directory = parents.directory.clone();
                 }
                 // If the session is over nobody needs to know.
                 self.register(&Arc::new(child))?;

@@ -170,6 +170,12 @@ impl Lead {
                 let file = self.incoming.take_descriptor()?;
                 deputy.open(id, handle, flags, file);
             }
+            ToDeputy::Directory => {
+                let directory = self.incoming.take_descriptor()?;
+                if let Err(errno) = rustix::process::fchdir(&directory) {
+                    deputy.log(format!("working directory: {errno}"));
+                }
+            }
             ToDeputy::Lock(request) => {
                 let file = match request.descriptor {
                     true => Some(self.incoming.take_descriptor()?),

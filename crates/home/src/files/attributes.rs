@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use afield_abi::fuse::{
-    AccessRequest, Attributes, AttributesReply, FileSystemReply, GET_HANDLE, GetAttributesRequest,
-    SetAttributesRequest, StatxReply, StatxRequest, StatxTime, device_number, set_flag,
+    Attributes, AttributesReply, FileSystemReply, GET_HANDLE, GetAttributesRequest, SetAttributesRequest,
+    StatxReply, StatxRequest, StatxTime, device_number, set_flag,
 };
 use rustix::fs::{
-    Access, AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::io::Errno;
 
@@ -192,19 +192,6 @@ impl FileService {
         let stat = super::nodes::stat_descriptor(&*descriptor)?;
         self.attributes_reply(&stat, reply);
         Ok(())
-    }
-
-    pub(super) fn access(&self, request: &mut Request<'_>) -> Result<()> {
-        let record: AccessRequest = request.record()?;
-        let access = Access::from_bits(record.mask).ok_or(Errno::INVAL)?;
-        let descriptor = self.descriptor(request.header.node)?;
-        // The request carries the ids that count; the service has taken them on as its effective ones.
-        rustix::fs::accessat(
-            rustix::fs::CWD,
-            &*proc_path(&*descriptor),
-            access,
-            AtFlags::EACCESS,
-        )
     }
 
     pub(super) fn file_system(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {

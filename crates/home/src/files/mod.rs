@@ -16,7 +16,7 @@
 //! | `nodes` | inodes that the kernel knows, and descriptors that reach them |
 //! | `devices` | file systems of home under one mount |
 //! | `credentials` | whose rights count |
-//! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks` | the operations |
+//! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
 mod attributes;
 mod credentials;
@@ -34,6 +34,7 @@ mod open;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod working;
 
 use std::ffi::CStr;
 use std::io;
@@ -48,12 +49,14 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use locks::{LOCK_DESCRIPTION, LockKind, LockWait, get_lock_reply, status_reply};
+pub use working::Occupied;
 
 use credentials::Credentials;
 use decode::{Reply, Request};
 use devices::Devices;
 use nodes::{Identity, Nodes, PathDescriptor};
 use open::Handles;
+use working::Starts;
 
 /// Results within the service: errors are what the caller at the node gets to see.
 type Result<T> = std::result::Result<T, Errno>;
@@ -117,6 +120,15 @@ pub enum Outcome {
         /// The file's node.
         node: u64,
     },
+    /// Send the reply after the deputy of `pid` has been told that this is its working directory now.
+    Directory {
+        /// Home pid of the caller.
+        pid: u32,
+        /// The directory (`O_PATH`).
+        descriptor: OwnedFd,
+        /// To be held while it is somebody's working directory.
+        occupied: Occupied,
+    },
     /// A lock that has to be waited for: [`LockWait::run`] on a thread of its own makes the reply. Nothing was
     /// appended.
     Wait(LockWait),
@@ -129,6 +141,7 @@ pub struct FileService {
     handles: Handles,
     devices: Devices,
     credentials: Credentials,
+    starts: Starts,
 }
 
 impl FileService {
@@ -150,6 +163,7 @@ impl FileService {
             nodes: Nodes::new(root, identity, budget),
             handles: Handles::new(),
             credentials: Credentials::of_this_thread()?,
+            starts: Starts::default(),
         })
     }
 
@@ -177,7 +191,7 @@ impl FileService {
                 answer.cancel();
                 Outcome::NoReply
             }
-            Ok(outcome @ (Outcome::Reply | Outcome::Flush { .. })) => {
+            Ok(outcome @ (Outcome::Reply | Outcome::Flush { .. } | Outcome::Directory { .. })) => {
                 answer.finish(Ok(()));
                 outcome
             }
@@ -252,7 +266,7 @@ impl FileService {
             Opcode::OpenDirectory => self.open_directory(request, reply)?,
             Opcode::ReadDirectory => self.read_directory(request, reply, false)?,
             Opcode::ReadDirectoryPlus => self.read_directory(request, reply, true)?,
-            Opcode::Access => self.access(request)?,
+            Opcode::Access => return self.access(request),
             Opcode::Ioctl => self.ioctl(request, reply)?,
             Opcode::Poll => self.poll(request, reply)?,
             Opcode::Allocate => self.allocate(request)?,

@@ -59,6 +59,13 @@ impl FileService {
     pub(super) fn lookup(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let name = request.component()?;
         let parent = self.nodes.get(request.header.node)?;
+        if let Some(node) = self.starts.find(request.header.pid, parent.id, name) {
+            let descriptor = self.nodes.descriptor(&node, &self.credentials)?;
+            let stat = stat_descriptor(&*descriptor)?;
+            self.nodes.enter_again(&node);
+            reply.record(&self.entry(node.id, &stat));
+            return Ok(());
+        }
         let directory = self.nodes.descriptor(&parent, &self.credentials)?;
         let (node, stat) = match name.to_bytes() {
             b".." if parent.id != ROOT_NODE => {

@@ -159,6 +159,12 @@ impl Node {
 #[derive(Debug)]
 pub struct Pin(pub Arc<Node>);
 
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        self.0.pin()
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         self.0.pins.fetch_sub(1, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use afield_link::frame::Kind;
 use afield_link::wire::{self, Spawn, SpawnError};
+use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::channel::{self, ChannelError, Incoming};
@@ -141,6 +142,8 @@ fn start_job(job: &Job) -> Result<std::convert::Infallible, RunError> {
 /// The process as the job finds it.
 struct Snapshot {
     directory: Vec<u8>,
+    /// The working directory, if its path does not lead to it.
+    way: Option<OwnedFd>,
     umask: u32,
     limits: Vec<(u64, u64)>,
     ignored: u64,
@@ -153,9 +156,10 @@ struct Snapshot {
 impl Snapshot {
     fn take() -> Result<Self, RunError> {
         let inventory = Inventory::take().map_err(RunError::Descriptors)?;
-        let directory = std::env::current_dir().map_err(RunError::Directory)?;
+        let (directory, way) = working_directory().map_err(|errno| RunError::Directory(errno.into()))?;
         Ok(Self {
-            directory: directory.into_os_string().into_vec(),
+            directory,
+            way,
             umask: process::umask(),
             limits: (0..LIMITS).map(process::limit).collect(),
             ignored: signals::ignored(),
@@ -192,6 +196,29 @@ impl Snapshot {
             descriptors: self.inventory.descriptors().to_vec(),
         }
     }
+}
+
+/// Path of the working directory, and the directory itself if that path does not lead there: it was removed, or something
+/// above it may not be searched.
+fn working_directory() -> rustix::io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    // This asks nobody's permission.
+    let here = "/proc/self/cwd";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(here, flags, Mode::empty())?;
+    let status = rustix::fs::fstat(&directory)?;
+    let mut path = rustix::fs::readlink(here, Vec::new())?.into_bytes();
+    match rustix::fs::stat(path.as_slice()) {
+        Ok(found) if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino) => {
+            return Ok((path, None));
+        }
+        _ => {}
+    }
+    if let Some(former) = path.strip_suffix(b" (deleted)")
+        && status.st_nlink == 0
+    {
+        path = former.to_vec();
+    }
+    Ok((path, Some(directory)))
 }
 
 /// How many sessions a job may outlive before its program is executed.
@@ -240,9 +267,11 @@ impl Attempt<'_> {
             place: self.job.place.clone(),
             place_name: self.job.place_name.clone(),
             verbose: self.job.verbose,
+            directory: snapshot.way.is_some(),
             spawn: snapshot.spawn(program, arguments),
         }));
-        channel::send_control(channel.as_fd(), 0, &request, None)?;
+        let way = snapshot.way.as_ref().map(AsFd::as_fd);
+        channel::send_control(channel.as_fd(), 0, &request, way)?;
         drop(request);
         let handle_first = match next(&channel, &mut incoming)? {
             ToDeputy::Accepted { handle_first } => handle_first,
@@ -277,6 +306,7 @@ impl Attempt<'_> {
         interrupt::install();
         // The guest's own limit on descriptors is enforced on the node.
         process::raise_limit(libc::RLIMIT_NOFILE);
+        snapshot.way = None;
         let (handles, stderr) = snapshot.inventory.hand_over(handle_first, &channel);
         let dump_directory: PathBuf = self.job.runtime.path().to_owned();
         let deputy = Deputy::new(Parts {

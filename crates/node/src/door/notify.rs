@@ -19,7 +19,7 @@ use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::signals::State;
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
-use crate::world::HIDDEN_DIRECTORY;
+use crate::world::{HIDDEN_DIRECTORY, NODE_DIRECTORIES};
 
 /// Serves the listener of a job on a thread of its own, until no process has its filter any more.
 pub fn start(shared: &Arc<Shared>, listener: Listener) -> io::Result<()> {
@@ -147,6 +147,9 @@ impl Door {
                     && self.signals_guest(notification, &arguments)
                 {
                     return Ok(Verdict::Later);
+                }
+                if number == nr::GETCWD {
+                    return self.working_directory(notification, tid, pid, arguments);
                 }
                 if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
                     return Ok(Verdict::Answer(Answer::Continue));
@@ -396,6 +399,42 @@ impl Door {
             }
             _ => Ok(EXECUTE),
         }
+    }
+
+    /// `getcwd`: the deputy's, unless the guest is in one of the few places that are the node's.
+    fn working_directory(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        mut arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        let link = std::fs::read_link(format!("/proc/{tid}/cwd"));
+        let path = link
+            .map_err(|error| errno(&error))?
+            .into_os_string()
+            .into_encoded_bytes();
+        let hidden = format!("/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
+        if let Some(rest) = path.strip_prefix(hidden.as_bytes()) {
+            if rest.ends_with(b" (deleted)") {
+                return Err(libc::ENOENT);
+            }
+            let name = [b"/proc", rest, b"\0"].concat();
+            if (arguments[1] as usize) < name.len() {
+                return Err(libc::ERANGE);
+            }
+            memory::write(tid, arguments[0], &name).map_err(|error| errno(&error))?;
+            return Ok(Verdict::Answer(Answer::Result(name.len() as i64)));
+        }
+        if NODE_DIRECTORIES
+            .iter()
+            .any(|own| path.starts_with(own.as_bytes()))
+        {
+            return Ok(Verdict::Answer(Answer::Continue));
+        }
+        // There is no longer answer, and the length is a whole register.
+        arguments[1] = arguments[1].min(libc::PATH_MAX as u64);
+        self.forward(notification, tid, pid, nr::GETCWD, arguments, Then::Answer)
     }
 
     /// The home object behind a guest's descriptor.

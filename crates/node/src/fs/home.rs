@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
-    BatchForgetRequest, EntryReply, FlushRequest, ForgetOne, ForgetRequest, LOCK_DESCRIPTION, LockRequest,
-    Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag, open_reply_flag,
+    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, EntryReply, FlushRequest, ForgetOne, ForgetRequest,
+    LOCK_DESCRIPTION, LockRequest, Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader,
+    RequestHeader, init_flag, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -16,7 +17,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::owners::{Owner, Owners};
 use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock};
-use crate::door::descriptors::current_call;
+use crate::door::descriptors::{CurrentCall, current_call};
 use crate::session::Shared;
 use crate::trace::Order;
 use crate::world::Ids;
@@ -188,6 +189,9 @@ impl Driver for Home {
         {
             mark_description_lock(tid, request.bytes);
         }
+        if let (Some((tid, _)), Opcode::Access) = (caller, request.opcode) {
+            mark_directory(tid, request.bytes);
+        }
         let pid = caller.map_or(0, |(_, pid)| pid);
         let at = std::mem::offset_of!(RequestHeader, pid);
         request.bytes[at..at + 4].copy_from_slice(&pid.to_ne_bytes());
@@ -214,6 +218,18 @@ fn mark_description_lock(tid: i32, request: &mut [u8]) {
     let body = request.get_mut(size_of::<RequestHeader>()..);
     if let (true, Some(Ok((lock, _)))) = (by_description, body.map(LockRequest::mut_from_prefix)) {
         lock.flags |= LOCK_DESCRIPTION;
+    }
+}
+
+/// Asking whether a directory may be searched is the last that `chdir` does before it changes the working directory, which
+/// is the deputy's, too.
+fn mark_directory(tid: i32, request: &mut [u8]) {
+    let changes = |call: CurrentCall| matches!(call.number as i64, libc::SYS_chdir | libc::SYS_fchdir);
+    let body = request.get_mut(size_of::<RequestHeader>()..);
+    if let Some(Ok((access, _))) = body.map(AccessRequest::mut_from_prefix)
+        && current_call(tid).is_some_and(changes)
+    {
+        access.mask |= ACCESS_DIRECTORY;
     }
 }
 

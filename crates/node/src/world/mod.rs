@@ -22,6 +22,9 @@ use crate::sys::{clone, credentials, namespaces, process, sockets};
 /// Name of the hidden directory in the world's root that holds home objects. Only init can look it up.
 pub const HIDDEN_DIRECTORY: &str = ".afield";
 
+/// Directories that are the node's, mounted over home's.
+pub const NODE_DIRECTORIES: [&str; 2] = ["/sys/devices/system/cpu", "/sys/devices/system/node"];
+
 /// First of the node's ids that worlds use when the node runs as root, and how many: far from accounts, containers'
 /// usual ranges and the overflow id.
 const SHIFTED_IDS: (u32, u32) = (0x6000_0000, 0x1000_0000);

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{HIDDEN_DIRECTORY, Step, WorldError};
+use super::{HIDDEN_DIRECTORY, NODE_DIRECTORIES, Step, WorldError};
 use crate::fs::handles::HIDDEN_PROC;
 use crate::fs::proc::NODE_FACTS;
 use crate::sys::namespaces::{mount, pivot_here};
@@ -57,7 +57,7 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     for name in NODE_FACTS {
         bind(&format!("{own}/{name}"), &format!("/tmp/root/proc/{name}"))?;
     }
-    for path in ["/sys/devices/system/cpu", "/sys/devices/system/node"] {
+    for path in NODE_DIRECTORIES {
         bind(path, &format!("/tmp/root{path}"))?;
     }
     for name in OWN_DEVICES {

@@ -82,10 +82,11 @@ impl Node {
             place: Place::Embedded,
             place_name: "test".to_owned(),
             verbose: true,
+            directory: false,
             spawn,
         };
         self.session
-            .start_job(pid, request, theirs.into(), Incoming::default())
+            .start_job(pid, request, None, theirs.into(), Incoming::default())
             .unwrap();
         let mut played = Played::new(pid, ours);
         let ToDeputy::Accepted { handle_first } = played.told().1 else {

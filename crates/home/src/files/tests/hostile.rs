@@ -98,7 +98,7 @@ fn samples(client: &Client) -> Vec<Vec<u8>> {
 fn serve(client: &Client, request: &[u8]) {
     let mut reply = Vec::new();
     match client.service.handle(request, &mut reply) {
-        Outcome::Reply | Outcome::Flush { .. } => {
+        Outcome::Reply | Outcome::Flush { .. } | Outcome::Directory { .. } => {
             let header = ReplyHeader::read_from_prefix(&reply).unwrap().0;
             assert_eq!(header.length as usize, reply.len());
             assert!(header.error <= 0);

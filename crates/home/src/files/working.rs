@@ -1,0 +1,215 @@
+//! Working directories.
+//!
+//! A deputy's is its guest's. The node's kernel asks for permission before it changes one, and the session marks that
+//! request, so that the answer is where the deputy learns of it.
+//!
+//! A job starts where its shell is, even if no path leads there: the directory was removed, or one above it is closed to its user.
+//! The node's kernel has to walk there all the same. Until the job's program is executed, lookups made in its name are shown
+//! the way ([`Starts`]) that was found from both its ends.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use afield_abi::fuse::{ACCESS_DIRECTORY, AccessRequest, ROOT_NODE};
+use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
+
+use super::decode::Request;
+use super::nodes::{Identity, Node, Pin, open_path, stat_descriptor};
+use super::{FileService, Outcome, Result, proc_path};
+
+/// Keeps a directory within reach that somebody works in.
+#[derive(Debug, Clone)]
+pub struct Occupied(#[expect(dead_code, reason = "it is there to be held")] Pin);
+
+/// One name on the way to a working directory.
+#[derive(Debug)]
+struct Step {
+    parent: u64,
+    name: CString,
+    node: Arc<Node>,
+    pin: Pin,
+}
+
+/// Ways to the working directories of jobs that are being started, by the job's pid.
+#[derive(Debug, Default)]
+pub struct Starts {
+    ways: Mutex<HashMap<u32, Vec<Step>>>,
+    /// There are some.
+    any: AtomicBool,
+}
+
+impl Starts {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Step>>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a name leads, if it is on the way of the job that asks.
+    pub(super) fn find(&self, pid: u32, parent: u64, name: &CStr) -> Option<Arc<Node>> {
+        if !self.any.load(Ordering::Relaxed) {
+            return None;
+        }
+        let ways = self.lock();
+        let step = ways
+            .get(&pid)?
+            .iter()
+            .find(|step| step.parent == parent && *step.name == *name)?;
+        Some(Arc::clone(&step.node))
+    }
+
+    /// Whether a way ends at this node.
+    fn ends_at(&self, pid: u32, node: u64) -> bool {
+        self.any.load(Ordering::Relaxed)
+            && self
+                .lock()
+                .get(&pid)
+                .and_then(|way| way.last())
+                .is_some_and(|step| step.node.id == node)
+    }
+}
+
+impl FileService {
+    /// Shows a job that is about to start the way to its working directory. `path` is what the kernel says where that is, or
+    /// was.
+    ///
+    /// # Errors
+    /// The errno of what could not be reached from either end.
+    pub fn begin_start(&self, pid: u32, directory: OwnedFd, path: &[u8]) -> std::result::Result<(), i32> {
+        let way = self.way_to(directory, path).map_err(Errno::raw_os_error)?;
+        let mut ways = self.starts.lock();
+        let old = ways.insert(pid, way);
+        self.starts.any.store(true, Ordering::Relaxed);
+        drop(ways);
+        self.leave(old.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The job has started, or will not.
+    pub fn end_start(&self, pid: u32) -> Vec<Occupied> {
+        if !self.starts.any.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let mut ways = self.starts.lock();
+        let way = ways.remove(&pid);
+        self.starts.any.store(!ways.is_empty(), Ordering::Relaxed);
+        drop(ways);
+        self.leave(way.unwrap_or_default())
+    }
+
+    fn leave(&self, way: Vec<Step>) -> Vec<Occupied> {
+        way.into_iter()
+            .map(|step| {
+                self.nodes.forget(step.node.id, 1);
+                Occupied(step.pin)
+            })
+            .collect()
+    }
+
+    fn way_to(&self, directory: OwnedFd, path: &[u8]) -> Result<Vec<Step>> {
+        let names = path
+            .strip_prefix(b"/")
+            .ok_or(Errno::NOENT)?
+            .split(|&byte| byte == b'/')
+            .filter(|name| !name.is_empty())
+            .map(|name| CString::new(name).map_err(|_| Errno::INVAL))
+            .collect::<Result<Vec<_>>>()?;
+        // From above, as far as that goes: what is at index n is the directory that has the name n in it.
+        let root = self.descriptor(ROOT_NODE)?;
+        let mut above = vec![open_path(&*root, c".")?];
+        for name in &names {
+            match open_path(&above[above.len() - 1], name) {
+                Ok(next) => above.push(next),
+                Err(_) => break,
+            }
+        }
+        // From below, until both meet.
+        let mut below = vec![directory];
+        let mut index = names.len();
+        let meeting = loop {
+            let Some(parent_index) = index.checked_sub(1) else {
+                return Err(Errno::NOENT);
+            };
+            let from_above = above
+                .get(parent_index)
+                .map(|parent| Ok::<_, Errno>(Identity::of(&stat_descriptor(parent)?)))
+                .transpose()?;
+            match (open_path(&below[below.len() - 1], c".."), from_above) {
+                (Ok(parent), identity) => {
+                    let found = Identity::of(&stat_descriptor(&parent)?);
+                    if identity == Some(found) {
+                        break parent_index;
+                    }
+                    below.push(parent);
+                }
+                // It cannot be asked. What is there by that name is as good as can be known.
+                (Err(Errno::ACCESS), Some(_)) => break parent_index,
+                (Err(errno), _) => return Err(errno),
+            }
+            index = parent_index;
+        };
+        let mut held = above.swap_remove(meeting);
+        let mut way = Vec::new();
+        let mut parent = match meeting {
+            0 => ROOT_NODE,
+            _ => {
+                let node = self.nodes.enter(Identity::of(&stat_descriptor(&held)?), None);
+                self.nodes.keep(&node, held);
+                let id = node.id;
+                // It is looked up on the way; until then it has to keep its number.
+                way.push(Step {
+                    parent: 0,
+                    name: CString::default(),
+                    pin: node.pin(),
+                    node,
+                });
+                id
+            }
+        };
+        for (name, directory) in names[meeting..].iter().zip(below.into_iter().rev()) {
+            held = directory;
+            let identity = Identity::of(&stat_descriptor(&held)?);
+            let node = self.nodes.enter(identity, Some((parent, name)));
+            self.nodes.keep(&node, held);
+            let step = Step {
+                parent,
+                name: name.clone(),
+                pin: node.pin(),
+                node,
+            };
+            parent = step.node.id;
+            way.push(step);
+        }
+        Ok(way)
+    }
+
+    pub(super) fn access(&self, request: &mut Request<'_>) -> Result<Outcome> {
+        let record: AccessRequest = request.record()?;
+        let (pid, id) = (request.header.pid, request.header.node);
+        let node = self.nodes.get(id)?;
+        let access = Access::from_bits(record.mask & !ACCESS_DIRECTORY).ok_or(Errno::INVAL)?;
+        let enters = record.mask & ACCESS_DIRECTORY != 0;
+        let pin = node.pin();
+        let descriptor = self.nodes.descriptor(&node, &self.credentials)?;
+        if !(enters && self.starts.ends_at(pid, id)) {
+            // The request carries the ids that count; the service has taken them on as its effective ones.
+            rustix::fs::accessat(
+                rustix::fs::CWD,
+                &*proc_path(&*descriptor),
+                access,
+                AtFlags::EACCESS,
+            )?;
+        }
+        if !enters {
+            return Ok(Outcome::Reply);
+        }
+        self.nodes.restore(&node, &descriptor);
+        Ok(Outcome::Directory {
+            pid,
+            descriptor: rustix::io::fcntl_dupfd_cloexec(&*descriptor, 0)?,
+            occupied: Occupied(pin),
+        })
+    }
+}
