@@ -84,6 +84,8 @@ pub enum Inherited {
         flags: u32,
         stream: bool,
         offset: i64,
+        /// It is a terminal, to which job control applies.
+        terminal: bool,
     },
     /// One of the devices that are the node's own: `null`, `zero`, `full`, `random` or `urandom`.
     Device { name: String, flags: u32 },
@@ -292,7 +294,7 @@ pub enum HandleOp {
     /// `fallocate` with mode `argument`, `offset` and a length in the data (8 bytes). Reply: 0.
     Allocate = 12,
     /// Open the special file (FIFO or device) that the file service knows as node `handle`, with flags `argument`.
-    /// Reply: a new handle.
+    /// Reply: a new handle, one byte that is 1 for a terminal.
     Open = 13,
     /// The object's name, as the link in `/proc/PID/fd` has it at home. Reply: its length, the name.
     Name = 14,
@@ -341,9 +343,22 @@ pub struct HandleHeader {
     pub argument: U64,
     /// Bytes of room for the reply's data.
     pub size: U32,
-    /// Flags of the guest's open file (`O_NONBLOCK`, `O_APPEND`).
+    /// Flags of the guest's open file (`O_NONBLOCK`, `O_APPEND`), and those of [`deaf`].
     pub flags: U32,
 }
+
+/// In [`HandleHeader::flags`], above all flags of open files, for operations on terminals: what home's kernel has to know of
+/// the caller's signals, to judge whether it may use its terminal from the background.
+pub mod deaf {
+    /// The caller blocks or ignores `SIGTTIN`.
+    pub const TO_INPUT: u32 = 1 << 30;
+    /// The caller blocks or ignores `SIGTTOU`.
+    pub const TO_OUTPUT: u32 = 1 << 31;
+}
+
+/// Negated, the result of an operation that did nothing because of a signal, which has been sent ahead: the caller takes the
+/// signal, and then makes its call again as the signal's action has it (`ERESTARTSYS`).
+pub const RESTART: i32 = 512;
 
 /// Head of the reply, followed by data.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

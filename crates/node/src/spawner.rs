@@ -58,10 +58,14 @@ impl Spawner {
                 handle,
                 stream,
                 offset,
+                terminal,
                 ..
             } = descriptor.object
             {
                 self.shared.files.handles.add(handle, stream, offset);
+                if terminal {
+                    self.shared.files.handles.mark_terminal(handle);
+                }
                 if !stream {
                     seekable.push(descriptor.number);
                 }

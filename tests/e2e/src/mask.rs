@@ -22,3 +22,13 @@ pub fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     replaced.extend_from_slice(rest);
     replaced
 }
+
+/// Replaces each run of digits, points and blanks.
+pub fn figures(bytes: &[u8]) -> Vec<u8> {
+    let is_figure = |byte: u8| byte.is_ascii_digit() || b". ".contains(&byte);
+    let mut masked = Vec::with_capacity(bytes.len());
+    for run in bytes.chunk_by(|left, right| is_figure(*left) == is_figure(*right)) {
+        masked.extend_from_slice(if is_figure(run[0]) { b"#" } else { run });
+    }
+    masked
+}

@@ -242,6 +242,9 @@ fn wait_for(mut child: Child, watch: &Watch) -> (Ended, Vec<String>) {
     (ended, trouble)
 }
 
+/// Makes equal what differs from run to run.
+type Mask = fn(&[u8]) -> Vec<u8>;
+
 /// What runs on the terminals of a [`Pair`].
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -250,6 +253,8 @@ pub struct Session {
     programs: Vec<&'static str>,
     environment: Vec<(&'static str, &'static str)>,
     size: (u16, u16),
+    /// Applied to what is seen before it is compared.
+    mask: Mask,
     /// The command is home's, and sends afield what has `$AF` in front.
     is_home: bool,
 }
@@ -263,6 +268,7 @@ impl Session {
             programs: Vec::new(),
             environment: vec![("PS1", "$ "), ("TERM", "xterm"), ("SHELL", "/bin/bash")],
             size: (24, 80),
+            mask: mask::numbers,
             is_home: false,
         }
     }
@@ -292,6 +298,12 @@ impl Session {
         self
     }
 
+    /// Of numbers on the screen only the place is compared.
+    pub fn only_layout(mut self) -> Self {
+        self.mask = mask::figures;
+        self
+    }
+
     pub fn variable(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment.push((name, value));
         self
@@ -304,6 +316,7 @@ pub struct Pair {
     pub native: Terminal,
     pub afield: Terminal,
     folders: [PathBuf; 2],
+    mask: Mask,
 }
 
 impl Pair {
@@ -356,6 +369,7 @@ impl Pair {
             afield,
             arena,
             folders,
+            mask: session.mask,
         })
     }
 
@@ -377,7 +391,7 @@ impl Pair {
         let names = [native, afield].map(|folder| folder.to_str().unwrap().as_bytes());
         looks[1].formatted = mask::replace(&looks[1].formatted, names[1], names[0]);
         for look in &mut looks {
-            look.formatted = mask::numbers(&look.formatted);
+            look.formatted = (self.mask)(&look.formatted);
         }
         looks
     }

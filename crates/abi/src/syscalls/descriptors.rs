@@ -2,10 +2,17 @@
 
 use super::Class::{Event, File, Never, Node};
 use super::Door::{Notify, Trace};
-use super::Test::Equal;
+use super::Test::{Any, Equal};
 use super::{Row, call, nr, rule};
 
-const FIONREAD: u32 = 0x541b;
+/// Commands that the session has to see: the node's kernel would answer some by itself (`FIONREAD`, `FIONBIO`, `FIOASYNC`), some
+/// have an argument that is not what their number says (`TIOCSIG`).
+const COMMANDS: &[u32] = &[
+    libc::FIONREAD as u32,
+    libc::FIONBIO as u32,
+    libc::FIOASYNC as u32,
+    libc::TIOCSIG as u32,
+];
 
 /// Why making a signal descriptor is an event.
 const SIGNALS: &str =
@@ -49,7 +56,12 @@ pub(super) const ROWS: &[Row] = &[
         ])
         .note("locks are home's; open-file flags of home objects are passed on"),
     call(nr::IOCTL, File)
-        .rules(&[rule(1, Equal(FIONREAD), Event(Notify), "request is FIONREAD")])
+        .rules(&[rule(
+            1,
+            Any(COMMANDS),
+            Event(Notify),
+            "request is FIONREAD, FIONBIO, FIOASYNC or TIOCSIG",
+        )])
         .note("on home objects by the deputy"),
     call(nr::POLL, Node),
     call(nr::PPOLL, Node),

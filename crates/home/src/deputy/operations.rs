@@ -17,6 +17,7 @@ use super::lead::Lead;
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
 use crate::sys::object::Operand;
+use crate::sys::signals::Set;
 use crate::sys::{object, signals};
 
 /// Most bytes read at once: what fits a frame with its head.
@@ -25,7 +26,6 @@ const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64;
 /// An operation on an object that is open.
 struct Operation {
     id: u64,
-    op: HandleOp,
     handle: Handle,
     /// -1 is the shared one.
     offset: i64,
@@ -33,6 +33,8 @@ struct Operation {
     size: usize,
     /// The guest's file does not wait.
     nonblocking: bool,
+    /// On a terminal: the signals of background access that the caller would get.
+    hears: Set,
     /// The frame; what follows its header is the operation's data.
     payload: Vec<u8>,
 }
@@ -77,12 +79,12 @@ impl Deputy {
         };
         let operation = Operation {
             id,
-            op,
             handle,
             offset: header.offset.get(),
             argument: header.argument.get(),
             size: (header.size.get() as usize).min(READ_BYTES_MAX),
             nonblocking: header.flags.get() & libc::O_NONBLOCK as u32 != 0,
+            hears: hears(header.flags.get()),
             payload,
         };
         match op {
@@ -167,8 +169,11 @@ impl Deputy {
                 let (result, data) = loop {
                     let catches = signals::catches();
                     let (result, data) = execute(deputy, worker, &operation);
-                    if result != Err(libc::EINTR) || worker.cancelled() || signals::catches() != catches {
+                    if result != Err(libc::EINTR) || worker.cancelled() {
                         break (result, data);
+                    }
+                    if signals::catches() != catches {
+                        break (Err(wire::RESTART), Vec::new());
                     }
                 };
                 deputy.answer_operation(id, result, &data);
@@ -184,6 +189,9 @@ impl Deputy {
 
     fn begin_read(self: &Arc<Self>, operation: Operation) {
         let id = operation.id;
+        if operation.handle.sort == Sort::Terminal {
+            return self.read_terminal(operation);
+        }
         let mut bytes = vec![0u8; operation.size];
         let mut done = 0;
         match object::read_now(operation.file(), &mut bytes, operation.position()) {
@@ -214,15 +222,14 @@ impl Deputy {
         // What was read already has moved the shared offset, and is kept.
         bytes.truncate(done);
         bytes.shrink_to_fit();
-        self.in_worker(operation, move |deputy, worker, operation| {
+        self.in_worker(operation, move |_, worker, operation| {
             // Fresh memory is not touched before the kernel fills it.
             let kept = &bytes;
             let mut bytes = vec![0u8; operation.size];
             bytes[..done].copy_from_slice(kept);
             let position = operation.position().map(|offset| offset + done as i64);
-            let result = deputy.with_terminal(operation, || {
-                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes[done..], position))
-            });
+            let result =
+                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes[done..], position));
             match result {
                 Ok(count) => {
                     bytes.truncate(done + count);
@@ -237,8 +244,30 @@ impl Deputy {
         });
     }
 
+    /// Whether the terminal may be used at all comes before whether there is something to read: the kernel decides both.
+    fn read_terminal(self: &Arc<Self>, operation: Operation) {
+        self.in_worker(operation, move |deputy, worker, operation| {
+            if operation.nonblocking
+                && !never_waits(operation.file())
+                && ready(operation.file(), PollFlags::IN).is_empty()
+            {
+                return (Err(libc::EAGAIN), Vec::new());
+            }
+            let mut bytes = vec![0u8; operation.size];
+            let result = deputy.with_terminal(operation, || {
+                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes, operation.position()))
+            });
+            let count = result.unwrap_or(0);
+            bytes.truncate(count);
+            (result.map(|count| count as i64), bytes)
+        });
+    }
+
     fn begin_write(self: &Arc<Self>, operation: Operation) {
         let id = operation.id;
+        if operation.handle.sort == Sort::Terminal {
+            return self.write_in_worker(operation, 0);
+        }
         let length = operation.data().len();
         let mut done = 0;
         match object::write_now(operation.file(), operation.data(), operation.position()) {
@@ -262,6 +291,11 @@ impl Deputy {
                 return self.answer_operation(id, Err(errno), &[]);
             }
         }
+        self.write_in_worker(operation, done);
+    }
+
+    fn write_in_worker(self: &Arc<Self>, operation: Operation, done: usize) {
+        let id = operation.id;
         self.employ_or_fail(
             id,
             Box::new(move |worker| {
@@ -297,6 +331,7 @@ impl Deputy {
                 }
                 Err(libc::EINTR) if !worker.cancelled() && signals::catches() == catches => {}
                 Err(_) if done > 0 => return Ok(done),
+                Err(libc::EINTR) if !worker.cancelled() => return Err(wire::RESTART),
                 Err(errno) => {
                     drop_pipe_signal(errno);
                     return Err(errno);
@@ -310,13 +345,7 @@ impl Deputy {
         if operation.handle.sort != Sort::Terminal {
             return access();
         }
-        // Whoever hands the terminal on from the background has SIGTTOU blocked or ignored, or would be stopped for it; home
-        // does not know the guest's mask, and takes it for blocked.
-        if operation.op == HandleOp::Ioctl && operation.argument == libc::TIOCSPGRP {
-            return access();
-        }
-        let catch = lock(&self.dispositions).background();
-        self.signals.with_job_control(catch, access)
+        self.signals.with_job_control(operation.hears, access)
     }
 
     fn control(&self, worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
@@ -363,18 +392,36 @@ impl Deputy {
                     result => break result,
                 }
             };
+            let mut is_terminal = false;
             let result = result.map(|opened| {
-                lock(&deputy.handles).insert(handle, opened);
+                let mut handles = lock(&deputy.handles);
+                handles.insert(handle, opened);
+                is_terminal = handles
+                    .get(handle)
+                    .is_some_and(|opened| opened.sort == Sort::Terminal);
                 handle as i64
             });
             drop(file);
-            deputy.answer_operation(id, result, &[]);
+            deputy.answer_operation(id, result, &[u8::from(is_terminal)]);
         };
         self.employ_or_fail(id, Box::new(work));
     }
 }
 
-/// What the object is ready for now.
+/// The signals of background access that a caller with these flags would get.
+fn hears(flags: u32) -> Set {
+    let mut set = 0;
+    for (signal, deaf) in [
+        (libc::SIGTTIN, wire::deaf::TO_INPUT),
+        (libc::SIGTTOU, wire::deaf::TO_OUTPUT),
+    ] {
+        if flags & deaf == 0 {
+            set |= signals::only(signal);
+        }
+    }
+    set
+}
+
 /// Tests, takes or drops a lock of the object's, by the deputy itself, so that it is the process's.
 fn lock_object(worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
     let Ok((request, _)) = LockRequest::read_from_prefix(operation.data()) else {
@@ -427,6 +474,7 @@ fn never_waits(file: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
+/// What the object is ready for now.
 fn ready(file: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> PollFlags {
     let mut polls = [PollFd::from_borrowed_fd(file, events)];
     let now = Timespec {

@@ -19,8 +19,8 @@ const SI_KERNEL: i32 = 0x80;
 #[derive(Debug)]
 pub struct SignalDescriptor {
     descriptor: OwnedFd,
-    /// Threads that let background access to a terminal signal them; see [`SignalDescriptor::with_job_control`].
-    job_control: Mutex<u32>,
+    /// Threads that have `SIGTTIN`, and that have `SIGTTOU`, unblocked; see [`SignalDescriptor::with_job_control`].
+    job_control: Mutex<[u32; 2]>,
 }
 
 /// What the kernel sends to a process that uses its terminal from the background.
@@ -31,7 +31,7 @@ impl SignalDescriptor {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             descriptor: out_of_the_way(signals::descriptor(signals::ALL)?),
-            job_control: Mutex::new(0),
+            job_control: Mutex::new([0; 2]),
         })
     }
 
@@ -69,40 +69,45 @@ impl SignalDescriptor {
         }
     }
 
-    /// Does something with a terminal as a process that does not block the signals of background access: the
-    /// kernel fails such access with `EIO` if they are blocked. They are caught meanwhile, not taken from the
-    /// descriptor, so that the access ends when one comes. `catch`: those that the guest does not ignore.
+    /// Does something with a terminal as a process that hears the signals of background access which `catch` has: the kernel
+    /// judges by that whether such access is signalled, refused or allowed. They are caught meanwhile, not taken from the
+    /// descriptor, so that the access ends when one comes.
     pub fn with_job_control<T>(&self, catch: Set, access: impl FnOnce() -> T) -> T {
         let catch = catch & BACKGROUND;
         if catch == 0 {
             return access();
         }
-        {
-            let mut users = lock(&self.job_control);
-            if *users == 0 {
-                for signal in [libc::SIGTTIN, libc::SIGTTOU] {
-                    if catch & only(signal) != 0 {
-                        let _ = signals::set_disposition(signal, Disposition::Catch, 0);
-                    }
-                }
-                signals::set_descriptor(self.descriptor.as_fd(), signals::ALL & !catch);
-            }
-            *users += 1;
-        }
+        self.count_users(catch, |users| *users += 1);
         let old = signals::unblock(catch);
         let result = access();
         signals::set_blocked(old);
-        let mut users = lock(&self.job_control);
-        *users -= 1;
-        if *users == 0 {
-            for signal in [libc::SIGTTIN, libc::SIGTTOU] {
-                if catch & only(signal) != 0 {
-                    let _ = signals::set_disposition(signal, Disposition::Default, 0);
-                }
-            }
-            signals::set_descriptor(self.descriptor.as_fd(), signals::ALL);
-        }
+        self.count_users(catch, |users| *users -= 1);
         result
+    }
+
+    /// Changes how many threads have each of these signals unblocked, and what becomes of the signals with it.
+    fn count_users(&self, catch: Set, change: impl Fn(&mut u32)) {
+        let mut users = lock(&self.job_control);
+        let mut caught = 0;
+        for (signal, users) in [libc::SIGTTIN, libc::SIGTTOU].into_iter().zip(users.iter_mut()) {
+            let before = *users > 0;
+            if catch & only(signal) != 0 {
+                change(users);
+            }
+            let after = *users > 0;
+            if before != after {
+                let disposition = if after {
+                    Disposition::Catch
+                } else {
+                    Disposition::Default
+                };
+                let _ = signals::set_disposition(signal, disposition, 0);
+            }
+            if after {
+                caught |= only(signal);
+            }
+        }
+        signals::set_descriptor(self.descriptor.as_fd(), signals::ALL & !caught);
     }
 }
 
@@ -122,11 +127,6 @@ impl Dispositions {
     /// Whether the guest ignores it.
     pub fn ignores(&self, signal: i32) -> bool {
         self.ignored & only(signal) != 0
-    }
-
-    /// Signals of background access that the guest does not ignore.
-    pub fn background(&self) -> Set {
-        BACKGROUND & !self.ignored
     }
 
     /// `rt_sigaction` with the kernel's structure.

@@ -193,7 +193,9 @@ impl FileService {
             return nothing;
         }
         let place = Some((directory.node.0.id, name));
-        let node = self.nodes.enter(Identity::of(&stat), place);
+        let identity = Identity::of(&stat);
+        self.nodes.supersede(&identity);
+        let node = self.nodes.enter(identity, place);
         self.entry(node.id, &stat)
     }
 }

@@ -32,7 +32,9 @@ impl FileService {
             }
         }
         // One known already is found with this single call; others get the descriptor by which they stay what they are.
-        if let Some(node) = self.nodes.enter_resident(&Identity::of(&stat), (parent, name)) {
+        let identity = Identity::of(&stat);
+        self.nodes.supersede(&identity);
+        if let Some(node) = self.nodes.enter_resident(&identity, (parent, name)) {
             return Ok((node, stat));
         }
         let descriptor = open_path(&**directory, name)?;

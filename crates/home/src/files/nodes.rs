@@ -267,6 +267,24 @@ impl Nodes {
         self.identities(identity).get(identity).cloned()
     }
 
+    /// Makes room for a node that has taken over the number of one that is gone: where times of birth are not kept, as on
+    /// the file system of pseudo-terminals, nothing else tells them apart. The former keeps its id.
+    pub fn supersede(&self, identity: &Identity) {
+        if (identity.birth_seconds, identity.birth_nanoseconds) != (0, 0) || identity.kind != libc::S_IFCHR {
+            return;
+        }
+        let Some(node) = self.find(identity) else { return };
+        let is_gone = node
+            .resident()
+            .is_some_and(|descriptor| stat_descriptor(&*descriptor).is_ok_and(|stat| stat.stx_nlink == 0));
+        if is_gone {
+            let mut shard = self.identities(identity);
+            if shard.get(identity).is_some_and(|other| Arc::ptr_eq(other, &node)) {
+                shard.remove(identity);
+            }
+        }
+    }
+
     /// Counts a lookup of the node with this identity if it is known and can be reached without opening anything.
     pub fn enter_resident(&self, identity: &Identity, place: (u64, &CStr)) -> Option<Arc<Node>> {
         let shard = self.identities(identity);

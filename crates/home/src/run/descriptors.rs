@@ -104,6 +104,7 @@ impl Inventory {
             flags,
             stream,
             offset,
+            terminal: sort == FileType::CharacterDevice && rustix::termios::isatty(file),
         })
     }
 

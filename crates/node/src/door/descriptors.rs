@@ -9,6 +9,8 @@ pub struct Descriptor {
     pub inode: u64,
     /// File offset.
     pub offset: i64,
+    /// Open-file flags.
+    pub flags: u64,
     /// Mount it was opened on.
     pub mount: u64,
     /// For a pidfd: the process, as the world knows it.
@@ -42,6 +44,7 @@ fn parse(text: &str) -> Option<Descriptor> {
         let value = value.trim();
         match key {
             "pos" => descriptor.offset = value.parse().ok()?,
+            "flags" => descriptor.flags = u64::from_str_radix(value, 8).ok()?,
             "mnt_id" => descriptor.mount = value.parse().ok()?,
             "ino" => descriptor.inode = value.parse().ok()?,
             // Zero or -1 once the process has ended.

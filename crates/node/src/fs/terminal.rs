@@ -22,6 +22,10 @@ const TERMIOS: usize = 36;
 const TERMIO: usize = 18;
 /// `struct winsize`.
 const WINSIZE: usize = 8;
+/// `struct serial_struct`.
+const SERIAL: usize = 72;
+/// `struct serial_rs485`.
+const RS485: usize = 32;
 /// `int`.
 const INT: usize = 4;
 
@@ -46,6 +50,17 @@ pub fn legacy_transfer(command: u32) -> Option<Transfer> {
         0x5413 => transfer(0, WINSIZE),
         // TIOCSWINSZ
         0x5414 => transfer(WINSIZE, 0),
+        // TIOCGSERIAL, TIOCSSERIAL
+        0x541e => transfer(0, SERIAL),
+        0x541f => transfer(SERIAL, 0),
+        // TIOCGICOUNT
+        0x545d => transfer(0, 80),
+        // TIOCGLCKTRMIOS, TIOCSLCKTRMIOS
+        0x5456 => transfer(0, TERMIOS),
+        0x5457 => transfer(TERMIOS, 0),
+        // TIOCGRS485, TIOCSRS485
+        0x542e => transfer(0, RS485),
+        0x542f => transfer(RS485, RS485),
         // TIOCLINUX is a console's, with an interface of its own.
         _ => None,
     }

@@ -182,6 +182,7 @@ fn open(descriptor: &Descriptor, hidden: &OwnedFd, base: RawFd) -> io::Result<Ow
             flags,
             stream,
             offset,
+            ..
         } => {
             let flags = OFlags::from_bits_retain(flags & KEPT) | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(hidden, handle.to_string(), flags, Mode::empty())?;

@@ -74,6 +74,7 @@ impl Node {
                     handle: 0,
                     flags: 0,
                     stream: true,
+                    terminal: false,
                     offset: 0,
                 },
             }],

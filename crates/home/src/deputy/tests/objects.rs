@@ -294,26 +294,21 @@ fn a_background_process_is_stopped_by_its_terminal() {
     // In the background: a signal, and the read ends.
     let id = job.operate(HandleOp::Read, 1, (-1, 0, 100), 0, &[]);
     assert_eq!(job.signal().0, libc::SIGTTIN);
-    assert_eq!(job.operation_answer(id).0, -i64::from(libc::EINTR));
+    assert_eq!(job.operation_answer(id).0, -i64::from(wire::RESTART));
     // Changing the terminal from the background as well.
     let get = job.operate(HandleOp::Ioctl, 1, (0, libc::TCGETS, 36), 0, &[]);
     let (_, settings) = job.operation_answer(get);
     let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TCSETSW, 36), 0, &settings);
     assert_eq!(job.signal().0, libc::SIGTTOU);
-    assert_eq!(job.operation_answer(id).0, -i64::from(libc::EINTR));
-    // With SIGTTOU ignored it is done.
-    let mut action = [0u8; 32];
-    action[0] = libc::SIG_IGN as u8;
-    let id = job.call(
-        nr::RT_SIGACTION,
-        [libc::SIGTTOU as u64, 1, 0, 8, 0, 0],
-        &[input(1, &action)],
-    );
-    assert_eq!(job.call_answer(id).0, 0);
-    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TCSETSW, 36), 0, &settings);
+    assert_eq!(job.operation_answer(id).0, -i64::from(wire::RESTART));
+    // A caller that does not hear of it may; reading is refused.
+    let deaf = (wire::deaf::TO_INPUT | wire::deaf::TO_OUTPUT) as i32;
+    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TCSETSW, 36), deaf, &settings);
     assert_eq!(job.operation_answer(id).0, 0);
+    let id = job.operate(HandleOp::Read, 1, (-1, 0, 100), deaf, &[]);
+    assert_eq!(job.operation_answer(id).0, -i64::from(libc::EIO));
     let group = job.pid.to_le_bytes();
-    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TIOCSPGRP, 4), 0, &group);
+    let id = job.operate(HandleOp::Ioctl, 1, (0, libc::TIOCSPGRP, 4), deaf, &group);
     assert_eq!(job.operation_answer(id).0, 0);
     // In the foreground it reads.
     let id = job.operate(HandleOp::Read, 1, (-1, 0, 100), 0, &[]);

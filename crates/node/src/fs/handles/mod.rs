@@ -13,7 +13,7 @@ use afield_abi::fuse::{
     ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteRequest, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
-use afield_link::wire::{HandleHeader, HandleOp};
+use afield_link::wire::{HandleHeader, HandleOp, deaf};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -24,7 +24,7 @@ use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
 use crate::session::Shared;
-use crate::sys::memory;
+use crate::sys::{memory, signals};
 use crate::trace::is_status_call;
 
 /// A request that waits for the deputy.
@@ -79,6 +79,7 @@ enum What {
     },
     Poll,
     Ioctl {
+        command: u32,
         encoded: bool,
         place: u64,
         output: usize,
@@ -102,6 +103,8 @@ struct Known {
     stream: bool,
     /// Where the node's kernel believes the shared offset to be, after the last operation that moved it.
     offset: i64,
+    /// Job control applies to it.
+    terminal: bool,
 }
 
 /// The home objects of a session.
@@ -139,11 +142,45 @@ impl Handles {
 
     /// Makes an object known.
     pub fn add(&self, handle: u64, stream: bool, offset: i64) {
-        let known = Known { stream, offset };
+        let known = Known {
+            stream,
+            offset,
+            terminal: false,
+        };
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(handle, known);
+    }
+
+    /// An object is a terminal.
+    pub fn mark_terminal(&self, handle: u64) {
+        if let Some(known) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&handle)
+        {
+            known.terminal = true;
+        }
+    }
+
+    /// What home has to know of a thread's signals for an operation on this object; see [`deaf`].
+    pub fn deafness(&self, tid: i32, handle: u64) -> u32 {
+        if !self.get(handle).is_some_and(|known| known.terminal) {
+            return 0;
+        }
+        let Ok(state) = signals::State::of(tid) else {
+            return 0;
+        };
+        let deaf_to = state.blocked | state.ignored;
+        let mut flags = 0;
+        for (signal, flag) in [(libc::SIGTTIN, deaf::TO_INPUT), (libc::SIGTTOU, deaf::TO_OUTPUT)] {
+            if deaf_to & signals::bit(signal) != 0 {
+                flags |= flag;
+            }
+        }
+        flags
     }
 
     fn get(&self, handle: u64) -> Option<Known> {
@@ -408,11 +445,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 let known = files.handles.get(handle).ok_or(libc::ENOENT)?;
                 return Ok(Outcome::Reply(open_reply(unique, handle, known.stream)));
             }
-            let operation = Operation {
-                argument: u64::from(request.flags),
-                ..Operation::new(HandleOp::Open, files.special.node(node).ok_or(libc::ESTALE)?)
-            };
-            ask(0, What::Open { node }, operation)
+            open_special(shared, header, (tid, pid), request.flags)
         }
         Opcode::Read => {
             let request: ReadRequest = read(body)?;
@@ -431,7 +464,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             let operation = Operation {
                 offset: if shared_offset { -1 } else { request.offset as i64 },
                 size,
-                flags: request.flags,
+                flags: request.flags | files.handles.deafness(tid, request.handle),
                 ..Operation::new(HandleOp::Read, request.handle)
             };
             ask(request.handle, What::Read { shared_offset, size }, operation)
@@ -446,7 +479,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             }
             let operation = Operation {
                 offset: if shared_offset { -1 } else { request.offset as i64 },
-                flags: request.flags,
+                flags: request.flags | files.handles.deafness(tid, request.handle),
                 data,
                 ..Operation::new(HandleOp::Write, request.handle)
             };
@@ -603,6 +636,55 @@ fn follow_seek(shared: &Shared, pid: u32, handle: u64, known: Known, offset: i64
     .send(shared, pid, 0)
 }
 
+/// Opens a special file at home. FUSE does not pass `O_NOCTTY` on; the call in which the caller waits has it.
+fn open_special(
+    shared: &Arc<Shared>,
+    header: &RequestHeader,
+    (tid, pid): (i32, u32),
+    flags: u32,
+) -> Result<Outcome, i32> {
+    let (unique, node) = (header.unique, header.node);
+    let file = shared.files.special.node(node).ok_or(libc::ESTALE)?;
+    let pending = Pending::Handle(Asked {
+        pid,
+        interrupted: false,
+        tid,
+        handle: 0,
+        kind: What::Open { node },
+    });
+    let send = move |shared: &Shared, asked: u64| {
+        shared.files.expect(unique, pending);
+        let operation = Operation {
+            argument: u64::from(flags) | asked & libc::O_NOCTTY as u64,
+            ..Operation::new(HandleOp::Open, file)
+        };
+        if let Err(errno) = operation.send(shared, pid, unique | FILE_ID) {
+            shared.files.take(unique);
+            shared.files.reply(&error_reply(unique, errno));
+        }
+    };
+    let call = current_call(tid);
+    let argument = |index: usize| call.map_or(0, |call| call.arguments[index]);
+    match call.map(|call| call.number as i64) {
+        Some(libc::SYS_open) => send(shared, argument(1)),
+        Some(libc::SYS_openat) => send(shared, argument(2)),
+        Some(libc::SYS_openat2) => {
+            let place = argument(2);
+            shared.with_memory(Box::new(move |shared| {
+                let mut asked = [0; 8];
+                match memory::read(tid, place, &mut asked) {
+                    Ok(()) => send(shared, u64::from_ne_bytes(asked)),
+                    Err(error) => shared
+                        .files
+                        .reply(&error_reply(unique, crate::sys::errno(&error))),
+                }
+            }));
+        }
+        _ => send(shared, 0),
+    }
+    Ok(Outcome::Later)
+}
+
 fn ioctl(
     shared: &Arc<Shared>,
     header: &RequestHeader,
@@ -630,12 +712,14 @@ fn ioctl(
     };
     let (unique, handle, command, argument) =
         (header.unique, request.handle, request.command, request.argument);
+    let flags = shared.files.handles.deafness(tid, handle);
     let pending = Pending::Handle(Asked {
         pid,
         interrupted: false,
         tid,
         handle,
         kind: What::Ioctl {
+            command,
             encoded,
             place: argument,
             output: if encoded {
@@ -651,6 +735,7 @@ fn ioctl(
             offset: argument as i64,
             argument: u64::from(command),
             size,
+            flags,
             data,
             ..Operation::new(HandleOp::Ioctl, handle)
         };

@@ -7,7 +7,7 @@ use afield_abi::fuse::{
     WriteReply,
 };
 use afield_link::stream::LinkError;
-use afield_link::wire::{self, HandleReply, WireError};
+use afield_link::wire::{self, HandleReply, RESTART, WireError};
 use tracing::debug;
 use zerocopy::IntoBytes;
 
@@ -22,6 +22,13 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
     let result = reply.result.get();
     let files = &shared.files;
+    if result == -i64::from(RESTART) {
+        shared.orders.give(Order::ReplyInterrupted {
+            tid: request.tid,
+            reply: error_reply(unique, libc::EINTR),
+        });
+        return Ok(());
+    }
     if result < 0 {
         let errno = i32::try_from(-result)
             .ok()
@@ -31,7 +38,12 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
         if errno == libc::EPIPE && matches!(request.kind, What::Write { .. }) {
             raise_broken_pipe(shared, &request);
         }
-        if errno == libc::EINTR && request.interrupted {
+        // Waiting for output to be sent is not made again after a signal.
+        let drains = matches!(
+            request.kind,
+            What::Ioctl { command, .. } if [libc::TCSBRK, libc::TCSBRKP].contains(&u64::from(command))
+        );
+        if errno == libc::EINTR && request.interrupted && !drains {
             let tid = request.tid;
             shared.orders.give(Order::ReplyInterrupted { tid, reply });
         } else {
@@ -65,6 +77,9 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
         What::Open { node } => {
             let handle = result as u64;
             files.handles.add(handle, true, 0);
+            if data.first() == Some(&1) {
+                files.handles.mark_terminal(handle);
+            }
             files.special.opened(node, handle);
             open_reply(unique, handle, true)
         }
@@ -110,6 +125,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             encoded,
             place,
             output,
+            ..
         } => {
             let answer = IoctlReply {
                 result: result as i32,
