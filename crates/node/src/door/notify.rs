@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use afield_abi::syscalls::{self, Arg, Class, Restart, nr};
@@ -51,8 +53,8 @@ const PR_SET_NAME: u64 = 15;
 const P_PID: u64 = 1;
 const P_PIDFD: u64 = 3;
 
-/// The descriptor that a link's path names, if it is one of the guest's own in `/proc`.
-fn descriptor_of_link(tid: i32, pid: u32, path: &[u8], directory: Option<u32>) -> Option<u32> {
+/// The process and descriptor that a link's path names, if it is one in `/proc`.
+fn descriptor_of_link(tid: i32, pid: u32, path: &[u8], directory: Option<u32>) -> Option<(u32, u32)> {
     let path = std::str::from_utf8(path).ok()?;
     let (directory, name) = match path.rsplit_once('/') {
         Some((directory, name)) => (directory.to_owned(), name),
@@ -67,14 +69,20 @@ fn descriptor_of_link(tid: i32, pid: u32, path: &[u8], directory: Option<u32>) -
         }
     };
     let number = name.parse().ok()?;
+    if directory == "/dev/fd" {
+        return Some((pid, number));
+    }
     let own = directory.strip_suffix("/fd")?;
     let hidden = format!("/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
     let process = own
         .strip_prefix(&hidden)
         .or_else(|| own.strip_prefix("/proc"))?
         .strip_prefix('/')?;
-    (directory == "/dev/fd" || process == "self" || process == "thread-self" || process == pid.to_string())
-        .then_some(number)
+    let process = match process {
+        "self" | "thread-self" => pid,
+        process => process.parse().ok()?,
+    };
+    Some((process, number))
 }
 
 /// Signals that stop, continue or end a process whatever it does about them, or the terminal's: they are home's to send.
@@ -419,21 +427,49 @@ impl Door {
         let Ok(path) = memory::read_string(tid, path, libc::PATH_MAX as usize) else {
             return Ok(EXECUTE);
         };
-        let Some(descriptor) = descriptor_of_link(tid, pid, &path, directory) else {
+        let Some((owner, descriptor)) = descriptor_of_link(tid, pid, &path, directory) else {
+            return Ok(EXECUTE);
+        };
+        let Some((place, owner)) = self.readable_guest(tid, owner) else {
             return Ok(EXECUTE);
         };
         let size = (size as i32).max(0) as usize;
-        match self.home_object(tid, descriptor) {
-            Some((handle, _)) if size > 0 => {
-                let outputs = vec![(buffer, size)];
-                self.operate(
-                    notification,
-                    (tid, pid),
-                    HandleOp::Name,
-                    handle,
-                    (0, 0, size),
-                    (Then::Answer, outputs),
-                )
+        if size == 0 {
+            return Ok(EXECUTE);
+        }
+        if let Some((handle, _)) = self.home_object(place, descriptor) {
+            let id = self.shared.add_call(Call {
+                pid,
+                tid,
+                listener: Arc::clone(&self.listener),
+                notification: notification.id,
+                outputs: vec![(buffer, size)],
+                then: Then::Answer,
+                number,
+                restart: Restart::Restart,
+                cancelled: false,
+            });
+            // Its owner's deputy has it.
+            let what = (0, 0, size);
+            handles::send_operation(&self.shared, id, owner, HandleOp::Name, handle, what).inspect_err(
+                |_| {
+                    self.shared.take_call(id);
+                },
+            )?;
+            return Ok(Verdict::Later);
+        }
+        // What is in the world's own `/proc` shows the name by which it was opened.
+        let hidden = format!("/{HIDDEN_DIRECTORY}");
+        let target = std::fs::read_link(format!("/proc/{place}/fd/{descriptor}")).ok();
+        let bytes = target.map(|target| target.into_os_string().into_vec());
+        match bytes
+            .as_deref()
+            .and_then(|target| target.strip_prefix(hidden.as_bytes()))
+        {
+            Some(shown) if shown.starts_with(b"/proc/") => {
+                let shown = &shown[..shown.len().min(size)];
+                memory::write(tid, buffer, shown).map_err(|error| errno(&error))?;
+                Ok(Verdict::Answer(Answer::Result(shown.len() as i64)))
             }
             _ => Ok(EXECUTE),
         }
@@ -473,6 +509,19 @@ impl Door {
         // There is no longer answer, and the length is a whole register.
         arguments[1] = arguments[1].min(libc::PATH_MAX as u64);
         self.forward(notification, tid, pid, nr::GETCWD, arguments, Then::Answer)
+    }
+
+    /// The first thread and the pid of a guest whose descriptors a thread may look at, which the kernel lets those of the
+    /// same user do.
+    fn readable_guest(&self, tid: i32, pid: u32) -> Option<(i32, u32)> {
+        let (leader, owner) = self.shared.guests.find_inner(pid)?;
+        let user = |tid: i32| {
+            std::fs::metadata(format!("/proc/{tid}"))
+                .ok()
+                .map(|data| data.uid())
+        };
+        (self.shared.guests.pid_of(tid) == Some(owner) || user(tid)? == user(leader)?)
+            .then_some((leader, owner))
     }
 
     /// The home object behind a guest's descriptor.

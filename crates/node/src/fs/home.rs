@@ -16,7 +16,7 @@ use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::owners::{Owner, Owners};
-use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock};
+use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock, proc};
 use crate::door::descriptors::{CurrentCall, current_call};
 use crate::session::Shared;
 use crate::trace::Order;
@@ -29,8 +29,8 @@ pub enum Asked {
     Lookup {
         /// The looking thread, as the world knows it.
         inner: u32,
-        /// It is the root's `proc` that is looked for.
-        proc: bool,
+        /// What it means for `/proc`.
+        proc: Option<proc::Sought>,
     },
     /// The reply shows owners that have to be hidden.
     Owner {
@@ -44,6 +44,8 @@ pub enum Asked {
         /// The file cannot be written through it.
         read_only: bool,
     },
+    /// The reply tells half of what is true of a guest.
+    Merge(proc::Reading),
     /// Home may wait long (for a lock).
     Wait {
         /// The waiting thread, as the world knows it.
@@ -144,13 +146,14 @@ impl Home {
     }
 
     /// What is to be remembered of a request.
-    fn asked(&self, request: &Request<'_>) -> Option<Asked> {
+    fn asked(&self, shared: &Shared, request: &mut Request<'_>) -> Option<Asked> {
         let inner = request.header.pid;
         match request.opcode {
             Opcode::Lookup => Some(Asked::Lookup {
                 inner,
-                proc: super::proc::is_root_name(request),
+                proc: shared.files.proc.sought(shared, request),
             }),
+            Opcode::Read => shared.files.proc.reads(shared, request).map(Asked::Merge),
             Opcode::SetLockWait => Some(Asked::Wait {
                 inner,
                 interrupted: false,
@@ -173,16 +176,16 @@ impl Home {
 }
 
 impl Driver for Home {
-    fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
-        let header = &request.header;
-        let unique = header.unique;
+    fn request(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
+        let unique = request.header.unique;
         if self.closes_quietly(&request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
         self.note(&request);
-        if let Some(asked) = self.asked(&request) {
+        if let Some(asked) = self.asked(shared, &mut request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
+        let header = &request.header;
         let caller = shared.guests.find_inner(header.pid);
         if let (Some((tid, _)), Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) =
             (caller, request.opcode)
@@ -238,7 +241,7 @@ pub fn replied(
     shared: &Arc<Shared>,
     asked: Asked,
     error: i32,
-    reply: &mut [u8],
+    reply: &mut Vec<u8>,
 ) -> Result<Option<fn_order::Make>, LinkError> {
     let home = &shared.files.home;
     let body = &mut reply[size_of::<ReplyHeader>()..];
@@ -252,8 +255,8 @@ pub fn replied(
             if entry.node & OWN != 0 {
                 return Err(malformed());
             }
-            if proc {
-                shared.files.proc.set_root(entry.node);
+            if let Some(sought) = proc {
+                shared.files.proc.found(sought, entry.node);
             }
             if dev::is_special(entry.attributes.mode) {
                 if inner == INIT {
@@ -280,6 +283,11 @@ pub fn replied(
             if let Some(Ok((open, _))) = body.get_mut(at..).map(OpenReply::mut_from_prefix) {
                 home.opened(open, read_only);
             }
+        }
+        Asked::Merge(reading) if error == 0 => {
+            let (head, text) = reply.split_at(size_of::<ReplyHeader>());
+            let unique = ReplyHeader::read_from_bytes(head).map_or(0, |header| header.unique);
+            *reply = super::data_reply(unique, &[&proc::merged(shared, reading, text)]);
         }
         Asked::Wait {
             inner,
@@ -333,6 +341,7 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
     if forgets.is_empty() {
         return;
     }
+    shared.files.proc.forget(forgets.iter().map(|forget| forget.node));
     {
         let mut locked = lock(&shared.files.home.locked);
         if !locked.is_empty() {
