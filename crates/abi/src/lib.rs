@@ -4,4 +4,5 @@ pub mod arch;
 pub mod errno;
 pub mod filter;
 pub mod fuse;
+pub mod sockets;
 pub mod syscalls;

@@ -11,7 +11,7 @@ use crate::agent::client::{Process, Status};
 use crate::place::Place;
 
 /// Version of these messages.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// First message of both sides.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -150,6 +150,16 @@ pub enum ToDeputy {
         /// The file.
         node: u64,
     },
+    /// Give the agent a copy of this object; answered by [`FromDeputy::Shared`] (same `id`).
+    Share {
+        /// The object.
+        handle: u64,
+    },
+    /// With a descriptor: the guest has got this object from another one.
+    Take {
+        /// Its handle.
+        handle: u64,
+    },
     /// Tell the user.
     Notice(String),
     /// The session is over: say so and end. A job that has not been [`Spawned`](Self::Spawned) may be asked for again.
@@ -218,11 +228,15 @@ pub enum FromDeputy {
     Signal(Vec<u8>),
     /// It has been stopped and runs again.
     Released,
-    /// A watched home object may have become ready.
+    /// A watched home object has become ready.
     Ready {
         /// The object.
         handle: u64,
+        /// For what: `POLL*`.
+        events: u32,
     },
+    /// Answer to [`ToDeputy::Share`] (same `id`), on success with the object's descriptor.
+    Shared(Result<(), i32>),
     /// Answer to [`ToDeputy::Lock`] (same `id`): what was found, or the errno.
     Locked(Result<LockRecord, i32>),
     /// Answer to [`ToDeputy::Unlock`] (same `id`).

@@ -2,14 +2,16 @@
 //!
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
+//! * [`message`]: the messages of sockets, inside operations on home objects.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
 //!
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
 
 pub mod frame;
+pub mod message;
 pub mod stream;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

@@ -144,8 +144,8 @@ pub enum ToNode {
     Hold { pid: u32 },
     /// The deputy runs again.
     Release { pid: u32 },
-    /// A home object for which a poll was asked with notification may have become ready.
-    Ready { handle: u64 },
+    /// A home object for which a poll was asked with notification by `pid` has become ready for `events` (`POLL*`).
+    Ready { pid: u32, handle: u64, events: u32 },
     /// Answer to [`ToHome::Ping`] (same frame `id`): nothing but the round trip.
     Pong,
 }
@@ -221,6 +221,8 @@ pub enum ToHome {
     Unsupported { pid: u32, call: u32, errno: i32 },
     /// Asks for a [`ToNode::Pong`], for measurements.
     Ping,
+    /// No guest has the object of a [`HandleOp::Share`] any more.
+    Released { handle: u64 },
 }
 
 /// Head of a forwarded system call (frame kind `Call`), followed by `buffers` times a [`BufferHeader`], each of direction
@@ -238,7 +240,14 @@ pub struct CallHeader {
     pub buffers: U32,
     /// Argument registers. Those that a buffer covers mean nothing; descriptors of home objects are handles.
     pub arguments: [U64; 6],
+    /// What the handle of the new home object is to be if the call's result is a descriptor (of a number with
+    /// [`NODE_HANDLE`]); otherwise 0.
+    pub result: U64,
 }
+
+/// Bit of the handles that the node gives: those of descriptors that guests open. The node sees to it that each is given
+/// once in a session.
+pub const NODE_HANDLE: u64 = 1 << 59;
 
 /// One memory argument of a forwarded call.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -272,7 +281,7 @@ pub enum HandleOp {
     /// Write the data; at the shared offset if `offset` is -1. Reply: count.
     Write = 2,
     /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ToNode::Ready`] follows
-    /// once. Reply: ready events.
+    /// once; see also [`note::READY`]. Reply: ready events.
     Poll = 3,
     /// `ioctl` with command `argument`, the data as input and `size` bytes of room. Reply: result, the memory after
     /// the call (`size` bytes). If `size` is 0 the argument is the number in `offset`.
@@ -301,6 +310,21 @@ pub enum HandleOp {
     /// The data is a `fuse_lk_in`: test it (`argument` 0), set it (1), or set it and wait (2). Reply: 0, for a test the lock
     /// that is in the way (`fuse_file_lock`, 24 bytes).
     Lock = 15,
+    /// `sendmsg`, or `sendmmsg` if `size` is 1, with flags `argument`. The data are [`Outgoing`] messages. Reply: bytes sent, or
+    /// count of messages sent and for each its bytes (4).
+    Send = 16,
+    /// `recvmsg`, or `recvmmsg`, with flags `argument`. The data is a [`Room`] request. Reply: bytes received or count of
+    /// messages, and [`Incoming`] messages.
+    Receive = 17,
+    /// The agent keeps a copy of the object for guests that get a descriptor of it from another guest, until
+    /// [`ToHome::Released`]. Reply: 0.
+    Share = 18,
+    /// `fcntl` with command `argument` (those about the receiver of signals) and the number in `offset`, or `size` bytes of
+    /// memory which are the data. Reply: result, the memory.
+    Control = 19,
+    /// `setsockopt` of a packet filter: level in the upper and name in the lower half of `argument`; the data are the
+    /// instructions. Reply: 0.
+    Filter = 20,
 }
 
 impl HandleOp {
@@ -322,6 +346,11 @@ impl HandleOp {
             13 => Self::Open,
             14 => Self::Name,
             15 => Self::Lock,
+            16 => Self::Send,
+            17 => Self::Receive,
+            18 => Self::Share,
+            19 => Self::Control,
+            20 => Self::Filter,
             _ => return None,
         })
     }
@@ -366,6 +395,24 @@ pub const RESTART: i32 = 512;
 pub struct HandleReply {
     /// A value, or a negated errno.
     pub result: I64,
+    /// `POLL*`: what the object is ready for, if [`note::READY`] is set.
+    pub ready: U32,
+    /// Bits of [`note`].
+    pub notes: U32,
+}
+
+/// What a [`HandleReply`] says besides its result.
+pub mod note {
+    /// The readiness is known, after the operation, and for every one of [`WATCHED`] that is not there
+    /// [`ToNode::Ready`](super::ToNode::Ready) will follow when it comes.
+    pub const READY: u32 = 1;
+    /// Home's kernel raised `SIGPIPE`.
+    pub const PIPE_SIGNAL: u32 = 2;
+    /// The object has a time-out, so that the interrupted operation is not made again.
+    pub const NO_RESTART: u32 = 4;
+
+    /// `POLLIN`, `POLLPRI`, `POLLOUT` and `POLLRDHUP`.
+    pub const WATCHED: u32 = 0x1 | 0x2 | 0x4 | 0x2000;
 }
 
 /// Splits a fixed header from a payload.

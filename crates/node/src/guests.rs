@@ -4,7 +4,7 @@
 //! (`tid`, as ptrace and notifications have it) and the one inside the world (`inner`, as FUSE has it). A process goes by
 //! its home pid, which is also its leader's inner id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::door::descriptors::Descriptor;
@@ -29,6 +29,45 @@ pub struct Process {
     pub executed: bool,
     /// It has armed a timer of its own, whose signal nobody announces.
     pub timers: bool,
+    /// Home objects of which it may have several descriptors.
+    pub duplicates: Duplicates,
+}
+
+/// Home objects of which a process may have several descriptors: whether one that it closes was the last has to be looked up.
+#[derive(Debug, Clone, Default)]
+pub struct Duplicates {
+    handles: HashSet<u64>,
+    /// Of any object: it has got descriptors from others.
+    any: bool,
+}
+
+/// Most objects that are remembered for one process.
+const DUPLICATES_MAX: usize = 4096;
+
+impl Duplicates {
+    /// There may be more than one of this.
+    pub fn add(&mut self, handle: u64) {
+        if self.handles.len() >= DUPLICATES_MAX {
+            self.any = true;
+        } else {
+            self.handles.insert(handle);
+        }
+    }
+
+    /// There may be more than one of anything.
+    pub fn add_any(&mut self) {
+        self.any = true;
+    }
+
+    /// Whether there may be more than one of this.
+    pub fn may_have(&self, handle: u64) -> bool {
+        self.any || self.handles.contains(&handle)
+    }
+
+    /// The last one is closed.
+    pub fn remove(&mut self, handle: u64) {
+        self.handles.remove(&handle);
+    }
 }
 
 /// The register.
@@ -175,9 +214,21 @@ impl Register {
                 threads: vec![leader],
                 executed,
                 timers: false,
+                duplicates: Duplicates::default(),
             },
         );
         self.threads.insert(leader, Thread { pid, call: None });
+    }
+
+    /// A guest has forked: its child has the same descriptors.
+    pub fn inherit(&mut self, parent: u32, child: u32) {
+        let duplicates = self
+            .processes
+            .get(&parent)
+            .map(|parent| parent.duplicates.clone());
+        if let (Some(duplicates), Some(child)) = (duplicates, self.processes.get_mut(&child)) {
+            child.duplicates = duplicates;
+        }
     }
 
     /// A new thread of a guest.

@@ -5,12 +5,14 @@
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
 //! * `fs`: the file door: the world's root as a switch over drivers.
 //! * `door`: the notify door, and what comes back through it.
+//! * `installer`: giving guests descriptors of new home objects.
 //! * `trace`: the trace door: process events, signals and stops.
 
 pub mod daemon;
 mod door;
 mod fs;
 mod guests;
+mod installer;
 pub mod session;
 mod spawner;
 mod sys;

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,16 +22,18 @@ use std::time::Duration;
 use afield_abi::syscalls::Restart;
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
-use afield_link::wire::{self, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome};
+use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome};
 use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::door::calls;
-use crate::fs::{self, Files};
+use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
+use crate::installer::{Gift, Installer};
 use crate::spawner::Spawner;
 use crate::sys;
 use crate::sys::seccomp::Listener;
+use crate::sys::signals::State;
 use crate::trace::{self, Order, Orders, Tracer, Truths};
 use crate::world::{World, WorldError};
 
@@ -77,6 +80,8 @@ pub struct Call {
     pub notification: u64,
     /// Guest memory that the reply fills: address and length.
     pub outputs: Vec<(u64, usize)>,
+    /// The output that is cut, and the one whose `int` says how many bytes of it there are.
+    pub measured: Option<(usize, usize)>,
     /// The call.
     pub number: u32,
     /// What follows when home has answered.
@@ -85,19 +90,67 @@ pub struct Call {
     pub restart: Restart,
     /// It has been cancelled.
     pub cancelled: bool,
+    /// The home object that it is about.
+    pub object: Option<Asking>,
+}
+
+/// A call that could not be sent.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Why.
+    pub errno: i32,
+    /// The call, if nobody else has taken it.
+    pub call: Option<Box<Call>>,
+}
+
+/// A question to a home object, in view of what the node knows of its readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asking {
+    /// The object.
+    pub handle: u64,
+    /// How often home had told that it is ready when the question was asked.
+    pub told: u32,
 }
 
 /// What follows on home's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// The guest gets it.
     Answer,
     /// If home succeeded, the node's kernel executes the call too.
     Execute,
+    /// If home succeeded, the guest gets this descriptor.
+    Install(Gift),
+    /// This is done with the reply.
+    Continue(Continuation),
+}
+
+/// What is done with the reply to a call, by the memory thread: the call is its to answer.
+pub type Continuation = Box<dyn FnOnce(&Arc<Shared>, Call, Reply) + Send>;
+
+/// Home's reply to an operation.
+#[derive(Debug)]
+pub struct Reply {
+    /// A value or a negated errno.
+    pub result: i64,
+    /// Bits of [`afield_link::wire::note`].
+    pub notes: u32,
+    /// The data.
+    pub data: Vec<u8>,
+}
+
+impl std::fmt::Debug for Then {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Answer => "Answer",
+            Self::Execute => "Execute",
+            Self::Install(..) => "Install",
+            Self::Continue(_) => "Continue",
+        })
+    }
 }
 
 /// Work that touches guest memory.
-pub type MemoryTask = Box<dyn FnOnce(&Shared) + Send>;
+pub type MemoryTask = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 
 /// What the threads of a session share.
 #[derive(Debug)]
@@ -112,6 +165,8 @@ pub struct Shared {
     pub truths: Truths,
     /// The file door.
     pub files: Files,
+    /// Gives guests descriptors.
+    pub installer: Installer,
     /// Forwarded calls by frame id.
     calls: Mutex<HashMap<u64, Call>>,
     next_id: AtomicU64,
@@ -131,6 +186,36 @@ impl Shared {
         let id = self.next_id();
         self.calls().insert(id, call);
         id
+    }
+
+    /// Registers a call and has it sent under its frame id; `waits` if it may wait at home, where a signal has to interrupt it.
+    ///
+    /// # Errors
+    /// The errno of `send`, with the call, which is then not registered.
+    pub fn begin(
+        &self,
+        call: Call,
+        waits: bool,
+        send: impl FnOnce(u64) -> Result<(), i32>,
+    ) -> Result<(), Unsent> {
+        let (pid, tid) = (call.pid, call.tid);
+        let id = self.add_call(call);
+        if waits && let Some(thread) = self.guests.lock().thread_mut(tid) {
+            thread.call = Some(id);
+        }
+        send(id).map_err(|errno| Unsent {
+            errno,
+            call: self.take_call(id).map(Box::new),
+        })?;
+        if waits && self.has_timer(pid) {
+            // From now on the tracer has to look at this thread from time to time.
+            self.orders.give(Order::Look { tid });
+        }
+        // A signal that came before the thread was known to wait at home has woken nobody.
+        if waits && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0) {
+            self.cancel_call(id);
+        }
+        Ok(())
     }
 
     /// A new frame id. Requests of every kind share them.
@@ -156,8 +241,21 @@ impl Shared {
 
     /// The call's thread is gone: let home know, and forget it.
     pub fn abandon_call(&self, id: u64) {
-        if self.calls().remove(&id).is_some() {
+        let call = self.calls().remove(&id);
+        if let Some(call) = call {
             self.cancel(id);
+            if let Then::Install(gift) = call.then {
+                // Home may have made the object already.
+                self.files.handles.forget(gift.handle);
+                self.close_object(call.pid, gift.handle);
+            }
+        }
+    }
+
+    /// Has a deputy close an object that its guest will not get.
+    pub fn close_object(&self, pid: u32, handle: u64) {
+        if let Err(errno) = handles::send_operation(self, 0, pid, HandleOp::Close, handle, (0, 0, 0)) {
+            debug!("closing object {handle}: errno {errno}");
         }
     }
 
@@ -265,6 +363,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         orders: Orders::new()?,
         truths: Truths::default(),
         files: Files::new(device, world.ids, (hello.uid, hello.gid)),
+        installer: Installer::default(),
         calls: Mutex::default(),
         next_id: AtomicU64::new(1),
         timers: AtomicBool::new(false),
@@ -289,6 +388,9 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         let ready = world.wait_until_mounted();
         if ready.is_ok() {
             watch_init(&spawning, world.init);
+            if let Err(error) = install_through_init(&spawning, &world) {
+                warn!("nobody gives guests descriptors: {error}");
+            }
         }
         let spawner = Spawner::new(spawning, world, ready);
         for spawn in waiting {
@@ -296,6 +398,13 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         }
     })?;
     read(&mut reader, &shared, &spawns)
+}
+
+fn install_through_init(shared: &Shared, world: &World) -> io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    world.help_with(&theirs)?;
+    shared.installer.set_channel(ours);
+    Ok(())
 }
 
 /// Ends the session when init ends.
@@ -408,7 +517,7 @@ fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Resul
         ToNode::Kill { pid } => shared.orders.give(Order::Kill { pid }),
         ToNode::Hold { pid } => shared.orders.give(Order::Hold { pid }),
         ToNode::Release { pid } => shared.orders.give(Order::Release { pid }),
-        ToNode::Ready { handle } => shared.files.ready(handle),
+        ToNode::Ready { pid, handle, events } => shared.files.ready(pid, handle, events),
         ToNode::Pong => {}
     }
     Ok(())

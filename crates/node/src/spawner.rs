@@ -1,5 +1,6 @@
 //! Starting first guests, together with init.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -99,6 +100,7 @@ impl Spawner {
             .map_err(step(
                 "tracing the guest (is ptrace restricted by kernel.yama.ptrace_scope or a sandbox?)",
             ))?;
+        self.note_duplicates(spawn);
         ours.write_all(b"s").map_err(step("start of the guest"))?;
 
         ours.read_exact(&mut tag).map_err(step("preparing the guest"))?;
@@ -122,13 +124,28 @@ impl Spawner {
         }
     }
 
+    /// Several of a job's descriptors may be of one object.
+    fn note_duplicates(&self, spawn: &Spawn) {
+        let mut seen = HashSet::new();
+        let mut register = self.shared.guests.lock();
+        let Some(process) = register.process_mut(spawn.pid) else {
+            return;
+        };
+        for descriptor in &spawn.descriptors {
+            if let Inherited::Handle { handle, .. } = descriptor.object
+                && !seen.insert(handle)
+            {
+                process.duplicates.add(handle);
+            }
+        }
+    }
+
     fn take_listener(&self, tid: i32, number: RawFd) -> std::io::Result<seccomp::Listener> {
         let pid = rustix::process::Pid::from_raw(tid).ok_or(std::io::ErrorKind::InvalidInput)?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-        Ok(seccomp::Listener::new(seccomp::steal_descriptor(
-            pidfd.as_fd(),
-            number,
-        )?))
+        let listener = seccomp::steal_descriptor(pidfd.as_fd(), number)?;
+        let number = self.shared.installer.add_listener(listener.try_clone()?)?;
+        Ok(seccomp::Listener::new(listener, number))
     }
 }
 

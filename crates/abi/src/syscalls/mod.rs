@@ -22,6 +22,7 @@ use std::fmt::Write as _;
 use crate::arch::x86_64::CALLS;
 pub use crate::arch::x86_64::nr;
 use crate::errno;
+pub use descriptors::OPTION_BYTES_MAX;
 
 /// Where a call is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,7 +98,8 @@ pub enum Arg {
     None,
     /// A number, passed as it is.
     Value,
-    /// A descriptor. No row that is forwarded has one so far.
+    /// A descriptor, passed as the handle of the home object behind it. If there is none, the call is about an object
+    /// of the node's, whose kernel executes it.
     Fd,
     /// Memory that the call reads.
     In(Len),
@@ -151,13 +153,22 @@ pub enum Len {
         /// Most elements.
         max: u32,
     },
+    /// As many bytes as the `int` says to which argument `index` points, an in-out buffer of four bytes, but no more than
+    /// `max`. A negative count is none.
+    Pointee {
+        /// Which argument points to the count.
+        index: u8,
+        /// Most bytes.
+        max: u32,
+    },
 }
 
 impl Len {
-    /// Bytes, with these registers.
+    /// Bytes, with these registers; of a [`Len::Pointee`], whose count is in memory, the most there can be.
     pub fn bytes(self, arguments: &[u64; 6]) -> u32 {
         match self {
             Self::Fixed(bytes) => bytes,
+            Self::Pointee { max, .. } => max,
             Self::Argument { index, unit, max } => {
                 let count = (arguments[index as usize] as i32).max(0) as u32;
                 count.min(max) * unit
@@ -177,6 +188,29 @@ pub enum Restart {
     NoHandler,
 }
 
+/// The result of a call is a new descriptor, of a home object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opens {
+    /// The argument that may have `O_NONBLOCK` and `O_CLOEXEC` among its bits (as `SOCK_NONBLOCK`, `IN_CLOEXEC` and the
+    /// like are); `None` if there is none.
+    pub flags: Option<u8>,
+    /// The descriptor is close-on-exec whatever the flags say.
+    pub always_cloexec: bool,
+}
+
+impl Opens {
+    /// `O_NONBLOCK` and `O_CLOEXEC` of the new descriptor, with these registers.
+    pub fn flags(self, arguments: &[u64; 6]) -> u32 {
+        let asked = self.flags.map_or(0, |index| arguments[index as usize] as u32);
+        let always = if self.always_cloexec {
+            libc::O_CLOEXEC as u32
+        } else {
+            0
+        };
+        asked & (libc::O_NONBLOCK | libc::O_CLOEXEC) as u32 | always
+    }
+}
+
 /// One system call.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -194,6 +228,8 @@ pub struct Row {
     pub restart: Restart,
     /// It may wait at home for an unlimited time.
     pub blocks: bool,
+    /// Its result is a new descriptor of a home object.
+    pub opens: Option<Opens>,
     /// It shows or sets owners of files, which a world without mapped ids has to correct.
     pub owners: bool,
     /// For the published list.
@@ -235,6 +271,14 @@ impl Row {
         self
     }
 
+    const fn opens(mut self, flags: Option<u8>, always_cloexec: bool) -> Self {
+        self.opens = Some(Opens {
+            flags,
+            always_cloexec,
+        });
+        self
+    }
+
     const fn owners(mut self) -> Self {
         self.owners = true;
         self
@@ -263,6 +307,7 @@ const fn call(number: u32, class: Class) -> Row {
         shape: [Arg::None; 6],
         restart: Restart::Never,
         blocks: false,
+        opens: None,
         owners: false,
         note: "",
     }
@@ -452,13 +497,15 @@ mod tests {
                         if let Len::Argument { index: counter, .. } = length {
                             assert_eq!(shape[*counter as usize], Arg::Value, "{}", row.name);
                         }
+                        if let Len::Pointee { index: counter, .. } = length {
+                            assert_eq!(
+                                shape[*counter as usize],
+                                Arg::InOut(Len::Fixed(4)),
+                                "{}",
+                                row.name
+                            );
+                        }
                     }
-                    assert_ne!(
-                        *argument,
-                        Arg::Fd,
-                        "{}: the deputy has no guest descriptors",
-                        row.name
-                    );
                 }
             }
         }

@@ -64,6 +64,8 @@ pub struct EntryStatus {
     pub lock_files: HashSet<(u64, u32)>,
     /// Its working directory, and at its start what is above that.
     pub directory: Vec<Occupied>,
+    /// Shared objects that it has been given.
+    pub lent: HashSet<u64>,
     /// What children have used for whom it has waited.
     pub children_usage: Usage,
     /// What children have used who have ended.

@@ -10,6 +10,7 @@ mod nodes;
 mod record_locks;
 mod requests;
 mod session;
+mod shared;
 mod switchboard;
 #[cfg(test)]
 mod tests;

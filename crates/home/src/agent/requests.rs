@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use afield_abi::errno;
 use afield_abi::fuse::{Opcode, RequestHeader};
-use afield_abi::syscalls;
+use afield_abi::syscalls::{self, Arg};
 use afield_link::frame::{FILE_ID, Frame, Kind};
+use afield_link::message;
 use afield_link::stream::Reader;
 use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -129,12 +130,21 @@ impl Session {
             return self.fail_call(frame.id, libc::EINTR);
         };
         deputy.count_call();
+        if !self.shared.is_empty() {
+            let arguments = header.arguments.map(|argument| argument.get());
+            let shape = syscalls::row(header.number.get()).map(|row| row.shape(&arguments));
+            for (argument, handle) in shape.into_iter().flatten().zip(arguments) {
+                if *argument == Arg::Fd {
+                    self.lend(&deputy, handle)?;
+                }
+            }
+        }
         self.expect(frame.id, Outstanding::Call(Arc::clone(&deputy)))?;
         self.deliver(&deputy, Kind::Call, frame.id, &frame.payload)
     }
 
     fn pass_operation(&self, frame: &Frame) -> Result<(), SessionError> {
-        let (header, _) = wire::split::<HandleHeader>(&frame.payload, "operation")?;
+        let (header, data) = wire::split::<HandleHeader>(&frame.payload, "operation")?;
         let op = HandleOp::from_wire(header.op.get());
         let answered = op != Some(HandleOp::Close);
         let Some(deputy) = self.deputy(header.pid.get()) else {
@@ -157,6 +167,21 @@ impl Session {
                     self.tell(&deputy, frame.id, &message, Some(descriptor))
                 }
             };
+        }
+        if !self.shared.is_empty() {
+            if op == Some(HandleOp::Close) {
+                lock(&deputy.status).lent.remove(&header.handle.get());
+            } else {
+                self.lend(&deputy, header.handle.get())?;
+            }
+            if op == Some(HandleOp::Send) {
+                for object in message::decode_outgoing(data)?.1 {
+                    self.lend(&deputy, object)?;
+                }
+            }
+        }
+        if op == Some(HandleOp::Share) {
+            return self.share(&deputy, frame.id, header.handle.get());
         }
         if answered {
             self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
@@ -216,6 +241,7 @@ impl Session {
                 None => self.writer.write_control(0, &ToNode::Release { pid })?,
             },
             ToHome::Unsupported { pid, call, errno } => self.unsupported(pid, call, errno)?,
+            ToHome::Released { handle } => self.shared.remove(handle),
             ToHome::Ping => self.writer.write_control(id, &ToNode::Pong)?,
         }
         Ok(())

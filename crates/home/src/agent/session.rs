@@ -23,6 +23,7 @@ use super::deputies::{DeputyEntry, SendError};
 use super::lock;
 use super::record_locks::Waiting;
 use super::requests::Arrivals;
+use super::shared::SharedObjects;
 use crate::channel::{ChannelError, Incoming};
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
@@ -75,6 +76,8 @@ pub enum Outstanding {
     },
     /// A file request that waits for something else than a file.
     File(Waiting),
+    /// A copy of this home object, with the deputy that has it.
+    Share(Arc<DeputyEntry>, u64),
 }
 
 /// One link and what goes over it.
@@ -101,6 +104,8 @@ pub struct Session {
     deputies: Mutex<HashMap<u32, Arc<DeputyEntry>>>,
     pub(super) outstanding: Mutex<HashMap<u64, Outstanding>>,
     handle_next: AtomicU64,
+    /// Home objects that guests pass to each other.
+    pub(super) shared: SharedObjects,
     /// Why it is over, when it is.
     over: Mutex<Option<String>>,
 }
@@ -138,6 +143,7 @@ impl Session {
             deputies: Mutex::default(),
             outstanding: Mutex::default(),
             handle_next: AtomicU64::new(1),
+            shared: SharedObjects::default(),
             over: Mutex::new(None),
         })
     }
@@ -366,9 +372,10 @@ impl Session {
             self.writer.write_control(0, &ToNode::Kill { pid: entry.pid })?;
         }
         let of_this = |what: &mut Outstanding| match what {
-            Outstanding::Call(deputy) | Outstanding::Handle(deputy) | Outstanding::Fork { deputy, .. } => {
-                Arc::ptr_eq(deputy, entry)
-            }
+            Outstanding::Call(deputy)
+            | Outstanding::Handle(deputy)
+            | Outstanding::Share(deputy, _)
+            | Outstanding::Fork { deputy, .. } => Arc::ptr_eq(deputy, entry),
             Outstanding::File(waiting) => waiting.deputy().is_some_and(|deputy| Arc::ptr_eq(deputy, entry)),
         };
         let left: Vec<(u64, Outstanding)> = lock(&self.outstanding)
@@ -377,7 +384,7 @@ impl Session {
         for (id, what) in left {
             match what {
                 Outstanding::Call(_) => self.fail_call(id, libc::EINTR)?,
-                Outstanding::Handle(_) => self.fail_operation(id, libc::EINTR)?,
+                Outstanding::Handle(_) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
                 Outstanding::Fork { .. } => {
                     self.writer.write_control(id, &ToNode::Forked(Err(libc::ESRCH)))?;
                 }
@@ -399,10 +406,17 @@ impl Session {
     pub fn fail_operation(&self, id: u64, errno: i32) -> Result<(), SessionError> {
         let head = HandleReply {
             result: (-i64::from(errno)).into(),
+            ready: 0.into(),
+            notes: 0.into(),
         };
         Ok(self
             .writer
             .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?)
+    }
+
+    /// Answers an operation that the agent has executed itself.
+    pub fn complete_operation(&self, id: u64) -> Result<(), SessionError> {
+        self.fail_operation(id, 0)
     }
 
     /// Answers a file request with a status.

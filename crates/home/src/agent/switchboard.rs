@@ -129,10 +129,12 @@ impl Session {
                         Err(error) => return self.distrust(deputy, &error.into()),
                     };
                     let descriptor = match &message {
-                        FromDeputy::Forked(Ok(_)) => match incoming.take_descriptor() {
-                            Ok(descriptor) => Some(descriptor),
-                            Err(error) => return self.distrust(deputy, &error),
-                        },
+                        FromDeputy::Forked(Ok(_)) | FromDeputy::Shared(Ok(())) => {
+                            match incoming.take_descriptor() {
+                                Ok(descriptor) => Some(descriptor),
+                                Err(error) => return self.distrust(deputy, &error),
+                            }
+                        }
                         _ => None,
                     };
                     self.hear_message(deputy, frame.id, message, descriptor)?;
@@ -186,7 +188,11 @@ impl Session {
                 }
                 self.writer.write_control(0, &ToNode::Release { pid })?;
             }
-            FromDeputy::Ready { handle } => self.writer.write_control(0, &ToNode::Ready { handle })?,
+            FromDeputy::Ready { handle, events } => {
+                let message = ToNode::Ready { pid, handle, events };
+                self.writer.write_control(0, &message)?;
+            }
+            FromDeputy::Shared(result) => self.keep_shared(deputy, id, result, descriptor)?,
             FromDeputy::Locked(result) => self.finish_lock(id, result)?,
             FromDeputy::Unlocked => self.finish_unlock(id)?,
             FromDeputy::Reaped { pid } => {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use afield_abi::syscalls::nr;
-use afield_link::wire::{self, CallHeader, WireError};
+use afield_link::wire::{self, CallHeader, NODE_HANDLE, WireError};
 
+use super::operations::never_waits;
 use super::workers::Worker;
 use super::{Deputy, lock};
 use crate::sys::call::Prepared;
@@ -19,7 +20,13 @@ impl Deputy {
         let (header, rest) = wire::split::<CallHeader>(payload, "call")?;
         let buffers = wire::decode_buffers(header.buffers.get(), rest)?;
         let number = header.number.get();
-        let call = match Prepared::new(number, header.arguments.map(|argument| argument.get()), &buffers) {
+        let arguments = header.arguments.map(|argument| argument.get());
+        let object = |handle| lock(&self.handles).get(handle).map(|handle| handle.file);
+        let call = match Prepared::new(number, arguments, &buffers, object) {
+            Ok(call) if call.opens() && !self.may_become(header.result.get()) => {
+                self.fail_call(id, libc::EINVAL);
+                return Ok(());
+            }
             Ok(call) => call,
             Err(error) => {
                 self.log(error.to_string());
@@ -29,14 +36,33 @@ impl Deputy {
         };
         match number {
             nr::WAIT4 | nr::WAITID => self.begin_wait(id, call),
-            _ if call.blocks() => self.call_in_worker(id, call),
+            _ if call.blocks() && !call.file().is_some_and(never_waits) => {
+                self.call_in_worker(id, call, header.result.get());
+            }
             _ => {
                 let mut call = call;
                 let result = self.make_at_once(&mut call);
+                let result = self.adopt_result(&mut call, result, header.result.get());
                 self.answer_call(id, result, &call);
             }
         }
         Ok(())
+    }
+
+    /// Whether a new object may have this handle.
+    fn may_become(&self, handle: u64) -> bool {
+        handle & NODE_HANDLE != 0 && lock(&self.handles).get(handle).is_none()
+    }
+
+    /// A new descriptor becomes a home object of that handle; then the result is 0.
+    fn adopt_result(&self, call: &mut Prepared, result: i64, handle: u64) -> i64 {
+        match call.take_descriptor() {
+            Some(file) => {
+                lock(&self.handles).insert(handle, file);
+                0
+            }
+            None => result,
+        }
     }
 
     /// A call that does not wait.
@@ -95,7 +121,7 @@ impl Deputy {
     }
 
     /// A call that may wait, with nothing special about it.
-    fn call_in_worker(self: &Arc<Self>, id: u64, mut call: Prepared) {
+    fn call_in_worker(self: &Arc<Self>, id: u64, mut call: Prepared, handle: u64) {
         let work = move |worker: &mut Worker<'_>| {
             let result = loop {
                 let result = worker.wait(|flag| call.make(flag));
@@ -103,6 +129,7 @@ impl Deputy {
                     break result;
                 }
             };
+            let result = worker.deputy.adopt_result(&mut call, result, handle);
             worker.deputy.answer_call(id, result, &call);
         };
         if let Err(errno) = self.employ(id, Box::new(work)) {

@@ -8,7 +8,6 @@ use afield_link::wire;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::handles::Handle;
 use super::{Deputy, lock};
 use crate::channel::{ChannelError, Incoming, Received};
 use crate::messages::{FromDeputy, ToDeputy};
@@ -17,24 +16,11 @@ use crate::sys::process::{self, Title};
 /// Exit status when afield itself is why the job cannot go on.
 const EXIT_OWN_FAILURE: i32 = 125;
 
-/// Most objects watched at a time for one guest.
-const WATCHES_MAX: usize = 4096;
-
 /// What only the main thread has.
 #[derive(Debug)]
 pub struct Lead {
     pub(super) incoming: Incoming,
-    /// Objects for which the guest waits.
-    watches: Vec<Watch>,
     title: Option<Title>,
-}
-
-/// Wait for an object, once.
-#[derive(Debug)]
-struct Watch {
-    handle: u64,
-    events: PollFlags,
-    object: Handle,
 }
 
 /// What a message leads to.
@@ -50,7 +36,6 @@ impl Lead {
     pub fn new(incoming: Incoming) -> Self {
         Self {
             incoming,
-            watches: Vec::new(),
             title: Title::of_this_process(),
         }
     }
@@ -59,7 +44,6 @@ impl Lead {
     pub(super) fn of_child(&mut self) -> Self {
         Self {
             incoming: Incoming::default(),
-            watches: Vec::new(),
             title: self.title.take(),
         }
     }
@@ -112,30 +96,30 @@ impl Lead {
         if let Some(frame) = self.incoming.next_frame()? {
             return self.handle(deputy, frame);
         }
-        let mut polls = Vec::with_capacity(2 + self.watches.len());
-        polls.push(PollFd::from_borrowed_fd(deputy.channel.as_fd(), PollFlags::IN));
-        polls.push(PollFd::from_borrowed_fd(deputy.signals.as_fd(), PollFlags::IN));
-        for watch in &self.watches {
-            polls.push(PollFd::from_borrowed_fd(watch.object.file.as_fd(), watch.events));
-        }
+        // Without one yet, the channel stands in: it is looked at anyway.
+        let watched = deputy.readiness.as_fd().unwrap_or(deputy.channel.as_fd());
+        let mut polls = [
+            PollFd::from_borrowed_fd(deputy.channel.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(deputy.signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(watched, PollFlags::IN),
+        ];
         match poll(&mut polls, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polls.iter().map(|poll| !poll.revents().is_empty()).collect();
-        if ready[1] {
+        let [channel, signal, ready] = polls.map(|poll| !poll.revents().is_empty());
+        if signal {
             let _sending = lock(&deputy.sending);
             deputy.forward_signals()?;
         }
-        let mut index = 2;
-        self.watches.retain(|watch| {
-            index += 1;
-            if ready[index - 1] {
-                deputy.tell(0, &FromDeputy::Ready { handle: watch.handle });
+        if ready {
+            let file = |handle| lock(&deputy.handles).get(handle).map(|handle| handle.file);
+            for (handle, events) in deputy.readiness.take(file) {
+                let events = u32::from(events.bits());
+                deputy.tell(0, &FromDeputy::Ready { handle, events });
             }
-            !ready[index - 1]
-        });
-        if ready[0] && self.incoming.receive(deputy.channel.as_fd(), false)? == Received::End {
+        }
+        if channel && self.incoming.receive(deputy.channel.as_fd(), false)? == Received::End {
             return Err(ChannelError::Closed);
         }
         Ok(Next::Same)
@@ -144,7 +128,7 @@ impl Lead {
     fn handle(&mut self, deputy: &Arc<Deputy>, frame: Frame) -> Result<Next, ChannelError> {
         match frame.kind {
             Kind::Call => deputy.begin_call(frame.id, &frame.payload)?,
-            Kind::Handle => deputy.begin_operation(self, frame.id, frame.payload)?,
+            Kind::Handle => deputy.begin_operation(frame.id, frame.payload)?,
             Kind::Cancel => deputy.cancel(frame.id),
             Kind::Control => return self.control(deputy, frame.id, wire::decode(&frame.payload)?),
             _ => deputy.log(format!("frame of kind {:?} to a deputy", frame.kind)),
@@ -183,6 +167,19 @@ impl Lead {
                 };
                 deputy.record_lock(id, request, file);
             }
+            ToDeputy::Share { handle } => {
+                let file = lock(&deputy.handles).get(handle).map(|handle| handle.file);
+                let answer = FromDeputy::Shared(file.as_ref().map(|_| ()).ok_or(libc::EBADF));
+                deputy.tell_with(id, &answer, file.as_deref());
+            }
+            ToDeputy::Take { handle } => {
+                let file = self.incoming.take_descriptor()?;
+                let mut handles = lock(&deputy.handles);
+                // It may have it already: from its parent, or because it is who gave it away.
+                if handles.get(handle).is_none() {
+                    handles.insert(handle, file);
+                }
+            }
             ToDeputy::Unlock { node } => {
                 lock(&deputy.locks).remove(node);
                 deputy.tell(id, &FromDeputy::Unlocked);
@@ -209,24 +206,6 @@ impl Lead {
             title.show(arguments);
         }
         show_name(name);
-    }
-
-    /// Tells the guest, once, when the object is ready.
-    pub(super) fn watch(&mut self, handle: u64, events: PollFlags, object: Handle) {
-        if let Some(watch) = self.watches.iter_mut().find(|watch| watch.handle == handle) {
-            watch.events |= events;
-        } else if self.watches.len() < WATCHES_MAX {
-            self.watches.push(Watch {
-                handle,
-                events,
-                object,
-            });
-        }
-    }
-
-    /// The object is closed.
-    pub(super) fn forget(&mut self, handle: u64) {
-        self.watches.retain(|watch| watch.handle != handle);
     }
 }
 

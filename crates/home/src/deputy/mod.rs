@@ -12,6 +12,8 @@
 //! | [`workers`] | threads for what waits, and cancelling it |
 //! | [`calls`], [`waits`] | forwarded system calls |
 //! | [`handles`], [`operations`] | descriptors, and operations on them |
+//! | [`sockets`] | messages |
+//! | [`readiness`] | what polling programs have to know |
 //! | [`signals`] | from the kernel to the guest |
 //! | [`locks`] | record locks |
 //! | [`forks`] | children |
@@ -23,7 +25,9 @@ mod lead;
 mod locks;
 mod operations;
 mod places;
+mod readiness;
 mod signals;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -46,6 +50,7 @@ use crate::channel::{self, ChannelError};
 use crate::messages::FromDeputy;
 use crate::sys::call::Prepared;
 use locks::LockFiles;
+use readiness::{Known, Readiness};
 use signals::{Dispositions, SignalDescriptor};
 use waits::Children;
 use workers::Workers;
@@ -73,6 +78,7 @@ pub struct Deputy {
     signals: SignalDescriptor,
     dispositions: Mutex<Dispositions>,
     handles: Mutex<Handles>,
+    readiness: Readiness,
     workers: Workers,
     children: Children,
     locks: Mutex<LockFiles>,
@@ -117,6 +123,7 @@ impl Deputy {
             signals: SignalDescriptor::new()?,
             dispositions: Mutex::new(dispositions),
             handles: Mutex::new(parts.handles),
+            readiness: Readiness::default(),
             workers: Workers::default(),
             children: Children::default(),
             locks: Mutex::new(LockFiles::default()),
@@ -182,12 +189,19 @@ impl Deputy {
 
     /// Answers an operation on a home object.
     fn answer_operation(&self, id: u64, result: Result<i64, i32>, data: &[u8]) {
+        self.answer_operation_with(id, result, data, Known::default());
+    }
+
+    /// Answers an operation, and says what is known of the object now.
+    fn answer_operation_with(&self, id: u64, result: Result<i64, i32>, data: &[u8], known: Known) {
         let (result, data) = match result {
             Ok(value) => (value, data),
             Err(errno) => (-i64::from(errno), &[][..]),
         };
         let head = HandleReply {
             result: result.into(),
+            ready: known.ready.into(),
+            notes: known.notes.into(),
         };
         self.send(Kind::HandleReply, id, &[head.as_bytes(), data]);
     }

@@ -6,45 +6,90 @@ use std::sync::Arc;
 
 use afield_abi::fuse::{FileLock, LOCK_FLOCK, LockRequest, SetAttributesRequest, set_flag};
 use afield_link::frame::PAYLOAD_BYTES_MAX;
-use afield_link::wire::{self, HandleHeader, HandleOp, WireError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note};
+use rustix::event::{PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::handles::{Handle, Sort};
-use super::lead::Lead;
+use super::readiness::{Known, ready_for};
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
 use crate::sys::object::Operand;
 use crate::sys::signals::Set;
-use crate::sys::{object, signals};
+use crate::sys::{message, object, signals};
 
 /// Most bytes read at once: what fits a frame with its head.
 const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64;
 
 /// An operation on an object that is open.
-struct Operation {
+pub(super) struct Operation {
     id: u64,
+    number: u64,
     handle: Handle,
     /// -1 is the shared one.
     offset: i64,
-    argument: u64,
-    size: usize,
+    pub(super) argument: u64,
+    pub(super) size: usize,
     /// The guest's file does not wait.
-    nonblocking: bool,
+    pub(super) nonblocking: bool,
     /// On a terminal: the signals of background access that the caller would get.
     hears: Set,
     /// The frame; what follows its header is the operation's data.
     payload: Vec<u8>,
 }
 
+/// What has come of an operation.
+pub(super) struct Outcome {
+    /// A value or an errno.
+    pub(super) result: Result<i64, i32>,
+    /// What goes along.
+    pub(super) data: Vec<u8>,
+    /// Bits of [`note`].
+    pub(super) notes: u32,
+}
+
+impl Outcome {
+    /// Without data.
+    pub(super) fn plain(result: Result<i64, i32>) -> Self {
+        Self {
+            result,
+            data: Vec::new(),
+            notes: 0,
+        }
+    }
+
+    /// A failure.
+    pub(super) fn error(errno: i32) -> Self {
+        Self::plain(Err(errno))
+    }
+
+    /// What was read.
+    fn read(data: Vec<u8>) -> Self {
+        Self {
+            result: Ok(data.len() as i64),
+            data,
+            notes: 0,
+        }
+    }
+
+    /// A failure to write. Of `SIGPIPE` the node is told, which raises it.
+    fn write_error(errno: i32) -> Self {
+        let raised = errno == libc::EPIPE && signals::take_pending(signals::only(libc::SIGPIPE)).is_some();
+        Self {
+            notes: if raised { note::PIPE_SIGNAL } else { 0 },
+            ..Self::error(errno)
+        }
+    }
+}
+
 impl Operation {
-    fn data(&self) -> &[u8] {
+    pub(super) fn data(&self) -> &[u8] {
         &self.payload[size_of::<HandleHeader>()..]
     }
 
-    fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(super) fn file(&self) -> std::os::fd::BorrowedFd<'_> {
         self.handle.file.as_fd()
     }
 
@@ -55,12 +100,7 @@ impl Operation {
 
 impl Deputy {
     /// Executes an operation, or has a worker do it. It is always answered, but for `Close`.
-    pub(super) fn begin_operation(
-        self: &Arc<Self>,
-        lead: &mut Lead,
-        id: u64,
-        payload: Vec<u8>,
-    ) -> Result<(), WireError> {
+    pub(super) fn begin_operation(self: &Arc<Self>, id: u64, payload: Vec<u8>) -> Result<(), WireError> {
         let (header, _) = wire::split::<HandleHeader>(&payload, "operation")?;
         let header = *header;
         let number = header.handle.get();
@@ -69,8 +109,10 @@ impl Deputy {
             return Ok(());
         };
         if op == HandleOp::Close {
-            lead.forget(number);
-            lock(&self.handles).remove(number);
+            let closed = lock(&self.handles).remove(number);
+            if let Some(handle) = closed {
+                self.readiness.forget(number, handle.file.as_fd());
+            }
             return Ok(());
         }
         let Some(handle) = lock(&self.handles).get(number) else {
@@ -79,6 +121,7 @@ impl Deputy {
         };
         let operation = Operation {
             id,
+            number,
             handle,
             offset: header.offset.get(),
             argument: header.argument.get(),
@@ -90,16 +133,21 @@ impl Deputy {
         match op {
             HandleOp::Read => self.begin_read(operation),
             HandleOp::Write => self.begin_write(operation),
-            HandleOp::Poll => self.poll(lead, number, &operation),
+            HandleOp::Poll => self.poll(&operation),
+            HandleOp::Ioctl if operation.argument == libc::SIOCGIFCONF => {
+                match object::interfaces(operation.file(), operation.size) {
+                    Ok((length, list)) => self.answer_operation(id, Ok(length), &list),
+                    Err(errno) => self.answer_operation(id, Err(errno), &[]),
+                }
+            }
             HandleOp::Ioctl => self.in_worker(operation, Deputy::control),
             HandleOp::Sync => self.in_worker(operation, |_, worker, operation| {
                 let data_only = operation.argument == 1;
-                let result = worker.wait(|flag| object::sync(flag, operation.file(), data_only));
-                (result, Vec::new())
+                Outcome::plain(worker.wait(|flag| object::sync(flag, operation.file(), data_only)))
             }),
             HandleOp::Allocate => self.in_worker(operation, |_, worker, operation| {
                 let length = operation.data().first_chunk::<8>();
-                let result = length.ok_or(libc::EINVAL).and_then(|length| {
+                Outcome::plain(length.ok_or(libc::EINVAL).and_then(|length| {
                     let length = i64::from_le_bytes(*length);
                     worker.wait(|flag| {
                         object::allocate(
@@ -110,8 +158,7 @@ impl Deputy {
                             length,
                         )
                     })
-                });
-                (result, Vec::new())
+                }))
             }),
             HandleOp::Seek => {
                 let result = object::seek(operation.file(), operation.offset, operation.argument);
@@ -147,38 +194,64 @@ impl Deputy {
             HandleOp::Lock => {
                 self.in_worker(operation, |_, worker, operation| lock_object(worker, operation))
             }
+            HandleOp::Send => self.begin_send(operation)?,
+            HandleOp::Receive => self.begin_receive(operation)?,
+            HandleOp::Filter => self.filter(&operation),
+            HandleOp::Control => {
+                let mut memory = [0; 8];
+                if let Some(data) = operation.data().first_chunk::<8>() {
+                    memory = *data;
+                }
+                let result = message::control(
+                    operation.file(),
+                    operation.argument as i32,
+                    operation.offset,
+                    &mut memory,
+                );
+                self.answer_operation(id, result, &memory[..operation.size.min(8)]);
+            }
             // The agent makes these into messages of their own.
-            HandleOp::Open | HandleOp::Close => self.answer_operation(id, Err(libc::EINVAL), &[]),
+            HandleOp::Open | HandleOp::Share | HandleOp::Close => {
+                self.answer_operation(id, Err(libc::EINVAL), &[])
+            }
         }
         Ok(())
     }
 
     /// Has a worker do something whose result is answered, made again when it was interrupted for nothing.
-    fn in_worker(
+    pub(super) fn in_worker(
         self: &Arc<Self>,
         operation: Operation,
-        mut execute: impl FnMut(&Deputy, &mut Worker<'_>, &Operation) -> (Result<i64, i32>, Vec<u8>)
-        + Send
-        + 'static,
+        mut execute: impl FnMut(&Deputy, &mut Worker<'_>, &Operation) -> Outcome + Send + 'static,
     ) {
         let id = operation.id;
         self.employ_or_fail(
             id,
             Box::new(move |worker| {
                 let deputy = worker.deputy;
-                let (result, data) = loop {
+                let outcome = loop {
                     let catches = signals::catches();
-                    let (result, data) = execute(deputy, worker, &operation);
-                    if result != Err(libc::EINTR) || worker.cancelled() {
-                        break (result, data);
+                    let outcome = execute(deputy, worker, &operation);
+                    if outcome.result != Err(libc::EINTR) || worker.cancelled() {
+                        break outcome;
                     }
                     if signals::catches() != catches {
-                        break (Err(wire::RESTART), Vec::new());
+                        break Outcome::error(wire::RESTART);
                     }
                 };
-                deputy.answer_operation(id, result, &data);
+                deputy.answer_object(&operation, outcome);
             }),
         );
+    }
+
+    /// Answers an operation, and tells what the object is ready for now.
+    pub(super) fn answer_object(&self, operation: &Operation, outcome: Outcome) {
+        let known = self.readiness.after(operation.number, operation.file());
+        let known = Known {
+            notes: known.notes | outcome.notes,
+            ..known
+        };
+        self.answer_operation_with(operation.id, outcome.result, &outcome.data, known);
     }
 
     fn employ_or_fail(self: &Arc<Self>, id: u64, work: Work) {
@@ -188,7 +261,6 @@ impl Deputy {
     }
 
     fn begin_read(self: &Arc<Self>, operation: Operation) {
-        let id = operation.id;
         if operation.handle.sort == Sort::Terminal {
             return self.read_terminal(operation);
         }
@@ -197,27 +269,30 @@ impl Deputy {
         match object::read_now(operation.file(), &mut bytes, operation.position()) {
             // Of a file it may be only the part that is in memory.
             Ok(count) if operation.handle.sort != Sort::Regular || count == bytes.len() => {
-                return self.answer_operation(id, Ok(count as i64), &bytes[..count]);
+                bytes.truncate(count);
+                return self.answer_object(&operation, Outcome::read(bytes));
             }
             Ok(count) => done = count,
             Err(libc::EOPNOTSUPP) if operation.nonblocking && never_waits(operation.file()) => {
                 // A FIFO that was opened so. What its end looks like only it can say.
-                let result = rustix::io::read(operation.file(), &mut bytes[..]);
-                let count = result.unwrap_or(0);
-                let result = result
-                    .map(|count| count as i64)
-                    .map_err(rustix::io::Errno::raw_os_error);
-                return self.answer_operation(id, result, &bytes[..count]);
+                let outcome = match rustix::io::read(operation.file(), &mut bytes[..]) {
+                    Ok(count) => {
+                        bytes.truncate(count);
+                        Outcome::read(bytes)
+                    }
+                    Err(errno) => Outcome::error(errno.raw_os_error()),
+                };
+                return self.answer_object(&operation, outcome);
             }
             Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
                 if operation.nonblocking
                     && operation.handle.sort != Sort::Regular
-                    && ready(operation.file(), PollFlags::IN).is_empty()
+                    && ready_for(operation.file(), PollFlags::IN).is_empty()
                 {
-                    return self.answer_operation(id, Err(libc::EAGAIN), &[]);
+                    return self.answer_object(&operation, Outcome::error(libc::EAGAIN));
                 }
             }
-            Err(errno) => return self.answer_operation(id, Err(errno), &[]),
+            Err(errno) => return self.answer_object(&operation, Outcome::error(errno)),
         }
         // What was read already has moved the shared offset, and is kept.
         bytes.truncate(done);
@@ -233,13 +308,13 @@ impl Deputy {
             match result {
                 Ok(count) => {
                     bytes.truncate(done + count);
-                    (Ok(bytes.len() as i64), bytes)
+                    Outcome::read(bytes)
                 }
                 Err(_) if done > 0 => {
                     bytes.truncate(done);
-                    (Ok(done as i64), bytes)
+                    Outcome::read(bytes)
                 }
-                Err(errno) => (Err(errno), Vec::new()),
+                Err(errno) => Outcome::error(errno),
             }
         });
     }
@@ -249,47 +324,46 @@ impl Deputy {
         self.in_worker(operation, move |deputy, worker, operation| {
             if operation.nonblocking
                 && !never_waits(operation.file())
-                && ready(operation.file(), PollFlags::IN).is_empty()
+                && ready_for(operation.file(), PollFlags::IN).is_empty()
             {
-                return (Err(libc::EAGAIN), Vec::new());
+                return Outcome::error(libc::EAGAIN);
             }
             let mut bytes = vec![0u8; operation.size];
             let result = deputy.with_terminal(operation, || {
                 worker.wait(|flag| object::read(flag, operation.file(), &mut bytes, operation.position()))
             });
-            let count = result.unwrap_or(0);
-            bytes.truncate(count);
-            (result.map(|count| count as i64), bytes)
+            match result {
+                Ok(count) => {
+                    bytes.truncate(count);
+                    Outcome::read(bytes)
+                }
+                Err(errno) => Outcome::error(errno),
+            }
         });
     }
 
     fn begin_write(self: &Arc<Self>, operation: Operation) {
-        let id = operation.id;
         if operation.handle.sort == Sort::Terminal {
             return self.write_in_worker(operation, 0);
         }
         let length = operation.data().len();
         let mut done = 0;
         match object::write_now(operation.file(), operation.data(), operation.position()) {
-            Ok(count) if count == length => return self.answer_operation(id, Ok(count as i64), &[]),
-            Ok(count) => {
-                if operation.nonblocking && operation.handle.sort != Sort::Regular {
-                    return self.answer_operation(id, Ok(count as i64), &[]);
-                }
-                done = count;
+            Ok(count)
+                if count == length || operation.nonblocking && operation.handle.sort != Sort::Regular =>
+            {
+                return self.answer_object(&operation, Outcome::plain(Ok(count as i64)));
             }
+            Ok(count) => done = count,
             Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
                 if operation.nonblocking
                     && operation.handle.sort != Sort::Regular
-                    && ready(operation.file(), PollFlags::OUT).is_empty()
+                    && ready_for(operation.file(), PollFlags::OUT).is_empty()
                 {
-                    return self.answer_operation(id, Err(libc::EAGAIN), &[]);
+                    return self.answer_object(&operation, Outcome::error(libc::EAGAIN));
                 }
             }
-            Err(errno) => {
-                drop_pipe_signal(errno);
-                return self.answer_operation(id, Err(errno), &[]);
-            }
+            Err(errno) => return self.answer_object(&operation, Outcome::write_error(errno)),
         }
         self.write_in_worker(operation, done);
     }
@@ -300,19 +374,14 @@ impl Deputy {
             id,
             Box::new(move |worker| {
                 let deputy = worker.deputy;
-                let result = deputy.write_all(worker, &operation, done);
-                deputy.answer_operation(id, result.map(|count| count as i64), &[]);
+                let outcome = deputy.write_all(worker, &operation, done);
+                deputy.answer_object(&operation, outcome);
             }),
         );
     }
 
     /// Writes as a blocking `write` does: all of it, unless there is an error or an interruption.
-    fn write_all(
-        &self,
-        worker: &mut Worker<'_>,
-        operation: &Operation,
-        mut done: usize,
-    ) -> Result<usize, i32> {
+    fn write_all(&self, worker: &mut Worker<'_>, operation: &Operation, mut done: usize) -> Outcome {
         let data = operation.data();
         loop {
             let catches = signals::catches();
@@ -326,16 +395,17 @@ impl Deputy {
                     // A file that takes less is full or at a limit, which the next write will tell the guest.
                     let whole = done == data.len() || count == 0;
                     if whole || operation.nonblocking || worker.cancelled() {
-                        return Ok(done);
+                        return Outcome::plain(Ok(done as i64));
                     }
                 }
                 Err(libc::EINTR) if !worker.cancelled() && signals::catches() == catches => {}
-                Err(_) if done > 0 => return Ok(done),
-                Err(libc::EINTR) if !worker.cancelled() => return Err(wire::RESTART),
-                Err(errno) => {
-                    drop_pipe_signal(errno);
-                    return Err(errno);
+                Err(errno) if done > 0 => {
+                    // The next call raises it again.
+                    let _ = Outcome::write_error(errno);
+                    return Outcome::plain(Ok(done as i64));
                 }
+                Err(libc::EINTR) if !worker.cancelled() => return Outcome::error(wire::RESTART),
+                Err(errno) => return Outcome::write_error(errno),
             }
         }
     }
@@ -348,7 +418,7 @@ impl Deputy {
         self.signals.with_job_control(operation.hears, access)
     }
 
-    fn control(&self, worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
+    fn control(&self, worker: &mut Worker<'_>, operation: &Operation) -> Outcome {
         let command = operation.argument as u32;
         let mut memory = operation.data().to_vec();
         match object::operand(command) {
@@ -368,16 +438,21 @@ impl Deputy {
             })
         });
         memory.resize(operation.size, 0);
-        (result, memory)
+        Outcome {
+            result,
+            data: memory,
+            notes: 0,
+        }
     }
 
-    fn poll(&self, lead: &mut Lead, number: u64, operation: &Operation) {
+    fn poll(&self, operation: &Operation) {
         let events = PollFlags::from_bits_truncate(operation.argument as u16);
-        let found = ready(operation.file(), events);
-        if found.is_empty() && operation.size == 1 {
-            lead.watch(number, events, operation.handle.clone());
-        }
-        self.answer_operation(operation.id, Ok(i64::from(found.bits())), &[]);
+        let (notify, edge) = (operation.size > 0, operation.size == 2);
+        let (found, known) = self
+            .readiness
+            .ask(operation.number, operation.file(), events, notify, edge);
+        let found = found & (events | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+        self.answer_operation_with(operation.id, Ok(i64::from(found.bits())), &[], known);
     }
 
     /// Opens a special file, which may wait for a partner.
@@ -423,14 +498,14 @@ fn hears(flags: u32) -> Set {
 }
 
 /// Tests, takes or drops a lock of the object's, by the deputy itself, so that it is the process's.
-fn lock_object(worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i32>, Vec<u8>) {
+fn lock_object(worker: &mut Worker<'_>, operation: &Operation) -> Outcome {
     let Ok((request, _)) = LockRequest::read_from_prefix(operation.data()) else {
-        return (Err(libc::EINVAL), Vec::new());
+        return Outcome::error(libc::EINVAL);
     };
     let (test, wait) = (operation.argument == 0, operation.argument == 2);
     if request.flags & LOCK_FLOCK != 0 {
         let result = worker.wait(|flag| object::flock(flag, operation.file(), request.lock.kind, wait));
-        return (result, Vec::new());
+        return Outcome::plain(result);
     }
     let length = match request.lock.end {
         // To the end of the file, however long it gets.
@@ -459,39 +534,20 @@ fn lock_object(worker: &mut Worker<'_>, operation: &Operation) -> (Result<i64, i
         kind: record.l_type as u32,
         pid: record.l_pid as u32,
     };
-    (
+    Outcome {
         result,
-        if test {
+        data: if test {
             found.as_bytes().to_vec()
         } else {
             Vec::new()
         },
-    )
+        notes: 0,
+    }
 }
 
 /// True if the open file itself is non-blocking.
-fn never_waits(file: std::os::fd::BorrowedFd<'_>) -> bool {
+pub(super) fn never_waits(file: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
-}
-
-/// What the object is ready for now.
-fn ready(file: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> PollFlags {
-    let mut polls = [PollFd::from_borrowed_fd(file, events)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match poll(&mut polls, Some(&now)) {
-        Ok(_) => polls[0].revents(),
-        Err(_) => PollFlags::empty(),
-    }
-}
-
-/// The node raises `SIGPIPE` itself when it sees the error; the one that the deputy's write caused is dropped.
-fn drop_pipe_signal(errno: i32) {
-    if errno == libc::EPIPE {
-        let _ = signals::take_pending(signals::only(libc::SIGPIPE));
-    }
 }
 
 fn set_attributes(operation: &Operation) -> Result<(), Errno> {

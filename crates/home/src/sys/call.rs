@@ -1,6 +1,10 @@
 //! Executing a forwarded call: checked against the table, with memory of the deputy's own for every pointer.
 
-use afield_abi::syscalls::{self, Arg, Class, Row, nr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use afield_abi::sockets::{OptionValue, option_value};
+use afield_abi::syscalls::{self, Arg, Class, Len, Row, nr};
 use afield_link::wire::Buffer;
 use thiserror::Error;
 
@@ -23,6 +27,22 @@ pub enum CallError {
         /// The argument.
         argument: usize,
     },
+    /// A descriptor is not one of the deputy's.
+    #[error("call {number}: no home object {handle}")]
+    Object {
+        /// The call.
+        number: u32,
+        /// What the node named.
+        handle: u64,
+    },
+    /// A socket option whose value is more than bytes.
+    #[error("socket option {name} of level {level} has pointers")]
+    SocketOption {
+        /// `SOL_*`.
+        level: i32,
+        /// The option.
+        name: i32,
+    },
 }
 
 impl CallError {
@@ -31,6 +51,8 @@ impl CallError {
         match self {
             Self::NotHome(_) => libc::EINVAL,
             Self::Shape { .. } => libc::EFAULT,
+            Self::Object { .. } => libc::EBADF,
+            Self::SocketOption { .. } => libc::ENOPROTOOPT,
         }
     }
 }
@@ -57,12 +79,22 @@ pub struct Prepared {
     order: Vec<usize>,
     /// Which registers are numbers.
     numbers: [bool; 6],
+    /// Home objects among the arguments, which stay open until the call is over.
+    files: Vec<Arc<OwnedFd>>,
     blocks: bool,
+    opens: bool,
+    /// The descriptor that the call has returned.
+    made: Option<OwnedFd>,
 }
 
 impl Prepared {
-    /// Checks a call.
-    pub fn new(number: u32, registers: [u64; 6], buffers: &[Buffer<'_>]) -> Result<Self, CallError> {
+    /// Checks a call. `object` finds the home object of a handle.
+    pub fn new(
+        number: u32,
+        registers: [u64; 6],
+        buffers: &[Buffer<'_>],
+        object: impl Fn(u64) -> Option<Arc<OwnedFd>>,
+    ) -> Result<Self, CallError> {
         let row = syscalls::row(number).ok_or(CallError::NotHome(number))?;
         let shape = shape_of(row, &registers)?;
         let mut prepared = Self {
@@ -71,8 +103,14 @@ impl Prepared {
             memory: [const { None }; 6],
             order: Vec::with_capacity(buffers.len()),
             numbers: [false; 6],
+            files: Vec::new(),
             blocks: row.blocks,
+            opens: row.opens.is_some(),
+            made: None,
         };
+        if matches!(number, nr::SETSOCKOPT | nr::GETSOCKOPT) {
+            check_option(number, &registers)?;
+        }
         for (index, argument) in shape.iter().enumerate() {
             let refused = CallError::Shape {
                 number,
@@ -87,7 +125,12 @@ impl Prepared {
                     prepared.registers[index] = registers[index];
                     prepared.numbers[index] = true;
                 }
-                Arg::Fd => return Err(refused),
+                Arg::Fd => {
+                    let handle = registers[index];
+                    let file = object(handle).ok_or(CallError::Object { number, handle })?;
+                    prepared.registers[index] = file.as_raw_fd() as u64;
+                    prepared.files.push(file);
+                }
                 Arg::In(_) | Arg::Out(_) | Arg::InOut(_) | Arg::String => {
                     let Some(buffer) = buffer else {
                         // NULL, as the guest had it.
@@ -97,6 +140,12 @@ impl Prepared {
                         return Err(refused);
                     }
                     let fits = match argument {
+                        Arg::Out(Len::Pointee { index, max }) => {
+                            let count = pointee(buffers, *index);
+                            count.is_some_and(|count| {
+                                buffer.length == (count.max(0) as u32).min(*max) as usize
+                            })
+                        }
                         Arg::In(length) | Arg::Out(length) | Arg::InOut(length) => {
                             buffer.length == length.bytes(&registers) as usize
                         }
@@ -122,6 +171,16 @@ impl Prepared {
                 return Err(refused);
             }
         }
+        // The kernel must not be told of more room than there is.
+        for argument in shape {
+            if let Arg::Out(Len::Pointee { index, max }) = argument
+                && let Some(memory) = &mut prepared.memory[*index as usize]
+                && let Some(count) = memory.bytes.first_chunk_mut::<4>()
+                && i32::from_ne_bytes(*count) > *max as i32
+            {
+                *count = (*max as i32).to_ne_bytes();
+            }
+        }
         prepared
             .order
             .extend(buffers.iter().map(|buffer| usize::from(buffer.argument)));
@@ -136,6 +195,16 @@ impl Prepared {
     /// Whether the table says that it may wait for long.
     pub fn blocks(&self) -> bool {
         self.blocks
+    }
+
+    /// Whether the result is a new descriptor.
+    pub fn opens(&self) -> bool {
+        self.opens
+    }
+
+    /// The first home object among the arguments.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.files.first().map(|file| file.as_fd())
     }
 
     /// A register that is a number. 0 for memory.
@@ -182,7 +251,19 @@ impl Prepared {
         }
         // SAFETY: `new` checked against the table that what the kernel takes for a pointer is NULL or memory of ours, of
         // the length that the call uses.
-        unsafe { interrupt::call(flag, i64::from(self.number), arguments) }
+        let result = unsafe { interrupt::call(flag, i64::from(self.number), arguments) };
+        if let (true, Ok(number)) = (self.opens && result >= 0, RawFd::try_from(result)) {
+            // SAFETY: by the table the call returns a new descriptor, which is nobody's yet.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            let _ = rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC);
+            self.made = Some(descriptor);
+        }
+        result
+    }
+
+    /// The new descriptor that the call has returned. `None` if there is none, or it has been taken.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.made.take()
     }
 
     /// The output in the order of the reply.
@@ -193,6 +274,28 @@ impl Prepared {
             .filter(|memory| memory.output)
             .map(|memory| memory.bytes.as_slice())
     }
+}
+
+/// The count that a buffer of four bytes holds.
+fn pointee(buffers: &[Buffer<'_>], index: u8) -> Option<i32> {
+    let buffer = buffers.iter().find(|buffer| buffer.argument == index)?;
+    buffer
+        .data
+        .first_chunk::<4>()
+        .map(|count| i32::from_ne_bytes(*count))
+}
+
+/// A socket option's value must be bytes, all of which are there.
+fn check_option(number: u32, registers: &[u64; 6]) -> Result<(), CallError> {
+    let (level, name) = (registers[1] as i32, registers[2] as i32);
+    let set = number == nr::SETSOCKOPT;
+    if option_value(level, name, set) != OptionValue::Bytes {
+        return Err(CallError::SocketOption { level, name });
+    }
+    if set && registers[4] as i32 > syscalls::OPTION_BYTES_MAX as i32 {
+        return Err(CallError::Shape { number, argument: 4 });
+    }
+    Ok(())
 }
 
 fn shape_of<'a>(row: &'a Row, registers: &[u64; 6]) -> Result<&'a [Arg; 6], CallError> {
@@ -221,22 +324,22 @@ mod tests {
     fn only_calls_of_home_are_made() {
         for number in [nr::READ, nr::OPENAT, nr::MMAP, nr::EXECVE, nr::PTRACE, 100_000] {
             assert_eq!(
-                Prepared::new(number, [0; 6], &[]).unwrap_err(),
+                Prepared::new(number, [0; 6], &[], |_| None).unwrap_err(),
                 CallError::NotHome(number)
             );
         }
         // The class may depend on an argument.
-        assert!(Prepared::new(nr::GETRUSAGE, [0; 6], &[]).is_err());
+        assert!(Prepared::new(nr::GETRUSAGE, [0; 6], &[], |_| None).is_err());
         let children = libc::RUSAGE_CHILDREN as u32 as u64;
-        assert!(Prepared::new(nr::GETRUSAGE, [children, 0, 0, 0, 0, 0], &[]).is_ok());
+        assert!(Prepared::new(nr::GETRUSAGE, [children, 0, 0, 0, 0, 0], &[], |_| None).is_ok());
     }
 
     #[test]
     fn pointers_are_the_deputys_own() {
-        let mut call = Prepared::new(nr::UNAME, [0xdead_beef; 6], &[]).unwrap();
+        let mut call = Prepared::new(nr::UNAME, [0xdead_beef; 6], &[], |_| None).unwrap();
         assert_eq!(call.registers(), &[0; 6]);
         assert_eq!(call.make(&Flag::default()), -i64::from(libc::EFAULT));
-        let mut call = Prepared::new(nr::UNAME, [1; 6], &[buffer(0, 2, 390, &[])]).unwrap();
+        let mut call = Prepared::new(nr::UNAME, [1; 6], &[buffer(0, 2, 390, &[])], |_| None).unwrap();
         assert_eq!(call.make(&Flag::default()), 0);
         let output: Vec<_> = call.output().collect();
         assert_eq!(output.len(), 1);
@@ -246,8 +349,38 @@ mod tests {
             buffer(0, 3, 3, b"abc"),
             buffer(1, 2, 390, &[]),
         ] {
-            assert!(Prepared::new(nr::UNAME, [1; 6], &[wrong]).is_err());
+            assert!(Prepared::new(nr::UNAME, [1; 6], &[wrong], |_| None).is_err());
         }
+    }
+
+    #[test]
+    fn sockets_options_are_bounded() {
+        let socket = Arc::new(OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()));
+        let object = |handle| (handle == 7).then(|| Arc::clone(&socket));
+        let get = |handle: u64, name: i32, count: i32, room: usize| {
+            let registers = [handle, libc::SOL_SOCKET as u64, name as u64, 1, 1, 0];
+            Prepared::new(
+                nr::GETSOCKOPT,
+                registers,
+                &[buffer(3, 2, room, &[]), buffer(4, 3, 4, &count.to_ne_bytes())],
+                object,
+            )
+            .map(|mut call| call.make(&Flag::default()))
+        };
+        assert_eq!(get(7, libc::SO_TYPE, 4, 4), Ok(0));
+        assert_eq!(get(7, libc::SO_TYPE, 2, 2), Ok(0));
+        assert_eq!(get(7, libc::SO_TYPE, -1, 0), Ok(-i64::from(libc::EINVAL)));
+        // Less memory than is said.
+        assert!(get(7, libc::SO_TYPE, 4, 2).is_err());
+        assert_eq!(
+            get(8, libc::SO_TYPE, 4, 4),
+            Err(CallError::Object {
+                number: nr::GETSOCKOPT,
+                handle: 8
+            })
+        );
+        // A filter could be read back with any length.
+        assert!(get(7, 26, 4, 4).is_err());
     }
 
     #[test]
@@ -258,6 +391,7 @@ mod tests {
                 nr::SETGROUPS,
                 [count, 1, 0, 0, 0, 0],
                 &[buffer(1, 1, length, &list[..length])],
+                |_| None,
             )
         };
         assert!(call(4, 16).is_ok());

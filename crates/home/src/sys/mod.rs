@@ -3,6 +3,7 @@
 pub mod call;
 pub mod daemon;
 pub mod interrupt;
+pub mod message;
 pub mod object;
 pub mod process;
 pub mod signals;

@@ -191,9 +191,39 @@ const COMMANDS: &[(u64, Operand)] = &[
     (libc::FIONREAD, Operand::Memory(4)),
     (libc::FIONBIO, Operand::Memory(4)),
     (libc::FIOASYNC, Operand::Memory(4)),
-    // SIOCATMARK, SIOCGPGRP, FIOQSIZE.
-    (0x8905, Operand::Memory(4)),
+    // FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP, SIOCATMARK, SIOCGSTAMP, SIOCGSTAMPNS, SIOCOUTQNSD.
+    (0x8901, Operand::Memory(4)),
+    (0x8902, Operand::Memory(4)),
+    (0x8903, Operand::Memory(4)),
     (0x8904, Operand::Memory(4)),
+    (0x8905, Operand::Memory(4)),
+    (0x8906, Operand::Memory(16)),
+    (0x8907, Operand::Memory(16)),
+    (0x894b, Operand::Memory(4)),
+    // SIOCGIFNAME, and of an interface flags, addresses, metric, MTU, hardware address, index, queue length and map.
+    (0x8910, Operand::Memory(40)),
+    (0x8913, Operand::Memory(40)),
+    (0x8914, Operand::Memory(40)),
+    (0x8915, Operand::Memory(40)),
+    (0x8916, Operand::Memory(40)),
+    (0x8917, Operand::Memory(40)),
+    (0x8918, Operand::Memory(40)),
+    (0x8919, Operand::Memory(40)),
+    (0x891a, Operand::Memory(40)),
+    (0x891b, Operand::Memory(40)),
+    (0x891c, Operand::Memory(40)),
+    (0x891d, Operand::Memory(40)),
+    (0x891e, Operand::Memory(40)),
+    (0x8921, Operand::Memory(40)),
+    (0x8922, Operand::Memory(40)),
+    (0x8923, Operand::Memory(40)),
+    (0x8924, Operand::Memory(40)),
+    (0x8927, Operand::Memory(40)),
+    (0x8933, Operand::Memory(40)),
+    (0x8942, Operand::Memory(40)),
+    (0x8943, Operand::Memory(40)),
+    (0x8970, Operand::Memory(40)),
+    // FIOQSIZE.
     (0x5460, Operand::Memory(8)),
     // FS_IOC_GETFLAGS, FS_IOC_GETVERSION, BLKGETSIZE64, BLKSSZGET, BLKROGET, RNDGETENTCNT.
     (0x8008_6601, Operand::Memory(8)),
@@ -229,6 +259,31 @@ pub fn control(
         // SAFETY: the memory is as large as the command's structure, which has no pointers.
         Some(Operand::Memory(_)) => unsafe { control_raw(flag, file, command, memory.as_mut_ptr() as u64) },
     }
+}
+
+/// Lists the network's interfaces and their addresses: as many of the kernel's `struct ifreq` as fit `room` bytes. Without room, how
+/// many bytes there are.
+pub fn interfaces(socket: BorrowedFd<'_>, room: usize) -> Result<(i64, Vec<u8>), i32> {
+    #[repr(C)]
+    struct List {
+        length: i32,
+        address: *mut u8,
+    }
+    let mut bytes = vec![0u8; room];
+    let mut list = List {
+        length: i32::try_from(room).map_err(|_| libc::EINVAL)?,
+        address: if room == 0 {
+            std::ptr::null_mut()
+        } else {
+            bytes.as_mut_ptr()
+        },
+    };
+    // SAFETY: the structure is the kernel's `struct ifconf`; it writes at most `length` bytes to the address.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF, &raw mut list) } < 0 {
+        return Err(last_errno());
+    }
+    bytes.truncate(list.length as usize);
+    Ok((i64::from(list.length), bytes))
 }
 
 /// `fsync` or `fdatasync`.

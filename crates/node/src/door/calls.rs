@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::stream::LinkError;
-use afield_link::wire::{self, CallReply, HandleReply, WireError};
+use afield_link::wire::{self, CallReply, HandleReply, WireError, note};
 use tracing::warn;
 
-use crate::session::{Call, Shared, Then};
+use crate::fs::handles;
+use crate::session::{Call, Reply, Shared, Then};
 use crate::sys::memory;
 use crate::sys::seccomp::Answer;
 use crate::trace::Order;
@@ -18,41 +19,104 @@ const ERESTARTNOHAND: i64 = 514;
 /// A forwarded call has been executed at home. Runs on the link's reader: guest memory is left to another thread.
 pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<(), LinkError> {
     let (head, data) = wire::split::<CallReply>(&payload, "call reply")?;
-    let mut result = head.result.get();
-    let Some(mut call) = shared.take_call(id) else {
+    let (result, data) = (head.result.get(), data.to_vec());
+    let Some(call) = shared.take_call(id) else {
         return Ok(());
     };
-    if result < 0 || call.outputs.is_empty() {
-        settle(shared, &call, result);
+    if let Some(asking) = call.object {
+        // Connecting and the like change what the object is ready for.
+        shared.files.handles.learn(asking, call.pid, 0, 0);
+    }
+    let reply = Reply {
+        result,
+        notes: 0,
+        data,
+    };
+    finish(shared, call, reply)
+}
+
+/// An operation on a home object that a notified call asked for has been executed.
+pub fn handle_reply(shared: &Arc<Shared>, id: u64, payload: &[u8]) -> Result<(), LinkError> {
+    let (head, data) = wire::split::<HandleReply>(payload, "handle reply")?;
+    let Some(call) = shared.take_call(id) else {
+        return Ok(());
+    };
+    let notes = head.notes.get();
+    if let Some(asking) = call.object {
+        shared
+            .files
+            .handles
+            .learn(asking, call.pid, head.ready.get(), notes);
+    }
+    let reply = Reply {
+        result: head.result.get(),
+        notes,
+        data: data.to_vec(),
+    };
+    finish(shared, call, reply)
+}
+
+fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), LinkError> {
+    if matches!(call.then, Then::Continue(_)) {
+        let then = std::mem::replace(&mut call.then, Then::Answer);
+        if let Then::Continue(go_on) = then {
+            shared.with_memory(Box::new(move |shared| go_on(shared, call, reply)));
+        }
+        return Ok(());
+    }
+    let installs = reply.result >= 0 && matches!(call.then, Then::Install(_));
+    if (reply.result < 0 || call.outputs.is_empty()) && !installs {
+        settle(shared, call, &reply);
         return Ok(());
     }
     if matches!(call.number, nr::READLINK | nr::READLINKAT) {
         // A name of any length, cut to the room there is.
-        call.outputs[0].1 = call.outputs[0].1.min(data.len());
-        result = call.outputs[0].1 as i64;
+        call.outputs[0].1 = call.outputs[0].1.min(reply.data.len());
+        reply.result = call.outputs[0].1 as i64;
     } else if call.number == nr::GETCWD {
         // The kernel writes no more than the path.
-        call.outputs[0].1 = call.outputs[0].1.min(data.len()).min(result as usize);
-    } else if data.len() != call.outputs.iter().map(|(_, length)| length).sum::<usize>() {
+        call.outputs[0].1 = call.outputs[0].1.min(reply.data.len()).min(reply.result as usize);
+    } else if reply.data.len() != call.outputs.iter().map(|(_, length)| length).sum::<usize>() {
         return Err(WireError::Malformed("call reply").into());
     }
     shared.with_memory(Box::new(move |shared| {
-        let mut rest = &payload[size_of::<CallReply>()..];
-        let mut outcome = result;
-        for (address, length) in &call.outputs {
-            let (data, after) = rest.split_at(*length);
-            rest = after;
-            let mut data = data.to_vec();
-            if call.number == nr::TIMES {
-                add_own_times(&call, &mut data);
-            }
-            if let Err(error) = memory::write(call.tid, *address, &data) {
-                outcome = -i64::from(crate::sys::errno(&error));
-            }
+        if call.number == nr::TIMES {
+            add_own_times(&call, &mut reply.data);
         }
-        settle(shared, &call, outcome);
+        if let Err(errno) = write_outputs(&call, &reply.data) {
+            reply.result = -i64::from(errno);
+        }
+        settle(shared, call, &reply);
     }));
     Ok(())
+}
+
+/// Writes what a call has brought to the guest's memory.
+fn write_outputs(call: &Call, data: &[u8]) -> Result<(), i32> {
+    let mut starts = Vec::with_capacity(call.outputs.len());
+    let mut start = 0;
+    for (_, length) in &call.outputs {
+        starts.push(start..start + length);
+        start += length;
+    }
+    if let Some((cut, count)) = call.measured
+        && let (Some(range), Some(count)) = (
+            starts.get(cut).cloned(),
+            starts
+                .get(count)
+                .and_then(|range| data[range.clone()].first_chunk::<4>()),
+        )
+    {
+        let count = i32::from_ne_bytes(*count).max(0) as usize;
+        starts[cut] = range.start..range.start + range.len().min(count);
+    }
+    let mut outcome = Ok(());
+    for ((address, _), range) in call.outputs.iter().zip(starts) {
+        if let Err(error) = memory::write(call.tid, *address, &data[range]) {
+            outcome = Err(crate::sys::errno(&error));
+        }
+    }
+    outcome
 }
 
 /// Home knows what its children have used; what the process itself has used is known here.
@@ -74,24 +138,32 @@ fn add_own_times(call: &Call, times: &mut [u8]) {
     }
 }
 
-/// An operation on a home object that a notified call asked for has been executed.
-pub fn handle_reply(shared: &Arc<Shared>, id: u64, payload: &[u8]) -> Result<(), LinkError> {
-    let (head, data) = wire::split::<HandleReply>(payload, "handle reply")?;
-    let mut reply = head.result.get().to_le_bytes().to_vec();
-    reply.extend_from_slice(data);
-    self::reply(shared, id, reply)
-}
-
 /// Answers the notification.
-fn settle(shared: &Shared, call: &Call, result: i64) {
+pub fn settle(shared: &Shared, mut call: Call, reply: &Reply) {
+    let result = reply.result;
     {
         let mut register = shared.guests.lock();
         if let Some(thread) = register.thread_mut(call.tid) {
             thread.call = None;
         }
     }
+    let install = match std::mem::replace(&mut call.then, Then::Answer) {
+        Then::Install(gift) if result >= 0 => Some(gift),
+        Then::Install(gift) => {
+            shared.files.handles.forget(gift.handle);
+            None
+        }
+        then => {
+            call.then = then;
+            None
+        }
+    };
+    if reply.notes & note::PIPE_SIGNAL != 0 {
+        handles::raise_broken_pipe(shared, call.pid, call.tid);
+    }
     if result == -i64::from(libc::EINTR) && call.cancelled {
         let error = match call.restart {
+            _ if reply.notes & note::NO_RESTART != 0 => -i64::from(libc::EINTR),
             Restart::Never => -i64::from(libc::EINTR),
             Restart::Restart => -ERESTARTSYS,
             Restart::NoHandler => -ERESTARTNOHAND,
@@ -110,10 +182,16 @@ fn settle(shared: &Shared, call: &Call, result: i64) {
     } else {
         result
     };
-    let answer = if call.then == Then::Execute && result >= 0 {
-        Answer::Continue
-    } else {
-        Answer::Result(result)
+    let answer = match (install, &call.then) {
+        (Some(gift), _) => match shared.installer.install(&call.listener, call.notification, gift) {
+            Ok(_) => return,
+            Err(error) => {
+                shared.close_object(call.pid, gift.handle);
+                Answer::Result(-i64::from(crate::sys::errno(&error)))
+            }
+        },
+        (None, Then::Execute) if result >= 0 => Answer::Continue,
+        (None, _) => Answer::Result(result),
     };
     if let Err(error) = call.listener.answer(call.notification, answer) {
         warn!("answering a call of {}: {error}", call.pid);

@@ -3,3 +3,4 @@
 pub mod calls;
 pub mod descriptors;
 pub mod notify;
+mod sockets;

@@ -6,19 +6,20 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use afield_abi::syscalls::{self, Arg, Class, Restart, nr};
+use afield_abi::syscalls::{self, Arg, Class, Len, Restart, nr};
 use afield_link::frame::Kind;
 use afield_link::wire::{self, Buffer, CallHeader, HandleOp, ToHome};
 use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
+use super::calls;
 use super::descriptors::{Descriptor, look_up};
 use crate::fs::handles::{self, HIDDEN_PROC};
 use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
+use crate::installer::Gift;
 use crate::session::{self, Call, Shared, Then};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
-use crate::sys::signals::State;
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
 use crate::world::{HIDDEN_DIRECTORY, NODE_DIRECTORIES};
@@ -33,19 +34,24 @@ pub fn start(shared: &Arc<Shared>, listener: Listener) -> io::Result<()> {
     session::start("notify", move || door.serve())
 }
 
-struct Door {
-    shared: Arc<Shared>,
+pub(super) struct Door {
+    pub(super) shared: Arc<Shared>,
     listener: Arc<Listener>,
     /// Calls that the user has been told of.
     reported: HashSet<u32>,
 }
 
 /// What to do with a notified call at once.
-enum Verdict {
+pub(super) enum Verdict {
     Answer(Answer),
     /// Home answers later.
     Later,
 }
+
+/// Lists the network's interfaces.
+const SIOCGIFCONF: u32 = 0x8912;
+/// Longest such list.
+const INTERFACES_BYTES_MAX: usize = 64 << 10;
 
 /// `prctl` option.
 const PR_SET_NAME: u64 = 15;
@@ -105,10 +111,14 @@ impl Door {
         loop {
             match self.listener.receive() {
                 Ok(Some(notification)) => self.notified(&notification),
-                Ok(None) => return,
-                Err(error) => return warn!("the notify door closes: {error}"),
+                Ok(None) => break,
+                Err(error) => {
+                    warn!("the notify door closes: {error}");
+                    break;
+                }
             }
         }
+        self.shared.installer.remove_listener(self.listener.number());
     }
 
     fn notified(&mut self, notification: &Notification) {
@@ -141,6 +151,11 @@ impl Door {
         }
         match syscalls::class_of(number, &arguments) {
             Class::Home => {
+                if matches!(number, nr::SETSOCKOPT | nr::GETSOCKOPT)
+                    && let Some(verdict) = self.set_option(notification, (tid, pid))?
+                {
+                    return Ok(verdict);
+                }
                 if number == nr::WAITID && arguments[0] == P_PIDFD {
                     let descriptor = look_up(tid, arguments[1] as u32).ok_or(libc::EBADF)?;
                     let process = self
@@ -184,7 +199,7 @@ impl Door {
     }
 
     /// Tells the user once that a call is not possible.
-    fn report(&mut self, pid: u32, call: u32, errno: i32) {
+    pub(super) fn report(&mut self, pid: u32, call: u32, errno: i32) {
         if self.reported.insert(call)
             && let Err(error) = self
                 .shared
@@ -242,13 +257,33 @@ impl Door {
                 EXECUTE
             }
             nr::EPOLL_CTL => {
-                if self.is_plain_file(tid, arguments[2] as u32) {
-                    Err(libc::EPERM)
-                } else {
-                    EXECUTE
+                if arguments[1] as i32 == libc::EPOLL_CTL_ADD && self.is_plain_file(tid, arguments[2] as u32)
+                {
+                    return Err(libc::EPERM);
                 }
+                let mut events = [0; 4];
+                if memory::read(tid, arguments[3], &mut events).is_ok()
+                    && u32::from_ne_bytes(events) & libc::EPOLLET as u32 != 0
+                    && let Some((handle, _)) = self.home_object(tid, arguments[2] as u32)
+                {
+                    self.shared.files.handles.want_edges(handle);
+                }
+                EXECUTE
+            }
+            nr::SENDTO | nr::SENDMSG | nr::SENDMMSG => self.send(notification, (tid, pid)),
+            nr::RECVFROM | nr::RECVMSG | nr::RECVMMSG => self.receive(notification, (tid, pid)),
+            nr::DUP | nr::DUP2 | nr::DUP3 => {
+                self.note_duplicate(tid, pid, arguments[0] as u32);
+                EXECUTE
+            }
+            nr::FCNTL if matches!(arguments[1] as i32, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
+                self.note_duplicate(tid, pid, arguments[0] as u32);
+                EXECUTE
             }
             nr::FCNTL => match self.home_object(tid, arguments[0] as u32) {
+                Some((handle, _)) if arguments[1] as i32 != libc::F_SETFL => {
+                    self.control_owner(notification, (tid, pid), handle)
+                }
                 Some((handle, _)) => {
                     let change = (0, arguments[2], 0);
                     self.operate(
@@ -262,6 +297,7 @@ impl Door {
                 }
                 None => EXECUTE,
             },
+            nr::IOCTL if arguments[1] as u32 == SIOCGIFCONF => self.interfaces(notification, (tid, pid)),
             nr::IOCTL => match self.home_object(tid, arguments[0] as u32) {
                 Some((handle, descriptor)) => {
                     self.control(notification, (tid, pid), handle, &descriptor, &arguments)
@@ -317,6 +353,110 @@ impl Door {
             ),
         };
         self.operate(notification, (tid, pid), op, handle, what, answer)
+    }
+
+    /// The process is about to have one more descriptor of the object.
+    fn note_duplicate(&self, tid: i32, pid: u32, number: u32) {
+        if let Some((handle, _)) = self.home_object(tid, number)
+            && let Some(process) = self.shared.guests.lock().process_mut(pid)
+        {
+            process.duplicates.add(handle);
+        }
+    }
+
+    /// `fcntl` about who gets an object's signals: the kernel that sends them is home's.
+    fn control_owner(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        handle: u64,
+    ) -> Result<Verdict, i32> {
+        const F_SETOWN_EX: i32 = 15;
+        const F_GETOWN_EX: i32 = 16;
+        let arguments = notification.arguments;
+        let command = arguments[1] as i32;
+        let mut data = Vec::new();
+        let mut outputs = Vec::new();
+        match command {
+            F_SETOWN_EX => {
+                data = vec![0; 8];
+                memory::read(tid, arguments[2], &mut data).map_err(|error| errno(&error))?;
+            }
+            F_GETOWN_EX => outputs.push((arguments[2], 8)),
+            _ => {}
+        }
+        let size = outputs.first().map_or(0, |(_, bytes)| *bytes);
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Answer, outputs),
+            Restart::Never,
+            Some(handle),
+        );
+        let what = (arguments[2] as i64, u64::from(command as u32), size);
+        let send = |id| {
+            handles::send_operation_with(
+                &self.shared,
+                id,
+                pid,
+                (HandleOp::Control, handle),
+                what,
+                (&data, 0),
+            )
+        };
+        match self.shared.begin(call, false, send) {
+            Ok(()) => Ok(Verdict::Later),
+            Err(unsent) => Err(unsent.errno),
+        }
+    }
+
+    /// `ioctl(SIOCGIFCONF)`: the only one for sockets whose structure has a pointer.
+    fn interfaces(&mut self, notification: &Notification, (tid, pid): (i32, u32)) -> Result<Verdict, i32> {
+        let arguments = notification.arguments;
+        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+            return Ok(Verdict::Answer(Answer::Continue));
+        };
+        // `struct ifconf`: an `int` of bytes, and the address.
+        let place = arguments[2];
+        let mut structure = [0; 16];
+        memory::read(tid, place, &mut structure).map_err(|error| errno(&error))?;
+        let length = i32::from_ne_bytes([structure[0], structure[1], structure[2], structure[3]]);
+        let address = u64::from_ne_bytes(structure[8..16].try_into().map_err(|_| libc::EINVAL)?);
+        let room = if address == 0 {
+            0
+        } else {
+            usize::try_from(length)
+                .map_err(|_| libc::EINVAL)?
+                .min(INTERFACES_BYTES_MAX)
+        };
+        let go_on = move |shared: &Arc<Shared>, call: session::Call, reply: session::Reply| {
+            let mut result = reply.result;
+            if result >= 0 {
+                let put = memory::write(tid, address, &reply.data).and_then(|()| {
+                    let count = if address == 0 {
+                        result as i32
+                    } else {
+                        reply.data.len() as i32
+                    };
+                    memory::write(tid, place, &count.to_ne_bytes())
+                });
+                result = put.map_or_else(|error| -i64::from(errno(&error)), |()| 0);
+            }
+            calls::settle(shared, call, &session::Reply { result, ..reply });
+        };
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Continue(Box::new(go_on)), Vec::new()),
+            Restart::Never,
+            Some(handle),
+        );
+        let what = (0, u64::from(SIOCGIFCONF), room);
+        let send = |id| handles::send_operation(&self.shared, id, pid, HandleOp::Ioctl, handle, what);
+        match self.shared.begin(call, false, send) {
+            Ok(()) => Ok(Verdict::Later),
+            Err(unsent) => Err(unsent.errno),
+        }
     }
 
     /// A signal from a guest to a guest is the node's kernel's own, so that it says who sent it; true if this was one. What
@@ -438,25 +578,20 @@ impl Door {
             return Ok(EXECUTE);
         }
         if let Some((handle, _)) = self.home_object(place, descriptor) {
-            let id = self.shared.add_call(Call {
-                pid,
-                tid,
-                listener: Arc::clone(&self.listener),
-                notification: notification.id,
-                outputs: vec![(buffer, size)],
-                then: Then::Answer,
-                number,
-                restart: Restart::Restart,
-                cancelled: false,
-            });
+            let call = self.call(
+                notification,
+                (tid, pid),
+                (Then::Answer, vec![(buffer, size)]),
+                Restart::Restart,
+                None,
+            );
             // Its owner's deputy has it.
             let what = (0, 0, size);
-            handles::send_operation(&self.shared, id, owner, HandleOp::Name, handle, what).inspect_err(
-                |_| {
-                    self.shared.take_call(id);
-                },
-            )?;
-            return Ok(Verdict::Later);
+            let send = |id| handles::send_operation(&self.shared, id, owner, HandleOp::Name, handle, what);
+            return match self.shared.begin(call, false, send) {
+                Ok(()) => Ok(Verdict::Later),
+                Err(unsent) => Err(unsent.errno),
+            };
         }
         // What is in the world's own `/proc` shows the name by which it was opened.
         let hidden = format!("/{HIDDEN_DIRECTORY}");
@@ -525,7 +660,7 @@ impl Door {
     }
 
     /// The home object behind a guest's descriptor.
-    fn home_object(&self, tid: i32, number: u32) -> Option<(u64, Descriptor)> {
+    pub(super) fn home_object(&self, tid: i32, number: u32) -> Option<(u64, Descriptor)> {
         let descriptor = look_up(tid, number)?;
         if descriptor.inode & (HANDLE | SPECIAL) == 0 {
             return None;
@@ -572,31 +707,46 @@ impl Door {
         }
     }
 
-    /// An operation on a home object in place of the call.
-    fn operate(
-        &mut self,
+    /// A notified call that home is asked about.
+    pub(super) fn call(
+        &self,
         notification: &Notification,
         (tid, pid): (i32, u32),
-        op: HandleOp,
-        handle: u64,
-        what: (i64, u64, usize),
         (then, outputs): (Then, Vec<(u64, usize)>),
-    ) -> Result<Verdict, i32> {
-        let id = self.shared.add_call(Call {
+        restart: Restart,
+        object: Option<u64>,
+    ) -> Call {
+        Call {
             pid,
             tid,
             listener: Arc::clone(&self.listener),
             notification: notification.id,
             outputs,
+            measured: None,
             then,
             number: notification.number as u32,
-            restart: Restart::Restart,
+            restart,
             cancelled: false,
-        });
-        handles::send_operation(&self.shared, id, pid, op, handle, what).inspect_err(|_| {
-            self.shared.take_call(id);
-        })?;
-        Ok(Verdict::Later)
+            object: object.map(|handle| self.shared.files.handles.ask(handle)),
+        }
+    }
+
+    /// An operation on a home object in place of the call.
+    fn operate(
+        &mut self,
+        notification: &Notification,
+        who: (i32, u32),
+        op: HandleOp,
+        handle: u64,
+        what: (i64, u64, usize),
+        then: (Then, Vec<(u64, usize)>),
+    ) -> Result<Verdict, i32> {
+        let call = self.call(notification, who, then, Restart::Restart, Some(handle));
+        let send = |id| handles::send_operation(&self.shared, id, who.1, op, handle, what);
+        match self.shared.begin(call, false, send) {
+            Ok(()) => Ok(Verdict::Later),
+            Err(unsent) => Err(unsent.errno),
+        }
     }
 
     /// Sends a call home.
@@ -615,6 +765,10 @@ impl Door {
         let mut outputs = Vec::new();
         let mut buffers = 0u32;
         let mut sent = arguments;
+        let mut then = then;
+        let mut object = None;
+        let mut measured = None;
+        let mut places = [usize::MAX; 6];
         for (index, arg) in row.shape(&arguments).iter().enumerate() {
             let address = arguments[index];
             let data = match arg {
@@ -622,12 +776,30 @@ impl Door {
                     sent[index] = 0;
                     continue;
                 }
-                Arg::Value | Arg::Fd => continue,
+                Arg::Value => continue,
+                Arg::Fd => {
+                    let Some((handle, _)) = self.home_object(tid, address as u32) else {
+                        return self.on_private(pid, number);
+                    };
+                    object = Some(handle);
+                    sent[index] = handle;
+                    continue;
+                }
                 Arg::String => {
                     let mut path = memory::read_string(tid, address, libc::PATH_MAX as usize - 1)
                         .map_err(|error| errno(&error))?;
                     path.push(0);
                     path
+                }
+                Arg::Out(Len::Pointee { index: counter, max }) => {
+                    if address == 0 {
+                        sent[index] = 0;
+                        continue;
+                    }
+                    let mut count = [0; 4];
+                    memory::read(tid, arguments[*counter as usize], &mut count)
+                        .map_err(|error| errno(&error))?;
+                    vec![0; (i32::from_ne_bytes(count).max(0) as u32).min(*max) as usize]
                 }
                 Arg::In(_) | Arg::Out(_) | Arg::InOut(_) => {
                     let length = arg.bytes(index, &arguments).unwrap_or(0) as usize;
@@ -647,6 +819,7 @@ impl Door {
             };
             sent[index] = 0;
             if arg.is_output() {
+                places[index] = outputs.len();
                 outputs.push((address, data.len()));
             }
             buffers += 1;
@@ -661,6 +834,24 @@ impl Door {
                 },
             );
         }
+        for (index, arg) in row.shape(&arguments).iter().enumerate() {
+            if let Arg::Out(Len::Pointee { index: counter, .. }) = arg
+                && places[index] != usize::MAX
+            {
+                measured = Some((places[index], places[*counter as usize]));
+            }
+        }
+        let mut result = 0;
+        if let Some(opens) = row.opens {
+            result = self.shared.installer.new_handles(1);
+            self.shared.files.handles.add(result, true, 0);
+            then = Then::Install(Gift {
+                handle: result,
+                flags: libc::O_RDWR as u32 | opens.flags(&arguments),
+                offset: None,
+                answers: true,
+            });
+        }
         if !self.listener.is_waiting(notification.id) {
             return Ok(Verdict::Later);
         }
@@ -670,41 +861,38 @@ impl Door {
             number: number.into(),
             buffers: buffers.into(),
             arguments: sent.map(Into::into),
+            result: result.into(),
         };
         payload[..size_of::<CallHeader>()].copy_from_slice(header.as_bytes());
-        let id = self.shared.add_call(Call {
-            pid,
-            tid,
-            listener: Arc::clone(&self.listener),
-            notification: notification.id,
-            outputs,
-            then,
-            number,
-            restart: row.restart,
-            cancelled: false,
-        });
-        if row.blocks
-            && let Some(thread) = self.shared.guests.lock().thread_mut(tid)
-        {
-            thread.call = Some(id);
+        let call = Call {
+            measured,
+            ..self.call(notification, (tid, pid), (then, outputs), row.restart, object)
+        };
+        let send = |id| {
+            if self.shared.files.home.has_locks() {
+                // If the mount is gone there is nothing to tell.
+                let _ = crate::fs::settle(&self.shared);
+            }
+            self.shared
+                .writer
+                .write_frame(Kind::Call, id, &[&payload])
+                .map_err(|error| {
+                    debug!("forwarding {}: {error}", row.name);
+                    libc::EIO
+                })
+        };
+        match self.shared.begin(call, row.blocks, send) {
+            Ok(()) => Ok(Verdict::Later),
+            Err(unsent) => Err(unsent.errno),
         }
-        if self.shared.files.home.has_locks() {
-            // If the mount is gone there is nothing to tell.
-            let _ = crate::fs::settle(&self.shared);
+    }
+
+    /// A call on a descriptor that is not home's is the node's kernel's, but must not give an address to what home knows nothing of.
+    fn on_private(&mut self, pid: u32, number: u32) -> Result<Verdict, i32> {
+        if matches!(number, nr::BIND | nr::CONNECT) {
+            self.report(pid, number, libc::EOPNOTSUPP);
+            return Err(libc::EOPNOTSUPP);
         }
-        if let Err(error) = self.shared.writer.write_frame(Kind::Call, id, &[&payload]) {
-            debug!("forwarding {}: {error}", row.name);
-            self.shared.take_call(id);
-            return Err(libc::EIO);
-        }
-        if row.blocks && self.shared.has_timer(pid) {
-            // From now on the tracer has to look at this thread from time to time.
-            self.shared.orders.give(Order::Look { tid });
-        }
-        // A signal that came before the thread was known to wait at home has woken nobody.
-        if row.blocks && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0) {
-            self.shared.cancel_call(id);
-        }
-        Ok(Verdict::Later)
+        Ok(Verdict::Answer(Answer::Continue))
     }
 }

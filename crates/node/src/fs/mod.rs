@@ -219,8 +219,9 @@ impl Files {
         lock(&self.pending).remove(&unique)
     }
 
-    /// A home object may have become ready.
-    pub fn ready(&self, handle: u64) {
+    /// Home tells that an object has become ready.
+    pub fn ready(&self, pid: u32, handle: u64, events: u32) {
+        self.handles.tell(handle, pid, events);
         for kernel_handle in self.handles.take_watchers(handle) {
             let mut message = ReplyHeader {
                 length: (size_of::<ReplyHeader>() + size_of::<NotifyPoll>()) as u32,

@@ -1,4 +1,4 @@
-//! How much memory the `ioctl` commands of terminals (and a few general ones) take and give.
+//! How much memory the `ioctl` commands of terminals and sockets (and a few general ones) take and give.
 //!
 //! Their numbers are older than the convention that encodes direction and size, so the kernel's FUSE client transfers
 //! nothing for them: the session does, by this table.
@@ -28,6 +28,9 @@ const SERIAL: usize = 72;
 const RS485: usize = 32;
 /// `int`.
 const INT: usize = 4;
+
+/// `struct ifreq`.
+const IFREQ: usize = 40;
 
 /// The transfer of a command without an encoded size; `None` if the argument is a plain number.
 pub fn legacy_transfer(command: u32) -> Option<Transfer> {
@@ -61,6 +64,17 @@ pub fn legacy_transfer(command: u32) -> Option<Transfer> {
         // TIOCGRS485, TIOCSRS485
         0x542e => transfer(0, RS485),
         0x542f => transfer(RS485, RS485),
+        // SIOCSPGRP, FIOSETOWN
+        0x8901 | 0x8902 => transfer(INT, 0),
+        // FIOGETOWN, SIOCGPGRP, SIOCATMARK, SIOCOUTQNSD
+        0x8903..=0x8905 | 0x894b => transfer(0, INT),
+        // SIOCGSTAMP, SIOCGSTAMPNS
+        0x8906 | 0x8907 => transfer(0, 16),
+        // SIOCGIFNAME; name, flags, addresses, metric, MTU, hardware address, index, queue length and map of an interface.
+        0x8910 | 0x8913 | 0x8915 | 0x8917 | 0x8919 | 0x891b | 0x891d | 0x8921 | 0x8927 | 0x8933 | 0x8942
+        | 0x8970 => transfer(IFREQ, IFREQ),
+        // The same, set.
+        0x8914 | 0x8916 | 0x8918 | 0x891a | 0x891c | 0x891e | 0x8922..=0x8924 | 0x8943 => transfer(IFREQ, 0),
         // TIOCLINUX is a console's, with an interface of its own.
         _ => None,
     }

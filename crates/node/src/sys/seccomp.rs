@@ -46,9 +46,11 @@ const FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 const IOCTL_RECV: libc::c_ulong = 0xc050_2100;
 const IOCTL_SEND: libc::c_ulong = 0xc018_2101;
 const IOCTL_ID_VALID: libc::c_ulong = 0x4008_2102;
+const IOCTL_ADD_DESCRIPTOR: libc::c_ulong = 0x4018_2103;
 const IOCTL_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const SYNC_WAKE_UP: libc::c_ulong = 1;
 const RESPONSE_CONTINUE: u32 = 1;
+const ADD_AND_ANSWER: u32 = 2;
 
 /// How a notified call is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,15 +91,22 @@ pub fn install(filter: &[SockFilter]) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Listener {
     descriptor: OwnedFd,
+    /// Under which it is known, to init too.
+    number: u32,
 }
 
 impl Listener {
     /// Adopts a listener descriptor.
-    pub fn new(descriptor: OwnedFd) -> Self {
+    pub fn new(descriptor: OwnedFd, number: u32) -> Self {
         // Hand the CPU over to the guest at an answer. Older kernels do not know it and do without.
         // SAFETY: an ioctl on our descriptor with an integer argument.
         unsafe { libc::ioctl(descriptor.as_raw_fd(), IOCTL_SET_FLAGS, SYNC_WAKE_UP) };
-        Self { descriptor }
+        Self { descriptor, number }
+    }
+
+    /// Under which it is known.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Waits for the next notification; `None` once no process has the filter any more.
@@ -160,6 +169,43 @@ impl Listener {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives the waiting process a copy of a descriptor, at its lowest free number; with `answer` the call returns that number.
+    ///
+    /// # Errors
+    /// `EMFILE` if it has no room, `ENOENT` if it is gone.
+    pub fn add_descriptor(
+        &self,
+        id: u64,
+        descriptor: BorrowedFd<'_>,
+        cloexec: bool,
+        answer: bool,
+    ) -> io::Result<i32> {
+        #[repr(C)]
+        struct Addition {
+            id: u64,
+            flags: u32,
+            source: u32,
+            number: u32,
+            number_flags: u32,
+        }
+        let addition = Addition {
+            id,
+            flags: if answer { ADD_AND_ANSWER } else { 0 },
+            source: descriptor.as_raw_fd() as u32,
+            number: 0,
+            number_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: the structure is the kernel's and alive during the call.
+        let result = unsafe {
+            libc::ioctl(
+                self.descriptor.as_raw_fd(),
+                IOCTL_ADD_DESCRIPTOR,
+                &raw const addition,
+            )
+        };
+        super::check(libc::c_long::from(result)).map(|number| number as i32)
     }
 
     /// True while the call still waits, so that what was read of its thread's memory was really that thread's.

@@ -162,7 +162,11 @@ impl Tracer {
                 new.pid = home_pid;
                 new.first = Some(fork.registers);
                 how = Resume::ToCallEnd;
-                self.shared.guests.lock().add_process(home_pid, child, true);
+                {
+                    let mut register = self.shared.guests.lock();
+                    register.add_process(home_pid, child, true);
+                    register.inherit(pid, home_pid);
+                }
                 born = self.unborn.remove(&home_pid).unwrap_or_default();
                 let process = super::Process {
                     executed: true,

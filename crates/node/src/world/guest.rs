@@ -5,7 +5,7 @@
 //! and once the session has taken that, `execve`, which closes the channel. `E` and an error end it earlier.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -17,11 +17,21 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::sys::{self, credentials, namespaces, process, seccomp};
 
 /// Says why there is no guest.
-pub(super) fn report(mut answers: &UnixStream, error: &SpawnError) {
-    if let Ok(text) = afield_link::wire::encode(error) {
+pub(super) fn report(answers: &UnixStream, error: &SpawnError) {
+    if let Ok(mut text) = afield_link::wire::encode(error) {
+        text.insert(0, b'E');
         // If nobody listens any more, nobody needs to know.
-        let _ = answers.write_all(b"E").and_then(|()| answers.write_all(&text));
+        let _ = write_all(answers, &text);
     }
+}
+
+/// Writes as a file: once the filter is in force, calls for sockets are notified, and here nobody answers them.
+fn write_all(channel: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = rustix::io::retry_on_intr(|| rustix::io::write(channel, bytes))?;
+        bytes = &bytes[count..];
+    }
+    Ok(())
 }
 
 /// Becomes the program, or reports why not and ends.
@@ -169,9 +179,12 @@ fn prepare(
     process::set_blocked(spawn.blocked)
 }
 
-fn say_and_wait(answers: &mut UnixStream, message: &[u8]) -> io::Result<()> {
-    answers.write_all(message)?;
-    answers.read_exact(&mut [0])
+fn say_and_wait(answers: &UnixStream, message: &[u8]) -> io::Result<()> {
+    write_all(answers, message)?;
+    match rustix::io::retry_on_intr(|| rustix::io::read(answers, &mut [0]))? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 fn open(descriptor: &Descriptor, hidden: &OwnedFd, base: RawFd) -> io::Result<OwnedFd> {

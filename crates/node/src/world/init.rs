@@ -7,7 +7,11 @@ use std::os::unix::net::UnixStream;
 use afield_link::wire::{Hello, Spawn, SpawnError};
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Ids, Step, WorldError, align_clocks, become_home_user, guest, mounts, write_failure};
+use super::{
+    Command, GuestCommand, Ids, Step, WorldError, align_clocks, become_home_user, guest, mounts,
+    write_failure,
+};
+use crate::installer::Helper;
 use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals, sockets};
 
@@ -90,13 +94,22 @@ fn close_all_but(keep: &[&dyn std::os::fd::AsRawFd]) {
 /// Obeys commands and reaps until the session is gone.
 fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
     let children = signals::child_descriptor().step("signalfd")?;
+    let mut helper: Option<Helper> = None;
     loop {
-        let mut polls = [
+        let mut polls = vec![
             PollFd::new(channel, PollFlags::IN),
             PollFd::new(&children, PollFlags::IN),
         ];
+        if let Some(helper) = &helper {
+            polls.push(PollFd::new(helper, PollFlags::IN));
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None)).step("poll")?;
         let (command, child) = (!polls[0].revents().is_empty(), !polls[1].revents().is_empty());
+        let wish = polls.get(2).is_some_and(|poll| !poll.revents().is_empty());
+        drop(polls);
+        if wish && let Some(helper) = &mut helper {
+            helper.serve(hidden).step("giving descriptors")?;
+        }
         if child {
             let mut drain = [0; 1024];
             // Non-blocking; what it says is not needed.
@@ -120,10 +133,16 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
         let Some(answers) = received.descriptor.map(UnixStream::from) else {
             continue;
         };
-        match afield_link::wire::decode::<(Spawn, Vec<u32>, bool)>(&message) {
-            Ok((spawn, seekable, correct_owners)) => {
+        match afield_link::wire::decode::<Command>(&message) {
+            Ok(Command::Spawn(guest)) => {
+                let GuestCommand {
+                    spawn,
+                    seekable,
+                    correct_owners,
+                } = *guest;
                 make_guest(&spawn, seekable, correct_owners, hidden, answers);
             }
+            Ok(Command::Help) => helper = Some(Helper::new(answers)),
             Err(error) => guest::report(
                 &answers,
                 &SpawnError {

@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 
 use afield_link::wire::{Hello, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::sys::{clone, credentials, namespaces, process, sockets};
@@ -148,9 +149,21 @@ impl World {
 
     /// Tells init to make a guest that will speak on `channel`.
     pub fn spawn(&self, spawn: &Spawn, seekable: &[u32], channel: &UnixStream) -> io::Result<()> {
-        let correct_owners = self.ids == Ids::Single;
-        let message =
-            afield_link::wire::encode(&(spawn, seekable, correct_owners)).map_err(io::Error::other)?;
+        let guest = GuestCommand {
+            spawn: spawn.clone(),
+            seekable: seekable.to_vec(),
+            correct_owners: self.ids == Ids::Single,
+        };
+        self.command(&Command::Spawn(Box::new(guest)), channel)
+    }
+
+    /// Tells init to give guests descriptors as [`crate::installer`] asks on `channel`.
+    pub fn help_with(&self, channel: &UnixStream) -> io::Result<()> {
+        self.command(&Command::Help, channel)
+    }
+
+    fn command(&self, command: &Command, channel: &UnixStream) -> io::Result<()> {
+        let message = afield_link::wire::encode(command).map_err(io::Error::other)?;
         sockets::send_with(
             &self.commands,
             &(message.len() as u32).to_le_bytes(),
@@ -158,6 +171,23 @@ impl World {
         )?;
         (&self.commands).write_all(&message)
     }
+}
+
+/// What init is told to do, always with a channel of its own.
+#[derive(Debug, Serialize, Deserialize)]
+enum Command {
+    /// Make a guest that speaks on the channel.
+    Spawn(Box<GuestCommand>),
+    /// Give guests descriptors as [`crate::installer`] asks on the channel.
+    Help,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GuestCommand {
+    spawn: Spawn,
+    /// Numbers of descriptors whose offset is home's.
+    seekable: Vec<u32>,
+    correct_owners: bool,
 }
 
 /// Reads what a stage or init says of its failure.

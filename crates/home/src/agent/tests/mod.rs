@@ -9,8 +9,8 @@ use std::time::Instant;
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{Reader, Writer, split};
 use afield_link::wire::{
-    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, HandleReply, Inherited, Spawn,
-    SpawnError, ToHome, ToNode, Usage, Welcome,
+    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, Inherited, Spawn, SpawnError, ToHome,
+    ToNode, Usage, Welcome,
 };
 use zerocopy::IntoBytes;
 
@@ -127,6 +127,7 @@ impl Node {
             number: 110.into(),
             buffers: 0.into(),
             arguments: [0.into(); 6],
+            result: 0.into(),
         };
         self.writer
             .write_frame(Kind::Call, id, &[header.as_bytes()])
@@ -152,8 +153,8 @@ impl Node {
     fn result(&mut self, kind: Kind, id: u64) -> i64 {
         let frame = self.frame();
         assert_eq!((frame.kind, frame.id), (kind, id));
-        let (head, _) = wire::split::<HandleReply>(&frame.payload, "").unwrap();
-        head.result.get()
+        // Both kinds of replies begin with it.
+        i64::from_le_bytes(*frame.payload.first_chunk().unwrap())
     }
 
     /// The session ends, and its deputy is told.

@@ -105,6 +105,7 @@ impl Fake {
             number: number.into(),
             buffers: (buffers.len() as u32).into(),
             arguments: arguments.map(Into::into),
+            result: 0.into(),
         };
         let mut payload = header.as_bytes().to_vec();
         for buffer in buffers {

@@ -183,7 +183,10 @@ fn readiness_is_told_once() {
     let id = deputy.operate(HandleOp::Poll, 1, (0, readable, 1), 0, &[]);
     assert_eq!(deputy.operation_answer(id).0, 0);
     rustix::io::write(&writer, b"x").unwrap();
-    assert!(matches!(deputy.message(), (_, FromDeputy::Ready { handle: 1 })));
+    assert!(matches!(
+        deputy.message(),
+        (_, FromDeputy::Ready { handle: 1, .. })
+    ));
     let id = deputy.operate(HandleOp::Poll, 1, (0, readable, 1), 0, &[]);
     assert_eq!(deputy.operation_answer(id).0, i64::from(libc::POLLIN));
     let id = deputy.operate(HandleOp::GetFlags, 1, (0, 0, 0), 0, &[]);

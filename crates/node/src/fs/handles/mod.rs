@@ -5,25 +5,25 @@
 mod replies;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_abi::fuse::{
     AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, FlushRequest, IoctlRequest,
-    LockRequest, Opcode, OpenReply, OpenRequest, POLL_SCHEDULE_NOTIFY, PollRequest, ReadRequest,
+    LockRequest, Opcode, OpenReply, OpenRequest, POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, ReadRequest,
     ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteRequest, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
-use afield_link::wire::{HandleHeader, HandleOp, deaf};
+use afield_link::wire::{HandleHeader, HandleOp, NODE_HANDLE, ToHome, deaf, note};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
-pub use replies::replied;
+pub use replies::{raise_broken_pipe, replied};
 
 use super::owners::Owner;
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
-use crate::session::Shared;
+use crate::session::{Asking, Shared};
 use crate::sys::{memory, signals};
 use crate::trace::is_status_call;
 
@@ -38,6 +38,8 @@ pub struct Asked {
     tid: i32,
     /// The object.
     handle: u64,
+    /// How often home had told that it is ready.
+    told: u32,
     kind: What,
 }
 
@@ -97,7 +99,7 @@ pub const HIDDEN_PROC: &str = "proc";
 const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
 
 /// What the node knows of a home object.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// It has no offset.
     stream: bool,
@@ -105,6 +107,18 @@ struct Known {
     offset: i64,
     /// Job control applies to it.
     terminal: bool,
+    /// Open files of it in the world.
+    opens: u32,
+    /// What it is ready for (`POLL*`); whatever is missing, home will tell. `None` if that has to be asked.
+    ready: Option<u32>,
+    /// The process whose deputy tells.
+    watcher: u32,
+    /// How often it has.
+    told: u32,
+    /// Programs want to know of every arrival (`EPOLLET`), not only of the first.
+    edge: bool,
+    /// The agent keeps a copy for guests who get it from others.
+    shared: bool,
 }
 
 /// The home objects of a session.
@@ -140,29 +154,23 @@ impl Handles {
         }
     }
 
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes an object known.
     pub fn add(&self, handle: u64, stream: bool, offset: i64) {
         let known = Known {
             stream,
             offset,
-            terminal: false,
+            ..Known::default()
         };
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(handle, known);
+        self.known().insert(handle, known);
     }
 
     /// An object is a terminal.
     pub fn mark_terminal(&self, handle: u64) {
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&handle)
-        {
-            known.terminal = true;
-        }
+        self.change(handle, |known| known.terminal = true);
     }
 
     /// What home has to know of a thread's signals for an operation on this object; see [`deaf`].
@@ -184,18 +192,16 @@ impl Handles {
     }
 
     fn get(&self, handle: u64) -> Option<Known> {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&handle)
-            .copied()
+        self.known().get(&handle).copied()
     }
 
-    fn forget(&self, handle: u64) {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&handle);
+    fn change<T>(&self, handle: u64, change: impl FnOnce(&mut Known) -> T) -> Option<T> {
+        self.known().get_mut(&handle).map(change)
+    }
+
+    /// An object is no more.
+    pub fn forget(&self, handle: u64) {
+        self.known().remove(&handle);
         self.take_watchers(handle);
     }
 
@@ -206,25 +212,62 @@ impl Handles {
 
     /// Sets where the node's kernel believes the offset to be.
     pub fn set_offset(&self, handle: u64, offset: i64) {
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&handle)
-        {
-            known.offset = offset;
-        }
+        self.change(handle, |known| known.offset = offset);
     }
 
     fn advance(&self, handle: u64, count: i64) {
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&handle)
-        {
-            known.offset += count;
-        }
+        self.change(handle, |known| known.offset += count);
+    }
+
+    /// How often home has told that the object is ready: goes with a question, for [`Self::learn`].
+    pub fn ask(&self, handle: u64) -> Asking {
+        let told = self.get(handle).map_or(0, |known| known.told);
+        Asking { handle, told }
+    }
+
+    /// What a reply says of the object's readiness; without [`note::READY`] that it is not known any more.
+    pub fn learn(&self, asking: Asking, pid: u32, ready: u32, notes: u32) {
+        self.change(asking.handle, |known| {
+            if notes & note::READY == 0 {
+                known.ready = None;
+                return;
+            }
+            // What home told since the question may be newer than the reply.
+            let since = if known.told == asking.told {
+                0
+            } else {
+                known.ready.unwrap_or_default()
+            };
+            known.ready = Some(ready | since);
+            known.watcher = pid;
+        });
+    }
+
+    /// Home tells that the object is ready.
+    pub fn tell(&self, handle: u64, pid: u32, events: u32) {
+        self.change(handle, |known| {
+            known.told = known.told.wrapping_add(1);
+            // Of a broken connection nothing more is told.
+            let broken = events & (libc::POLLHUP | libc::POLLERR) as u32 != 0;
+            known.ready = match known.ready {
+                Some(ready) if known.watcher == pid && !broken => Some(ready | events),
+                _ => None,
+            };
+        });
+    }
+
+    /// Programs want to know of every arrival from now on.
+    pub fn want_edges(&self, handle: u64) {
+        self.change(handle, |known| {
+            if !std::mem::replace(&mut known.edge, true) {
+                known.ready = None;
+            }
+        });
+    }
+
+    /// The agent keeps a copy of it.
+    pub fn set_shared(&self, handle: u64) {
+        self.change(handle, |known| known.shared = true);
     }
 
     /// Those who poll an object, who will have to ask again.
@@ -380,12 +423,26 @@ pub fn send_operation(
     pid: u32,
     op: HandleOp,
     handle: u64,
+    what: (i64, u64, usize),
+) -> Result<(), i32> {
+    send_operation_with(shared, id, pid, (op, handle), what, (&[], 0))
+}
+
+/// The same with data and the flags of the guest's open file.
+pub fn send_operation_with(
+    shared: &Shared,
+    id: u64,
+    pid: u32,
+    (op, handle): (HandleOp, u64),
     (offset, argument, size): (i64, u64, usize),
+    (data, flags): (&[u8], u32),
 ) -> Result<(), i32> {
     Operation {
         offset,
         argument,
         size,
+        flags,
+        data,
         ..Operation::new(op, handle)
     }
     .send(shared, pid, id)
@@ -404,6 +461,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             .map_err(|_| libc::EINVAL)
     }
     let ask = |handle: u64, kind: What, operation: Operation<'_>| -> Result<Outcome, i32> {
+        let told = files.handles.ask(handle).told;
         files.expect(
             unique,
             Pending::Handle(Asked {
@@ -411,6 +469,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 interrupted: false,
                 tid,
                 handle,
+                told,
                 kind,
             }),
         );
@@ -441,9 +500,11 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Open => {
             let request: OpenRequest = read(body)?;
             if node & HANDLE != 0 {
-                let handle = node & !HANDLE;
-                let known = files.handles.get(handle).ok_or(libc::ENOENT)?;
-                return Ok(Outcome::Reply(open_reply(unique, handle, known.stream)));
+                // Through `/proc`.
+                if let Some(process) = shared.guests.lock().process_mut(pid) {
+                    process.duplicates.add(node & !HANDLE);
+                }
+                return open_known(shared, header);
             }
             open_special(shared, header, (tid, pid), request.flags)
         }
@@ -491,9 +552,17 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if notify {
                 files.handles.watch(request.handle, request.kernel_handle);
             }
+            let known = files.handles.get(request.handle).unwrap_or_default();
+            if let Some(ready) = known.ready.filter(|_| known.watcher == pid) {
+                let events = poll_events(ready) & request.events;
+                return Ok(Outcome::Reply(poll_reply(unique, events)));
+            }
             let operation = Operation {
                 argument: u64::from(request.events),
-                size: usize::from(notify),
+                size: match (known.edge, notify) {
+                    (true, _) => 2,
+                    (false, notify) => usize::from(notify),
+                },
                 ..Operation::new(HandleOp::Poll, request.handle)
             };
             ask(request.handle, What::Poll, operation)
@@ -505,7 +574,15 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         }
         Opcode::Flush => {
             let request: FlushRequest = read(body)?;
-            if !has_node(tid, node) {
+            let duplicates = shared
+                .guests
+                .lock()
+                .process(pid)
+                .is_some_and(|process| process.duplicates.may_have(request.handle));
+            if !duplicates || !has_node(tid, node) {
+                if let Some(process) = shared.guests.lock().process_mut(pid) {
+                    process.duplicates.remove(request.handle);
+                }
                 Operation::new(HandleOp::Close, request.handle).send(shared, pid, 0)?;
             }
             Ok(Outcome::Reply(error_reply(unique, 0)))
@@ -548,7 +625,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             ask(request.handle, What::Seek, operation)
         }
         Opcode::Release => {
-            forget_special(shared, header, body);
+            release(shared, header, body);
             Ok(Outcome::Reply(error_reply(unique, 0)))
         }
         Opcode::Access => Ok(Outcome::Reply(error_reply(unique, 0))),
@@ -591,13 +668,9 @@ fn without_caller(
             };
             Ok(Outcome::Reply(data_reply(header.unique, &[reply.as_bytes()])))
         }
-        Opcode::Open if header.node & HANDLE != 0 => {
-            let handle = header.node & !HANDLE;
-            let known = shared.files.handles.get(handle).ok_or(libc::ENOENT)?;
-            Ok(Outcome::Reply(open_reply(header.unique, handle, known.stream)))
-        }
+        Opcode::Open if header.node & HANDLE != 0 => open_known(shared, header),
         Opcode::Release => {
-            forget_special(shared, header, body);
+            release(shared, header, body);
             Ok(Outcome::Reply(error_reply(header.unique, 0)))
         }
         Opcode::Flush | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
@@ -605,11 +678,63 @@ fn without_caller(
     }
 }
 
-/// A special file's one opening is over. (Inherited descriptors can be opened again, through `/proc`.)
-fn forget_special(shared: &Shared, header: &RequestHeader, body: &[u8]) {
-    if let (true, Ok((release, _))) = (header.node & HANDLE == 0, ReleaseRequest::read_from_prefix(body)) {
-        shared.files.handles.forget(release.handle);
+/// Opens an object that is known.
+fn open_known(shared: &Shared, header: &RequestHeader) -> Result<Outcome, i32> {
+    let handle = header.node & !HANDLE;
+    let opened = shared.files.handles.change(handle, |known| {
+        known.opens += 1;
+        known.stream
+    });
+    let stream = opened.ok_or(libc::ENOENT)?;
+    Ok(Outcome::Reply(open_reply(header.unique, handle, stream)))
+}
+
+/// An open file is closed for good. What a job has inherited can be opened again, through `/proc`; what guests have opened
+/// themselves is then no more.
+fn release(shared: &Shared, header: &RequestHeader, body: &[u8]) {
+    let Ok((release, _)) = ReleaseRequest::read_from_prefix(body) else {
+        return;
+    };
+    let handles = &shared.files.handles;
+    if header.node & HANDLE == 0 {
+        return handles.forget(release.handle);
     }
+    let last = handles.change(release.handle, |known| {
+        known.opens = known.opens.saturating_sub(1);
+        (known.opens == 0).then_some(known.shared)
+    });
+    let Some(Some(kept)) = last else {
+        return;
+    };
+    if kept {
+        handles.change(release.handle, |known| known.shared = false);
+        let message = ToHome::Released {
+            handle: release.handle,
+        };
+        if let Err(error) = shared.writer.write_control(0, &message) {
+            debug!("telling home: {error}");
+        }
+    }
+    if release.handle & NODE_HANDLE != 0 {
+        handles.forget(release.handle);
+    }
+}
+
+/// The kernel has several bits for what is one thing here.
+fn poll_events(ready: u32) -> u32 {
+    let mut events = ready;
+    if ready & libc::POLLIN as u32 != 0 {
+        events |= libc::POLLRDNORM as u32;
+    }
+    if ready & libc::POLLOUT as u32 != 0 {
+        events |= libc::POLLWRNORM as u32;
+    }
+    events
+}
+
+fn poll_reply(unique: u64, events: u32) -> Vec<u8> {
+    let reply = PollReply { events, padding: 0 };
+    data_reply(unique, &[reply.as_bytes()])
 }
 
 fn open_reply(unique: u64, handle: u64, stream: bool) -> Vec<u8> {
@@ -650,6 +775,7 @@ fn open_special(
         interrupted: false,
         tid,
         handle: 0,
+        told: 0,
         kind: What::Open { node },
     });
     let send = move |shared: &Shared, asked: u64| {
@@ -718,6 +844,7 @@ fn ioctl(
         interrupted: false,
         tid,
         handle,
+        told: shared.files.handles.ask(handle).told,
         kind: What::Ioctl {
             command,
             encoded,

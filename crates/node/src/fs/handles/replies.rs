@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use afield_abi::fuse::{
-    Attributes, AttributesReply, FileLock, IoctlReply, PollReply, SeekReply, Statx, StatxReply, StatxTime,
-    WriteReply,
+    Attributes, AttributesReply, FileLock, IoctlReply, SeekReply, Statx, StatxReply, StatxTime, WriteReply,
 };
 use afield_link::stream::LinkError;
-use afield_link::wire::{self, HandleReply, RESTART, WireError};
+use afield_link::wire::{self, HandleReply, RESTART, WireError, note};
 use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::super::{data_reply, error_reply};
-use super::{Asked, What, open_reply};
-use crate::session::Shared;
+use super::{Asked, What, open_reply, poll_events, poll_reply};
+use crate::session::{Asking, Shared};
 use crate::sys::{memory, signals};
 use crate::trace::{Correction, Order, STAT_BYTES};
 
@@ -22,6 +21,14 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
     let result = reply.result.get();
     let files = &shared.files;
+    let asking = Asking {
+        handle: request.handle,
+        told: request.told,
+    };
+    files
+        .handles
+        .learn(asking, request.pid, reply.ready.get(), reply.notes.get());
+    let pipe_signal = reply.notes.get() & note::PIPE_SIGNAL != 0;
     if result == -i64::from(RESTART) {
         shared.orders.give(Order::ReplyInterrupted {
             tid: request.tid,
@@ -35,8 +42,8 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             .filter(|errno| *errno < 512)
             .unwrap_or(libc::EIO);
         let reply = error_reply(unique, errno);
-        if errno == libc::EPIPE && matches!(request.kind, What::Write { .. }) {
-            raise_broken_pipe(shared, &request);
+        if pipe_signal {
+            raise_broken_pipe(shared, request.pid, request.tid);
         }
         // Waiting for output to be sent is not made again after a signal.
         let drains = matches!(
@@ -102,13 +109,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             };
             data_reply(unique, &[reply.as_bytes()])
         }
-        What::Poll => {
-            let reply = PollReply {
-                events: result as u32,
-                padding: 0,
-            };
-            data_reply(unique, &[reply.as_bytes()])
-        }
+        What::Poll => poll_reply(unique, poll_events(result as u32)),
         What::Seek => data_reply(
             unique,
             &[SeekReply {
@@ -183,14 +184,10 @@ fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Res
 }
 
 /// FUSE does not raise it for a failing write.
-fn raise_broken_pipe(shared: &Shared, request: &Asked) {
-    let leader = shared
-        .guests
-        .lock()
-        .process(request.pid)
-        .map(|process| process.leader);
+pub fn raise_broken_pipe(shared: &Shared, pid: u32, tid: i32) {
+    let leader = shared.guests.lock().process(pid).map(|process| process.leader);
     if let Some(leader) = leader
-        && let Err(error) = signals::kill_thread(leader, request.tid, libc::SIGPIPE)
+        && let Err(error) = signals::kill_thread(leader, tid, libc::SIGPIPE)
     {
         debug!("SIGPIPE: {error}");
     }

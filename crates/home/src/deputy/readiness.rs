@@ -1,0 +1,227 @@
+//! Which home objects are ready: told to the node ahead of being asked, so that polling costs no round trip.
+//!
+//! An object is *polled* once the guest has asked for its readiness. From then on, after every operation on it, its readiness goes
+//! along with the reply, and what it is not ready for is watched: [`FromDeputy::Ready`](crate::messages::FromDeputy::Ready)
+//! follows when it comes. So the node always knows. That holds for objects that guests have opened themselves; of others somebody
+//! else at home may take what there was to read, so they are asked for every time.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock};
+
+use afield_link::wire::{NODE_HANDLE, note};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use super::{lock, out_of_the_way};
+
+/// Most objects watched for one guest. More are asked for every time and wait in vain only for what no program waits for
+/// with so many descriptors.
+const WATCHED_MAX: usize = 1 << 20;
+
+const EVENTS: usize = 64;
+
+/// What is watched.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    /// Made when the main thread first watches something: most guests poll nothing of home's.
+    epoll: OnceLock<OwnedFd>,
+    watched: Mutex<HashMap<u64, Watch>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Watch {
+    /// What will be told.
+    armed: PollFlags,
+    /// Everything is told, as often as it comes.
+    edge: bool,
+}
+
+/// What one look at an object says to the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// `POLL*`.
+    pub ready: u32,
+    /// [`note::READY`] or nothing.
+    pub notes: u32,
+}
+
+fn watched_events() -> PollFlags {
+    PollFlags::from_bits_truncate(note::WATCHED as u16)
+}
+
+fn broken() -> PollFlags {
+    PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL
+}
+
+impl Readiness {
+    /// Readable when there is something to tell.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.epoll.get().map(AsFd::as_fd)
+    }
+
+    fn epoll(&self) -> io::Result<&OwnedFd> {
+        if let Some(epoll) = self.epoll.get() {
+            return Ok(epoll);
+        }
+        let made = out_of_the_way(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        Ok(self.epoll.get_or_init(|| made))
+    }
+
+    /// The guest asks what the object is ready for, and wants to be told of `events` that are not there if `notify`; with
+    /// `edge` of everything, from now on.
+    pub fn ask(
+        &self,
+        handle: u64,
+        file: BorrowedFd<'_>,
+        events: PollFlags,
+        notify: bool,
+        edge: bool,
+    ) -> (PollFlags, Known) {
+        if handle & NODE_HANDLE == 0 {
+            let ready = ready_for(file, events);
+            if notify && !ready.intersects(events | broken()) {
+                self.arm(handle, file, events, false);
+            }
+            return (ready, Known::default());
+        }
+        if edge {
+            self.arm(handle, file, watched_events(), true);
+        }
+        let ready = ready_for(file, events | watched_events());
+        let known = if notify || self.is_watched(handle) {
+            self.settle(handle, file, ready)
+        } else {
+            Known::default()
+        };
+        (ready, known)
+    }
+
+    /// What goes along with the reply to an operation.
+    pub fn after(&self, handle: u64, file: BorrowedFd<'_>) -> Known {
+        if handle & NODE_HANDLE == 0 || !self.is_watched(handle) {
+            return Known::default();
+        }
+        self.settle(handle, file, ready_for(file, watched_events()))
+    }
+
+    /// Has what is not there watched, after the look: what came in between is told at once.
+    fn settle(&self, handle: u64, file: BorrowedFd<'_>, ready: PollFlags) -> Known {
+        // Of a broken connection everything would be told for ever.
+        if ready.intersects(broken()) || !self.arm(handle, file, watched_events() - ready, false) {
+            return Known::default();
+        }
+        Known {
+            ready: u32::from(ready.bits()),
+            notes: note::READY,
+        }
+    }
+
+    fn is_watched(&self, handle: u64) -> bool {
+        lock(&self.watched).contains_key(&handle)
+    }
+
+    /// True if all `events` will be told.
+    fn arm(&self, handle: u64, file: BorrowedFd<'_>, events: PollFlags, edge: bool) -> bool {
+        let Ok(epoll) = self.epoll() else {
+            return false;
+        };
+        let mut watched = lock(&self.watched);
+        let data = epoll::EventData::new_u64(handle);
+        match watched.get_mut(&handle) {
+            Some(watch) if watch.edge => true,
+            Some(watch) => {
+                let armed = watch.armed | events;
+                if armed == watch.armed && !edge {
+                    return true;
+                }
+                if epoll::modify(epoll, file, data, flags(armed, edge)).is_err() {
+                    return false;
+                }
+                *watch = Watch { armed, edge };
+                true
+            }
+            None => {
+                if watched.len() >= WATCHED_MAX || epoll::add(epoll, file, data, flags(events, edge)).is_err()
+                {
+                    return false;
+                }
+                watched.insert(handle, Watch { armed: events, edge });
+                true
+            }
+        }
+    }
+
+    /// The object is closed.
+    pub fn forget(&self, handle: u64, file: BorrowedFd<'_>) {
+        if lock(&self.watched).remove(&handle).is_some()
+            && let Some(epoll) = self.epoll.get()
+        {
+            // Others may have the same open file: closing it here does not end the watching.
+            let _ = epoll::delete(epoll, file);
+        }
+    }
+
+    /// Gives what there is to tell: handles and what they are ready for. `file` finds a handle's object.
+    pub fn take(&self, file: impl Fn(u64) -> Option<std::sync::Arc<OwnedFd>>) -> Vec<(u64, PollFlags)> {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let Some(epoll) = self.epoll.get() else {
+            return Vec::new();
+        };
+        let Ok((events, _)) = epoll::wait(epoll, &mut events[..], Some(&now)) else {
+            return Vec::new();
+        };
+        let mut watched = lock(&self.watched);
+        let mut told = Vec::with_capacity(events.len());
+        for event in events.iter() {
+            let handle = event.data.u64();
+            let flags_now = event.flags;
+            let ready = PollFlags::from_bits_retain(flags_now.bits() as u16);
+            let Some(watch) = watched.get_mut(&handle) else {
+                continue;
+            };
+            if !watch.edge {
+                watch.armed -= ready;
+                if ready.intersects(broken()) {
+                    watch.armed = PollFlags::empty();
+                }
+                // It told once; what is still missing has to be asked for again.
+                if !watch.armed.is_empty()
+                    && let Some(file) = file(handle)
+                {
+                    let data = epoll::EventData::new_u64(handle);
+                    let _ = epoll::modify(epoll, &*file, data, flags(watch.armed, false));
+                }
+            }
+            told.push((handle, ready));
+        }
+        told
+    }
+}
+
+fn flags(events: PollFlags, edge: bool) -> epoll::EventFlags {
+    let mode = if edge {
+        epoll::EventFlags::ET
+    } else {
+        epoll::EventFlags::ONESHOT
+    };
+    epoll::EventFlags::from_bits_retain(u32::from(events.bits())) | mode
+}
+
+/// What the object is ready for now.
+pub fn ready_for(file: BorrowedFd<'_>, events: PollFlags) -> PollFlags {
+    let mut polls = [PollFd::from_borrowed_fd(file, events)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match poll(&mut polls, Some(&now)) {
+        Ok(_) => polls[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
+}

@@ -1,0 +1,223 @@
+//! Giving guests descriptors of new home objects.
+//!
+//! A descriptor is an open file of the world's root, which only a process of the world may open. It is also one that the session
+//! must never hold: closing it is a request to the file door, and who dies closes everything when nobody serves the door any
+//! more. So init does it: it opens the file, under the object's handle in the hidden directory, and puts it into the process that waits in
+//! the notified call.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use afield_link::wire::NODE_HANDLE;
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::sys::seccomp::Listener;
+use crate::sys::{errno, sockets};
+
+/// What init is asked to do, as bytes on a channel between session and init, which are the same program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Wish {
+    /// One of the constants below.
+    what: u32,
+    /// Number of a listener.
+    listener: u32,
+    /// The waiting call.
+    notification: u64,
+    /// The object's handle.
+    handle: u64,
+    /// The file's offset; negative for none.
+    offset: i64,
+    /// Open flags.
+    flags: u32,
+    /// 1: the call returns the descriptor's number.
+    answers: u32,
+}
+
+/// Answered by a number, or a negated errno, of four bytes.
+const INSTALL: u32 = 1;
+/// With the listener's descriptor.
+const ADD_LISTENER: u32 = 2;
+const REMOVE_LISTENER: u32 = 3;
+
+/// Open flags that matter to a guest.
+const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
+
+/// The session's side.
+#[derive(Debug)]
+pub struct Installer {
+    /// To init; `None` before the world is mounted.
+    channel: Mutex<Option<UnixStream>>,
+    handle_next: AtomicU64,
+    listener_next: AtomicU32,
+}
+
+/// A descriptor to be given to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gift {
+    /// Handle of the object, which the file door knows.
+    pub handle: u64,
+    /// Its open flags; of the descriptor's only `O_CLOEXEC`.
+    pub flags: u32,
+    /// Where its offset is, if it has one.
+    pub offset: Option<i64>,
+    /// The waiting call returns its number.
+    pub answers: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Installer {
+    fn default() -> Self {
+        Self {
+            channel: Mutex::default(),
+            handle_next: AtomicU64::new(NODE_HANDLE | 1),
+            listener_next: AtomicU32::new(1),
+        }
+    }
+}
+
+impl Installer {
+    /// Init listens at the other end of this.
+    pub fn set_channel(&self, channel: UnixStream) {
+        *lock(&self.channel) = Some(channel);
+    }
+
+    /// Consecutive handles that are given to nothing else; the first of them.
+    pub fn new_handles(&self, count: u64) -> u64 {
+        self.handle_next.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Makes a listener known to init. Its number.
+    pub fn add_listener(&self, listener: OwnedFd) -> io::Result<u32> {
+        let number = self.listener_next.fetch_add(1, Ordering::Relaxed);
+        let wish = Wish {
+            what: ADD_LISTENER,
+            listener: number,
+            ..Wish::default()
+        };
+        let channel = lock(&self.channel);
+        let channel = channel.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        sockets::send_with(channel, wish.as_bytes(), listener.as_fd())?;
+        Ok(number)
+    }
+
+    /// Nobody waits in its calls any more.
+    pub fn remove_listener(&self, number: u32) {
+        let wish = Wish {
+            what: REMOVE_LISTENER,
+            listener: number,
+            ..Wish::default()
+        };
+        if let Some(channel) = &mut *lock(&self.channel) {
+            // Without init nothing has to be removed.
+            let _ = channel.write_all(wish.as_bytes());
+        }
+    }
+
+    /// Gives a descriptor to the process that waits in a notified call: its number there. Waits for init and the file door, not for
+    /// what these wait for.
+    ///
+    /// # Errors
+    /// `EMFILE` if the process has no room, `ENOENT` if it is gone.
+    pub fn install(&self, listener: &Listener, notification: u64, gift: Gift) -> io::Result<i32> {
+        let wish = Wish {
+            what: INSTALL,
+            listener: listener.number(),
+            notification,
+            handle: gift.handle,
+            offset: gift.offset.unwrap_or(-1),
+            flags: gift.flags & KEPT,
+            answers: u32::from(gift.answers),
+        };
+        let mut channel = lock(&self.channel);
+        let channel = channel.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        channel.write_all(wish.as_bytes())?;
+        let mut answer = [0; 4];
+        channel.read_exact(&mut answer)?;
+        match i32::from_ne_bytes(answer) {
+            number if number >= 0 => Ok(number),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        }
+    }
+}
+
+/// Init's side.
+#[derive(Debug)]
+pub struct Helper {
+    channel: UnixStream,
+    listeners: HashMap<u32, Listener>,
+}
+
+impl AsFd for Helper {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Helper {
+    /// For the session at the other end of `channel`.
+    pub fn new(channel: UnixStream) -> Self {
+        Self {
+            channel,
+            listeners: HashMap::new(),
+        }
+    }
+
+    /// Grants the next wish; `hidden` is the directory of home objects.
+    ///
+    /// # Errors
+    /// The session is gone.
+    pub fn serve(&mut self, hidden: &OwnedFd) -> io::Result<()> {
+        let mut wish = Wish::default();
+        let received = sockets::receive_with(&self.channel, wish.as_mut_bytes())?;
+        if received.count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.channel
+            .read_exact(&mut wish.as_mut_bytes()[received.count..])?;
+        match (wish.what, received.descriptor) {
+            (INSTALL, _) => {
+                let result = self.install(&wish, hidden);
+                let (answer, file) = match result {
+                    Ok((number, file)) => (number, Some(file)),
+                    Err(error) => (-errno(&error), None),
+                };
+                self.channel.write_all(&answer.to_ne_bytes())?;
+                // Nobody has to wait for this one's closing.
+                drop(file);
+            }
+            (ADD_LISTENER, Some(listener)) => {
+                self.listeners
+                    .insert(wish.listener, Listener::new(listener, wish.listener));
+            }
+            (REMOVE_LISTENER, _) => {
+                self.listeners.remove(&wish.listener);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn install(&self, wish: &Wish, hidden: &OwnedFd) -> io::Result<(i32, OwnedFd)> {
+        let listener = self
+            .listeners
+            .get(&wish.listener)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlags::from_bits_retain(wish.flags) | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(hidden, wish.handle.to_string(), flags, Mode::empty())?;
+        if wish.offset >= 0 {
+            rustix::fs::seek(&file, SeekFrom::Start(wish.offset as u64))?;
+        }
+        let cloexec = wish.flags & libc::O_CLOEXEC as u32 != 0;
+        let number = listener.add_descriptor(wish.notification, file.as_fd(), cloexec, wish.answers != 0)?;
+        Ok((number, file))
+    }
+}
