@@ -17,7 +17,9 @@ cases! {
     umask: Case::home("umask 027; $AF sh -c 'umask; touch f; mkdir d'; umask 0; $AF sh -c 'umask; touch g; mkdir e'");
     directory: Case::home("mkdir -p a/b; cd a/b; $AF sh -c 'pwd; /bin/pwd; cd ..; /bin/pwd; touch here'");
     limits_changed: Case::home_bash("ulimit -n 100; ulimit -S -s 4096; ulimit -c unlimited; ulimit -f 1000; ulimit -t 100; $AF bash -c 'ulimit -a; ulimit -Ha'");
-    few_descriptors: Case::home_bash("$AF true; ulimit -n 10; $AF bash -c 'ulimit -n; exec 9</dev/null; exec 5</dev/null; echo ok; (true 10</dev/null) 2>/dev/null || echo no more'");
+    few_descriptors: Case::home_bash("ulimit -S -n 10; $AF bash -c 'ulimit -n; ulimit -Hn; exec 9</dev/null; exec 5</dev/null; echo ok; (true 10</dev/null) 2>/dev/null || echo no more'");
+    /// An agent cannot be started under this limit, which it could not get rid of.
+    few_descriptors_for_good: Case::home_bash("$AF true; ulimit -n 10; $AF bash -c 'ulimit -n; ulimit -Hn; exec 9</dev/null; exec 5</dev/null; echo ok; (true 10</dev/null) 2>/dev/null || echo no more'");
     nohup: Case::home("$AF nohup sh -c 'kill -HUP $$; echo alive' 2>/dev/null; trap '' INT QUIT; $AF sh -c 'kill -INT $$; kill -QUIT $$; echo alive too'");
     ignored_signals: Case::home("trap '' USR1 TERM; $AF sh -c 'grep SigIgn /proc/self/status; kill $$; kill -USR1 $$; echo alive'");
     nice: Case::home("nice -n 7 $AF sh -c 'nice; nice -n 3 nice'");
@@ -58,7 +60,7 @@ cases! {
     large_input: Case::home("head -c 50000000 /dev/zero | $AF wc -c; $AF head -c 30000000 /dev/zero | wc -c");
     pid_is_the_jobs: Case::home("$AF sh -c 'echo $$ > pid' & p=$!; wait $p; [ $(cat pid) = $p ] && echo same; rm pid");
     parent_is_the_shell: Case::home("$AF sh -c 'echo $PPID > ppid'; [ $(cat ppid) = $$ ] && echo same; rm ppid");
-    kill_from_home: Case::home("exec 2>/dev/null; mkfifo p; $AF sh -c 'trap \"echo got it; exit 3\" TERM; echo ready > p; while :; do sleep 0.05; done' & read x < p; kill $!; wait $!; echo $?; $AF sh -c 'echo ready > p; exec sleep 60' & read x < p; kill -9 $!; wait $!; echo $?");
+    kill_from_home: Case::home("mkfifo p; $AF sh -c 'trap \"echo got it; exit 3\" TERM; echo ready > p; while :; do sleep 0.05; done' & read x < p; kill $!; wait $!; echo $?; $AF sh -c 'echo ready > p; exec sleep 60' & read x < p; kill -9 $!; while [ -e /proc/$! ]; do :; done; wait $!; echo $?");
     stop_from_home: Case::home_bash("set -m; $AF sh -c 'echo $$ > ready; while :; do :; done' & p=$!; until [ -s ready ]; do :; done; kill -STOP $p; until grep -q '^State:.T' /proc/$p/status; do :; done; jobs -s | grep -c Stopped; kill -CONT $p; until jobs -r | grep -q .; do :; done; kill -TERM $p; wait $p; echo $?; rm ready");
     exec_into_afield: Case::home("exec $AF sh -c 'echo $1; exit 9' x y");
     afield_in_subshells: Case::home("x=$($AF echo one; $AF echo two); echo $x; ( $AF false ) || echo failed; $AF true && echo worked");

@@ -60,6 +60,9 @@ impl Default for Options {
     }
 }
 
+/// Open files without which it could serve nobody.
+const FILES_MIN: u64 = 256;
+
 /// Why the agent could not start or go on.
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -69,6 +72,11 @@ pub enum AgentError {
     /// Another one serves this user.
     #[error("an agent is running already in {0}")]
     Running(String),
+    /// It was started under a limit that is its own then, and cannot raise it.
+    #[error(
+        "an agent needs {FILES_MIN} open files, and may have {0}: start it under a higher limit (`ulimit -n`) first, with `afield run true`"
+    )]
+    Files(u64),
     /// The kernel refused something.
     #[error("{what}: {source}")]
     Io {
@@ -125,6 +133,10 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     runtime.prepare()?;
     process::frugal_memory();
     daemon::free_of_its_starter();
+    let files = daemon::files_max();
+    if files < FILES_MIN {
+        return Err(AgentError::Files(files));
+    }
     let lock_path = runtime.lock();
     let agent_lock = std::fs::OpenOptions::new()
         .create(true)

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::process::{default_signals, end_with_parent};
@@ -18,6 +19,43 @@ pub fn free_of_its_starter() {
         all.set(cpu);
     }
     let _ = sched_setaffinity(None, &all);
+    free_of_limits();
+}
+
+/// Limits that would hold for all later jobs. Only a privileged process can get rid of hard ones.
+fn free_of_limits() {
+    let files_max = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1 << 20);
+    for resource in [
+        Resource::Cpu,
+        Resource::Fsize,
+        Resource::Data,
+        Resource::As,
+        Resource::Memlock,
+        Resource::Nproc,
+        Resource::Nofile,
+    ] {
+        let most = (resource == Resource::Nofile).then_some(files_max);
+        let free = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        if setrlimit(resource, free).is_err() {
+            let maximum = getrlimit(resource).maximum;
+            let raised = Rlimit {
+                current: maximum,
+                maximum,
+            };
+            let _ = setrlimit(resource, raised);
+        }
+    }
+}
+
+/// How many files this process may have open.
+pub fn files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Executes this program anew as an embedded node, which gets the link and dies with the calling thread.

@@ -434,14 +434,29 @@ pub fn environment() -> Vec<CString> {
 
 /// Makes `targets[n]` the descriptor `n` of this process, and closes all others.
 pub fn only_descriptors(targets: &[RawFd]) {
-    // SAFETY: for a process of one thread that is about to execute another program: nothing uses what is replaced.
-    unsafe {
-        let moved: Vec<RawFd> = targets
-            .iter()
-            .map(|&descriptor| libc::fcntl(descriptor, libc::F_DUPFD, targets.len() as i32))
-            .collect();
-        for (number, &descriptor) in moved.iter().enumerate() {
-            libc::dup2(descriptor, number as i32);
+    let mut places = targets.to_vec();
+    let mut keep = targets.to_vec();
+    keep.sort_unstable();
+    keep.dedup();
+    close_all_but(&keep);
+    // One after the other, since there may be room for no more.
+    for index in 0..places.len() {
+        let number = index as RawFd;
+        // SAFETY: for a process of one thread that is about to execute another program: nothing uses what is replaced.
+        unsafe {
+            if places[index] == number {
+                libc::fcntl(number, libc::F_SETFD, 0);
+                continue;
+            }
+            if places[index + 1..].contains(&number) {
+                let moved = libc::fcntl(number, libc::F_DUPFD, targets.len() as i32);
+                for place in &mut places[index + 1..] {
+                    if *place == number {
+                        *place = moved;
+                    }
+                }
+            }
+            libc::dup2(places[index], number);
         }
     }
     close_range(targets.len() as u32, u32::MAX);
