@@ -168,6 +168,20 @@ impl Terminal {
         tcgetpgrp(&self.master).ok().map(|group| group.as_raw_pid())
     }
 
+    /// Waits until it shows this.
+    #[track_caller]
+    pub fn until(&self, text: &str) {
+        let deadline = Instant::now() + BOUND;
+        while !self.text().contains(text) {
+            if Instant::now() > deadline {
+                let hint = self.watch.describe();
+                self.watch.kill_all();
+                panic!("waiting for {text:?}: the screen is\n{}\n{hint}", self.text());
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
     /// Closes the terminal's own side: whoever is on it is hung up. Then as [`Terminal::wait`].
     pub fn hang_up(self) -> (Ended, Vec<String>) {
         drop(self.reading);

@@ -1,6 +1,10 @@
 //! Programs on a terminal: the same keys typed natively and afield, and screens and modes compared.
 
-use afield_e2e::{Case, Ended, Mode, Pair, Session, Terminal, sessions, user_cases};
+use std::time::Duration;
+
+use afield_e2e::{
+    Arena, Case, Ended, Job, Mode, Pair, Process, Session, Terminal, modes, need, sessions, user_cases,
+};
 
 user_cases! {
     each_call: Case::program("terminals");
@@ -21,6 +25,10 @@ sessions! {
     resized;
     hung_up;
     hung_up_raw;
+}
+
+modes! {
+    node_killed in node_killed;
 }
 
 fn open(mode: Mode, test: &str, session: Session, needs: &[&str]) -> Option<Pair> {
@@ -230,6 +238,13 @@ fn home_shell(mode: Mode) {
     assert_eq!(pair.end(), Ended::Exit(3));
 }
 
+fn status_line_is_at(terminal: &Terminal, row: usize) -> bool {
+    let text = terminal.text();
+    text.lines()
+        .nth(row)
+        .is_some_and(|line| line.starts_with("text "))
+}
+
 /// An editor: insert, save, suspend, resume, resize, a command, quit.
 fn vim(mode: Mode) {
     let Some(pair) = open(mode, "vim", Session::bash(), &["vim"]) else {
@@ -240,11 +255,15 @@ fn vim(mode: Mode) {
     pair.until("first line\nsecond line");
     pair.keys(":w\r");
     pair.until("written");
+    pair.keys(":set laststatus=2\r");
+    pair.until_that("a status line", |terminal| status_line_is_at(terminal, 22));
     pair.keys("\x1a");
     pair.until("Stopped ");
     pair.until_row("$");
     pair.line("cat text; fg", "second line\n~");
+    // (An editor that is told of its size while it reads drops what it has read.)
     pair.resize(12, 50);
+    pair.until_that("a status line", |terminal| status_line_is_at(terminal, 10));
     pair.keys("ggOresized\x1b");
     pair.until("resized\nfirst line");
     pair.keys(":set number\r");
@@ -541,4 +560,52 @@ fn hung_up_raw(mode: Mode) {
     pair.keys("ione two\x1b");
     pair.until("one two");
     pair.hang_up();
+}
+
+/// The node dies while a program has the terminal in raw mode: the user's shell has it back as it was, and goes on.
+fn node_killed(mode: Mode) {
+    if !need("node_killed", "vim") {
+        return;
+    }
+    for agent in [false, true] {
+        let mut arena = Arena::new(mode);
+        arena.start_node();
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = ["bash", "--norc", "--noprofile", "-i"].map(Into::into).into();
+        let prefix = arena.prefix();
+        let words: Vec<_> = prefix.iter().map(|word| word.to_str().unwrap()).collect();
+        for (name, value) in [("PS1", "$ "), ("TERM", "xterm"), ("AF", &words.join(" "))] {
+            job.environment.push((name.into(), value.into()));
+        }
+        let terminal = arena.open_terminal(&job, &arena.work(), (24, 80));
+        terminal.until("$ ");
+        terminal.keys("stty -a > before; echo noted $((1))\r");
+        terminal.until("noted 1");
+        // A shell afield, and in it a job in a group of its own.
+        terminal.keys("$AF bash --norc --noprofile -i\r");
+        terminal.until("--noprofile -i\n$ ");
+        terminal.keys("vim -u NONE -N -n text\r");
+        terminal.until("\"text\" [New");
+        terminal.keys("ihello\x1b");
+        terminal.until("hello");
+        let victim = if agent {
+            arena.agent()
+        } else {
+            let init = arena.watch().all().into_iter().find(Process::is_init);
+            init.and_then(|init| Process::read(init.parent))
+        };
+        victim.expect("it runs").kill();
+        terminal.until("afield: ");
+        terminal.keys("echo status $?; stty -a > after; cmp before after && echo same $((2))\r");
+        terminal.until("status 125");
+        terminal.until("same 2");
+        // The next job finds all it needs.
+        terminal.keys("clear; $AF stty size\r");
+        terminal.until("24 80");
+        terminal.keys("exit\r");
+        let (ended, trouble) = terminal.wait();
+        assert_eq!(ended, Ended::Exit(0));
+        assert!(trouble.is_empty(), "{}", trouble.join("\n"));
+        arena.expect_clean();
+    }
 }

@@ -61,6 +61,7 @@ impl Deputy {
                     handles: Handles::from_inventory(&inventory),
                     ignored: 0,
                     root: None,
+                    terminal: self.terminal.clone(),
                     dump_directory: Arc::clone(&self.dump_directory),
                 };
                 match Self::build(parts, dispositions, raw || self.raw) {

@@ -59,16 +59,15 @@ impl Lead {
                     std::mem::forget(std::mem::replace(&mut self, *lead));
                 }
                 Err(error) => {
-                    if let Some(root) = &deputy.root {
-                        let text = self.last_words(&deputy).unwrap_or_else(|| {
-                            let why = match error {
-                                ChannelError::Closed => "the agent died".to_owned(),
-                                error => error.to_string(),
-                            };
-                            format!("{why}; {} ({}) cannot continue", root.name, deputy.pid)
-                        });
-                        deputy.tell_user(&text);
-                    }
+                    let text = self.last_words(&deputy).unwrap_or_else(|| {
+                        let why = match error {
+                            ChannelError::Closed => "the agent died".to_owned(),
+                            error => error.to_string(),
+                        };
+                        let name = deputy.root.as_ref().map_or("job", |root| &root.name);
+                        format!("{why}; {name} ({}) cannot continue", deputy.pid)
+                    });
+                    deputy.give_up(&text);
                     process::exit(EXIT_OWN_FAILURE);
                 }
             }
@@ -186,7 +185,7 @@ impl Lead {
             }
             ToDeputy::Notice(text) => deputy.tell_user(&text),
             ToDeputy::Gone(text) => {
-                deputy.tell_user(&text);
+                deputy.give_up(&text);
                 process::exit(EXIT_OWN_FAILURE);
             }
             ToDeputy::Accepted { .. } | ToDeputy::Refused(_) | ToDeputy::Spawned(_) => {

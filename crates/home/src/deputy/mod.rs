@@ -15,6 +15,7 @@
 //! | [`sockets`] | messages |
 //! | [`readiness`] | what polling programs have to know |
 //! | [`signals`] | from the kernel to the guest |
+//! | [`terminal`] | the terminal, for its user to have back |
 //! | [`locks`] | record locks |
 //! | [`forks`] | children |
 
@@ -28,6 +29,7 @@ mod places;
 mod readiness;
 mod signals;
 mod sockets;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -44,6 +46,7 @@ use zerocopy::IntoBytes;
 pub use handles::Handles;
 pub use lead::Lead;
 pub use places::out_of_the_way;
+pub use terminal::Terminal;
 pub use waits::add as add_usage;
 
 use crate::channel::{self, ChannelError};
@@ -89,6 +92,8 @@ pub struct Deputy {
     raw: bool,
     /// Set in the job's first process.
     root: Option<Root>,
+    /// The job's terminal.
+    terminal: Option<Arc<Terminal>>,
     /// Where a core dump of the deputy (not the guest's, which is on its way) does no harm.
     dump_directory: Arc<PathBuf>,
 }
@@ -104,6 +109,8 @@ pub struct Parts {
     pub ignored: u64,
     /// Set in the job's first process.
     pub root: Option<Root>,
+    /// The job's terminal, as it was at first.
+    pub terminal: Option<Arc<Terminal>>,
     /// Where a core dump of the deputy does no harm.
     pub dump_directory: Arc<PathBuf>,
 }
@@ -130,6 +137,7 @@ impl Deputy {
             gate: RwLock::new(()),
             raw,
             root: parts.root,
+            terminal: parts.terminal,
             dump_directory: parts.dump_directory,
         }))
     }

@@ -52,6 +52,11 @@ impl Children {
         known.usages.insert(pid, None);
     }
 
+    /// Those that live or have not been waited for.
+    pub fn known(&self) -> Vec<u32> {
+        lock(&self.known).usages.keys().copied().collect()
+    }
+
     /// One is about to end.
     pub fn ended(&self, pid: u32, usage: Usage) {
         let mut known = lock(&self.known);

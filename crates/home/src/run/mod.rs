@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::channel::{self, ChannelError, Incoming};
-use crate::deputy::{Deputy, Lead, Parts, Root, out_of_the_way};
+use crate::deputy::{Deputy, Lead, Parts, Root, Terminal, out_of_the_way};
 use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
 use crate::place::Place;
 use crate::runtime::RuntimeDir;
@@ -151,6 +151,7 @@ struct Snapshot {
     ids: [u32; 6],
     environment: Vec<CString>,
     inventory: Inventory,
+    terminal: Option<Terminal>,
 }
 
 impl Snapshot {
@@ -167,6 +168,7 @@ impl Snapshot {
             ids: process::ids(),
             environment: process::environment(),
             inventory,
+            terminal: Terminal::of_this_process(),
         })
     }
 
@@ -317,6 +319,7 @@ impl Attempt<'_> {
                 name: self.name.clone(),
                 stderr,
             }),
+            terminal: snapshot.terminal.take().map(Arc::new),
             dump_directory: Arc::new(dump_directory),
         })
         .map_err(RunError::Signals)?;

@@ -63,6 +63,7 @@ impl Fake {
                     handles,
                     ignored: 0,
                     root: None,
+                    terminal: None,
                     dump_directory: Arc::new("/tmp".into()),
                 });
                 std::mem::forget((ours, theirs));
