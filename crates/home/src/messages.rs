@@ -116,6 +116,8 @@ pub enum ToDeputy {
     },
     /// The guest changed its command name.
     Name(Vec<u8>),
+    /// The guest has written over its arguments; they are NUL-separated.
+    Title(Vec<u8>),
     /// Die like this (a wait status).
     Exit {
         /// As of `waitpid`.

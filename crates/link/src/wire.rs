@@ -144,6 +144,8 @@ pub enum ToNode {
     Hold { pid: u32 },
     /// The deputy runs again.
     Release { pid: u32 },
+    /// The deputy's priority (`nice`) is this now.
+    Priority { pid: u32, nice: i8 },
     /// A home object for which a poll was asked with notification by `pid` has become ready for `events` (`POLL*`).
     Ready { pid: u32, handle: u64, events: u32 },
     /// Answer to [`ToHome::Ping`] (same frame `id`): nothing but the round trip.
@@ -212,6 +214,8 @@ pub enum ToHome {
     },
     /// The guest changed its command name (`PR_SET_NAME` by its main thread).
     Name { pid: u32, name: Vec<u8> },
+    /// The guest has written over its arguments; they are NUL-separated.
+    Title { pid: u32, arguments: Vec<u8> },
     /// The guest ended with this wait status (of `waitpid`).
     Exit { pid: u32, status: i32, usage: Usage },
     /// A stop signal's default action: the deputy stops itself with it. Answered by [`ToNode::Release`] when the

@@ -29,6 +29,8 @@ pub struct Process {
     pub executed: bool,
     /// It has armed a timer of its own, whose signal nobody announces.
     pub timers: bool,
+    /// Digest of the arguments that home shows for it.
+    pub title: u64,
     /// Home objects of which it may have several descriptors.
     pub duplicates: Duplicates,
 }
@@ -206,7 +208,7 @@ impl Register {
     }
 
     /// A new guest, with one thread.
-    pub fn add_process(&mut self, pid: u32, leader: i32, executed: bool) {
+    pub fn add_process(&mut self, pid: u32, leader: i32, executed: bool, title: u64) {
         self.processes.insert(
             pid,
             Process {
@@ -215,6 +217,7 @@ impl Register {
                 executed,
                 timers: false,
                 duplicates: Duplicates::default(),
+                title,
             },
         );
         self.threads.insert(leader, Thread { pid, call: None });

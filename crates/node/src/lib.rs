@@ -16,5 +16,6 @@ mod installer;
 pub mod session;
 mod spawner;
 mod sys;
+mod titles;
 mod trace;
 mod world;

@@ -7,6 +7,7 @@
 //! | notify door (one per job) | takes notified calls |
 //! | tracer | all ptrace |
 //! | memory | completes calls that write to guest memory |
+//! | titles | looks what guests call themselves |
 //! | spawner | starts first guests, with init |
 
 use std::collections::HashMap;
@@ -382,6 +383,8 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     })?;
     let door = Arc::clone(&shared);
     start("files", move || fs::serve(&door))?;
+    let titles = Arc::clone(&shared);
+    start("titles", move || crate::titles::watch(&titles))?;
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
@@ -517,6 +520,15 @@ fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Resul
         ToNode::Kill { pid } => shared.orders.give(Order::Kill { pid }),
         ToNode::Hold { pid } => shared.orders.give(Order::Hold { pid }),
         ToNode::Release { pid } => shared.orders.give(Order::Release { pid }),
+        ToNode::Priority { pid, nice } => {
+            let leader = shared.guests.lock().process(pid).map(|process| process.leader);
+            if let Some(leader) = leader
+                && let Err(error) = sys::process::set_priority(leader, nice)
+            {
+                // To lower it again may be more than the node's user may do.
+                debug!("priority of {pid}: {error}");
+            }
+        }
         ToNode::Ready { pid, handle, events } => shared.files.ready(pid, handle, events),
         ToNode::Pong => {}
     }

@@ -80,7 +80,6 @@ static void ends(void) {
         while (waitpid(pid, &status, 0) == -1 && errno == EINTR) {
         }
         print_status("child", status);
-        printf("last code %d\n", seen[count - 1].si_code);
     }
     title("a wait that keeps, one that takes");
     signal(SIGCHLD, SIG_DFL);

@@ -5,6 +5,7 @@
 
 mod floor;
 mod project;
+mod stop;
 mod work;
 
 use std::ffi::OsString;
@@ -60,10 +61,12 @@ pub enum Name {
     Start,
     /// `make -j2` of a small C project (needs make and cc)
     Make,
+    /// How long a process still computes after SIGSTOP
+    Stop,
 }
 
 impl Name {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Null,
         Self::Cpu,
         Self::Pipe,
@@ -74,6 +77,7 @@ impl Name {
         Self::Fork,
         Self::Start,
         Self::Make,
+        Self::Stop,
     ];
 
     fn work(self) -> Option<Work> {
@@ -86,6 +90,7 @@ impl Name {
             Self::Open => Work::Open,
             Self::Write => Work::Write,
             Self::Fork => Work::Fork,
+            Self::Stop => Work::Stop,
             Self::Start | Self::Make => return None,
         })
     }
@@ -175,6 +180,10 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
                 time(&program(["true"]))?,
                 time(&afield(on, &[OsString::from("true")])?)?,
             ),
+            Some(Work::Stop) => {
+                let command = own(Work::Stop)?;
+                (stop::measure(&command)?, stop::measure(&afield(on, &command)?)?)
+            }
             Some(work) => {
                 let floor = if work == Work::Null {
                     floor::ping_pong(on == "embedded").map_err(Failure::own)?

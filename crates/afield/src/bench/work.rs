@@ -26,6 +26,7 @@ pub enum Work {
     Open,
     Write,
     Fork,
+    Stop,
 }
 
 impl Work {
@@ -40,6 +41,7 @@ impl Work {
             Self::Open => "open",
             Self::Write => "write",
             Self::Fork => "fork",
+            Self::Stop => "stop",
         }
     }
 }
@@ -68,6 +70,7 @@ pub fn do_work(work: Work) -> io::Result<f64> {
         }
         Work::Write => write(),
         Work::Fork => batches(20, || child::fork_child(|| {})?.reap()),
+        Work::Stop => Ok(super::stop::compute()),
     }
 }
 

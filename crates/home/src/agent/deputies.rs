@@ -60,6 +60,8 @@ pub struct EntryStatus {
     pub stopping: bool,
     /// It was found stopped by somebody else.
     pub held: bool,
+    /// Its priority, as the node has been told.
+    pub nice: i8,
     /// Files of which the deputy has a descriptor for record locks: node and access mode.
     pub lock_files: HashSet<(u64, u32)>,
     /// Its working directory, and at its start what is above that.
@@ -176,20 +178,20 @@ impl DeputyEntry {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel has it stopped now.
-    pub fn is_stopped(&self) -> bool {
-        let mut bytes = [0u8; 128];
-        let Some(count) = self
-            .stat
-            .as_ref()
-            .and_then(|stat| stat.read_at(&mut bytes, 0).ok())
-        else {
-            return false;
-        };
+    /// What home's kernel says of it now: whether it is stopped, and its priority.
+    pub fn look(&self) -> Option<(bool, i8)> {
+        let mut bytes = [0u8; 512];
+        let count = self.stat.as_ref()?.read_at(&mut bytes, 0).ok()?;
         let text = &bytes[..count];
-        let end = text.iter().rposition(|&byte| byte == b')');
-        end.and_then(|end| text.get(end + 2))
-            .is_some_and(|&state| state == b'T')
+        // The command's name, before that, may hold anything.
+        let end = text.iter().rposition(|&byte| byte == b')')?;
+        let mut fields = str::from_utf8(text.get(end + 2..)?)
+            .ok()?
+            .split_ascii_whitespace();
+        let stopped = fields.next()? == "T";
+        // The nineteenth, of which the first was the third.
+        let nice = fields.nth(15)?.parse().ok()?;
+        Some((stopped, nice))
     }
 }
 

@@ -227,6 +227,12 @@ impl Session {
                     self.tell(&deputy, 0, &ToDeputy::Exec { name, arguments }, None)?;
                 }
             }
+            ToHome::Title { pid, arguments } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    lock(&deputy.status).command = words_of(&arguments);
+                    self.tell(&deputy, 0, &ToDeputy::Title(arguments), None)?;
+                }
+            }
             ToHome::Name { pid, name } => {
                 if let Some(deputy) = self.deputy(pid) {
                     self.tell(&deputy, 0, &ToDeputy::Name(name), None)?;

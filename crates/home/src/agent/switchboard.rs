@@ -241,34 +241,40 @@ impl Session {
         Ok(self.writer.write_control(id, &ToNode::Forked(result))?)
     }
 
-    /// Looks for deputies that somebody has stopped or continued.
+    /// Looks for deputies that somebody has stopped or continued, or given another priority.
     fn watch(&self) -> Result<(), SessionError> {
         for deputy in self.all_deputies() {
             let pid = deputy.pid;
-            let held = {
+            {
                 let status = lock(&deputy.status);
+                // One that has been asked to stop itself says when it runs again.
                 if status.stopping || !status.started {
                     continue;
                 }
-                status.held
-            };
-            let stopped = deputy.is_stopped();
-            if stopped == held {
+            }
+            let Some((stopped, nice)) = deputy.look() else {
                 continue;
-            }
-            {
-                let mut status = lock(&deputy.status);
-                // It may have been asked to stop itself since.
-                if status.stopping {
-                    continue;
-                }
-                status.held = stopped;
-            }
-            let message = match stopped {
-                true => ToNode::Hold { pid },
-                false => ToNode::Release { pid },
             };
-            self.writer.write_control(0, &message)?;
+            let (other_nice, other_stop) = {
+                let mut status = lock(&deputy.status);
+                let other_nice = std::mem::replace(&mut status.nice, nice) != nice;
+                // It may have been asked to stop itself since.
+                let other_stop = !status.stopping && status.held != stopped;
+                if other_stop {
+                    status.held = stopped;
+                }
+                (other_nice, other_stop)
+            };
+            if other_nice {
+                self.writer.write_control(0, &ToNode::Priority { pid, nice })?;
+            }
+            if other_stop {
+                let message = match stopped {
+                    true => ToNode::Hold { pid },
+                    false => ToNode::Release { pid },
+                };
+                self.writer.write_control(0, &message)?;
+            }
         }
         Ok(())
     }

@@ -146,6 +146,7 @@ impl Lead {
                 self.show(deputy, &name, &arguments);
             }
             ToDeputy::Name(name) => show_name(&name),
+            ToDeputy::Title(arguments) => self.show_arguments(deputy, &arguments),
             ToDeputy::Exit { status } => deputy.die(status),
             ToDeputy::Stop { signal } => deputy.stop(signal),
             ToDeputy::ChildUsage { pid, usage } => deputy.children.ended(pid, usage),
@@ -197,6 +198,11 @@ impl Lead {
 
     /// Shows name and arguments of the guest as the process's own.
     pub fn show(&mut self, deputy: &Deputy, name: &[u8], arguments: &[u8]) {
+        self.show_arguments(deputy, arguments);
+        show_name(name);
+    }
+
+    fn show_arguments(&mut self, deputy: &Deputy, arguments: &[u8]) {
         if let Some(title) = &mut self.title {
             // Nobody else may change the program break meanwhile.
             deputy.await_starting();
@@ -204,7 +210,6 @@ impl Lead {
             let _queue = deputy.workers.hold();
             title.show(arguments);
         }
-        show_name(name);
     }
 }
 

@@ -110,7 +110,7 @@ impl Home {
     }
 
     /// Takes note of what requests mean for closing.
-    fn note(&self, request: &Request<'_>) {
+    fn note(&self, shared: &Shared, request: &Request<'_>) {
         match request.opcode {
             Opcode::SetLock | Opcode::SetLockWait => {
                 lock(&self.locked).insert(request.header.node);
@@ -118,6 +118,7 @@ impl Home {
             Opcode::Release => {
                 if let Ok(release) = request.record::<ReleaseRequest>() {
                     lock(&self.readers).remove(&release.handle);
+                    shared.files.proc.released(release.handle);
                 }
             }
             _ => {}
@@ -146,14 +147,13 @@ impl Home {
     }
 
     /// What is to be remembered of a request.
-    fn asked(&self, shared: &Shared, request: &mut Request<'_>) -> Option<Asked> {
+    fn asked(&self, shared: &Shared, request: &Request<'_>) -> Option<Asked> {
         let inner = request.header.pid;
         match request.opcode {
             Opcode::Lookup => Some(Asked::Lookup {
                 inner,
                 proc: shared.files.proc.sought(shared, request),
             }),
-            Opcode::Read => shared.files.proc.reads(shared, request).map(Asked::Merge),
             Opcode::SetLockWait => Some(Asked::Wait {
                 inner,
                 interrupted: false,
@@ -181,8 +181,18 @@ impl Driver for Home {
         if self.closes_quietly(&request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
-        self.note(&request);
-        if let Some(asked) = self.asked(shared, &mut request) {
+        self.note(shared, &request);
+        if request.opcode == Opcode::Read
+            && let Some(read) = shared.files.proc.reads(shared, &mut request)
+        {
+            match read {
+                proc::Read::Merge(reading) => {
+                    shared.files.expect(unique, Pending::Home(Asked::Merge(reading)))
+                }
+                proc::Read::Rest(text) => return Ok(Outcome::Reply(super::data_reply(unique, &[&text]))),
+            }
+        }
+        if let Some(asked) = self.asked(shared, &request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
         let header = &request.header;

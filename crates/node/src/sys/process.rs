@@ -87,3 +87,15 @@ pub fn execute(program: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8>]) -
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
 }
+
+/// Sets a process's priority, but none above the caller's own.
+pub fn set_priority(process: i32, nice: i8) -> io::Result<()> {
+    // SAFETY: integers only.
+    let result = unsafe {
+        // -1 is a priority as well as an error; the own one can always be had.
+        let own = libc::getpriority(libc::PRIO_PROCESS, 0);
+        let nice = libc::c_int::from(nice).clamp(own.min(19), 19);
+        libc::setpriority(libc::PRIO_PROCESS, process as u32, nice)
+    };
+    super::check(result.into()).map(drop)
+}

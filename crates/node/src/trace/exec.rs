@@ -5,9 +5,7 @@ use tracing::debug;
 
 use super::{Resume, Tracer};
 use crate::sys::ptrace;
-
-/// Most bytes of arguments that home is told.
-const ARGUMENTS_BYTES_MAX: usize = 128 << 10;
+use crate::titles;
 
 impl Tracer {
     /// The stop of a successful `execve`. All other threads of the process are gone, and the caller is the leader
@@ -71,7 +69,12 @@ impl Tracer {
             self.tell(0, &ToHome::Spawned { pid, result: Ok(()) });
         }
         match program_of(tid) {
-            Ok((name, arguments)) => self.tell(0, &ToHome::Exec { pid, name, arguments }),
+            Ok((name, arguments)) => {
+                if let Some(process) = self.shared.guests.lock().process_mut(pid) {
+                    process.title = titles::digest(&arguments);
+                }
+                self.tell(0, &ToHome::Exec { pid, name, arguments });
+            }
             Err(error) => debug!("name of {pid}: {error}"),
         }
         for info in early {
@@ -86,7 +89,5 @@ fn program_of(tid: i32) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
         name.pop();
     }
     name.truncate(15);
-    let mut arguments = std::fs::read(format!("/proc/{tid}/cmdline"))?;
-    arguments.truncate(ARGUMENTS_BYTES_MAX);
-    Ok((name, arguments))
+    Ok((name, titles::arguments_of(tid)?))
 }

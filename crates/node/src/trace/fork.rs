@@ -164,7 +164,8 @@ impl Tracer {
                 how = Resume::ToCallEnd;
                 {
                     let mut register = self.shared.guests.lock();
-                    register.add_process(home_pid, child, true);
+                    let title = register.process(pid).map_or(0, |parent| parent.title);
+                    register.add_process(home_pid, child, true, title);
                     register.inherit(pid, home_pid);
                 }
                 born = self.unborn.remove(&home_pid).unwrap_or_default();

@@ -230,7 +230,7 @@ impl Tracer {
 
     fn seize(&mut self, pid: u32, tid: i32) -> io::Result<()> {
         ptrace::seize(tid)?;
-        self.shared.guests.lock().add_process(pid, tid, false);
+        self.shared.guests.lock().add_process(pid, tid, false, 0);
         self.threads.insert(tid, Thread::new(pid));
         self.processes.insert(pid, Process::default());
         Ok(())

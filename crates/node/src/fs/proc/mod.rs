@@ -82,6 +82,9 @@ const MERGED_BYTES_MAX: u32 = 16 << 10;
 /// processes look like their deputies.
 const KNOWN_MAX: usize = 1 << 16;
 
+/// Most merged files that are remembered while they are open. Where there are more, some are made anew as they are read on.
+const TEXTS_MAX: usize = 4096;
+
 /// The driver.
 #[derive(Debug, Default)]
 pub struct Proc {
@@ -89,6 +92,8 @@ pub struct Proc {
     root: AtomicU64,
     /// Home's nodes of guests' directories, and of files in them that are merged.
     known: Mutex<HashMap<u64, Known>>,
+    /// What was read first of merged files, by home's handle of the open file: the rest is of the same moment.
+    texts: Mutex<HashMap<u64, Vec<u8>>>,
 }
 
 /// What a node of home's is.
@@ -119,6 +124,26 @@ pub struct Reading {
     own: bool,
     offset: u64,
     size: u32,
+    /// Home's handle of the open file.
+    handle: u64,
+}
+
+impl Reading {
+    /// Its part of the whole.
+    fn part<'a>(&self, whole: &'a [u8]) -> &'a [u8] {
+        let start = usize::try_from(self.offset).map_or(whole.len(), |offset| offset.min(whole.len()));
+        let end = start.saturating_add(self.size as usize).min(whole.len());
+        &whole[start..end]
+    }
+}
+
+/// How a read goes on.
+#[derive(Debug)]
+pub enum Read {
+    /// Home has to say its half.
+    Merge(Reading),
+    /// It reads on in what is there.
+    Rest(Vec<u8>),
 }
 
 /// A link of the driver's, by its node.
@@ -206,8 +231,13 @@ impl Proc {
         }
     }
 
-    /// Has a read of a merged file ask home for all of it.
-    pub fn reads(&self, shared: &Shared, request: &mut Request<'_>) -> Option<Reading> {
+    /// An open file has been closed.
+    pub fn released(&self, handle: u64) {
+        lock(&self.texts).remove(&handle);
+    }
+
+    /// Has a read of a merged file ask home for all of it; `None` for other files.
+    pub fn reads(&self, shared: &Shared, request: &mut Request<'_>) -> Option<Read> {
         let (pid, file) = match lock(&self.known).get(&request.header.node) {
             Some(&Known::File(pid, file)) => (pid, file),
             _ => return None,
@@ -227,10 +257,16 @@ impl Proc {
                 .is_some_and(|(_, own)| own == pid),
             offset: read.offset,
             size: read.size,
+            handle: read.handle,
         };
+        if reading.offset > 0
+            && let Some(text) = lock(&self.texts).get(&reading.handle)
+        {
+            return Some(Read::Rest(reading.part(text).to_vec()));
+        }
         read.offset = 0;
         read.size = MERGED_BYTES_MAX;
-        Some(reading)
+        Some(Read::Merge(reading))
     }
 
     /// True if a lookup is for a name that the driver has.
@@ -278,9 +314,13 @@ pub fn merged(shared: &Shared, reading: Reading, text: &[u8]) -> Vec<u8> {
         Some(merged) => merged,
         None => text.to_vec(),
     };
-    let start = usize::try_from(reading.offset).map_or(whole.len(), |offset| offset.min(whole.len()));
-    let end = start.saturating_add(reading.size as usize).min(whole.len());
-    whole[start..end].to_vec()
+    let part = reading.part(&whole).to_vec();
+    let mut texts = lock(&shared.files.proc.texts);
+    if texts.len() >= TEXTS_MAX {
+        texts.clear();
+    }
+    texts.insert(reading.handle, whole);
+    part
 }
 
 fn attributes(node: u64) -> Attributes {
