@@ -17,11 +17,29 @@ pub const DATA_BYTES_MAX: usize = 4 << 20;
 pub const CONTROL_BYTES_MAX: usize = 64 << 10;
 /// Longest address, `sockaddr_storage`.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Longest path of a file that is passed along.
+pub const PATH_BYTES_MAX: usize = 4096;
 /// Most descriptors that one operation passes.
 pub const OBJECTS_MAX: usize = 1024;
 
 const NONE: u32 = u32::MAX;
 const WHAT: WireError = WireError::Malformed("message");
+
+/// What is passed along with messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passed {
+    /// A home object.
+    Handle(u64),
+    /// A file of home's tree: it is opened again, with these open flags and at this offset.
+    File {
+        /// Absolute path.
+        path: Vec<u8>,
+        /// Open flags.
+        flags: u32,
+        /// Offset.
+        offset: i64,
+    },
+}
 
 /// A message to be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,6 +143,17 @@ struct ObjectHead {
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
+struct PassedHead {
+    /// The handle; 0 for a file.
+    handle: U64,
+    offset: I64,
+    flags: U32,
+    /// Bytes of the path that follows.
+    path: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
 struct IncomingHead {
     name_length: U32,
     flags: U32,
@@ -132,16 +161,27 @@ struct IncomingHead {
     lengths: Lengths,
 }
 
-/// Encodes messages to be sent, with the handles of the objects that go along.
-pub fn encode_outgoing(messages: &[Outgoing<'_>], objects: &[u64]) -> Vec<u8> {
+/// Encodes messages to be sent, with what goes along.
+pub fn encode_outgoing(messages: &[Outgoing<'_>], objects: &[Passed]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let head = SendHead {
         messages: U32::new(messages.len() as u32),
         objects: U32::new(objects.len() as u32),
     };
     bytes.extend_from_slice(head.as_bytes());
-    for &object in objects {
-        bytes.extend_from_slice(&object.to_le_bytes());
+    for object in objects {
+        let (head, path) = match object {
+            Passed::Handle(handle) => ((*handle, 0, 0), &[][..]),
+            Passed::File { path, flags, offset } => ((0, *offset, *flags), &path[..]),
+        };
+        let head = PassedHead {
+            handle: U64::new(head.0),
+            offset: I64::new(head.1),
+            flags: U32::new(head.2),
+            path: U32::new(path.len() as u32),
+        };
+        bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(path);
     }
     for message in messages {
         let lengths = Lengths {
@@ -158,9 +198,24 @@ pub fn encode_outgoing(messages: &[Outgoing<'_>], objects: &[u64]) -> Vec<u8> {
 }
 
 /// Decodes them: nothing left over, everything within the bounds named here.
-pub fn decode_outgoing(bytes: &[u8]) -> Result<(Vec<Outgoing<'_>>, Vec<u64>), WireError> {
-    let (head, rest) = wire::split::<SendHead>(bytes, "message")?;
-    let (objects, mut rest) = decode_handles(rest, head.objects.get())?;
+pub fn decode_outgoing(bytes: &[u8]) -> Result<(Vec<Outgoing<'_>>, Vec<Passed>), WireError> {
+    let (head, mut rest) = wire::split::<SendHead>(bytes, "message")?;
+    let count = bounded(head.objects.get(), OBJECTS_MAX)?;
+    let mut objects = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (head, after) = wire::split::<PassedHead>(rest, "message")?;
+        let (path, after) = take(after, bounded(head.path.get(), PATH_BYTES_MAX)?)?;
+        objects.push(match head.handle.get() {
+            0 => Passed::File {
+                path: path.to_vec(),
+                flags: head.flags.get(),
+                offset: head.offset.get(),
+            },
+            _ if !path.is_empty() => return Err(WHAT),
+            handle => Passed::Handle(handle),
+        });
+        rest = after;
+    }
     let count = bounded(head.messages.get(), MESSAGES_MAX)?;
     let mut messages = Vec::with_capacity(count);
     for _ in 0..count {
@@ -367,8 +422,19 @@ mod tests {
                 ..Outgoing::default()
             },
         ];
-        let bytes = encode_outgoing(&messages, &[7, 9]);
-        assert_eq!(decode_outgoing(&bytes).unwrap(), (messages.to_vec(), vec![7, 9]));
+        let objects = [
+            Passed::Handle(7),
+            Passed::File {
+                path: b"/a/b".to_vec(),
+                flags: 2,
+                offset: 11,
+            },
+        ];
+        let bytes = encode_outgoing(&messages, &objects);
+        assert_eq!(
+            decode_outgoing(&bytes).unwrap(),
+            (messages.to_vec(), objects.to_vec())
+        );
         for cut in 0..bytes.len() {
             assert!(decode_outgoing(&bytes[..cut]).is_err(), "{cut}");
         }

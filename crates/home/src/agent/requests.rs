@@ -9,7 +9,7 @@ use afield_abi::errno;
 use afield_abi::fuse::{Opcode, RequestHeader};
 use afield_abi::syscalls::{self, Arg};
 use afield_link::frame::{FILE_ID, Frame, Kind};
-use afield_link::message;
+use afield_link::message::{self, Passed};
 use afield_link::stream::Reader;
 use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -176,7 +176,9 @@ impl Session {
             }
             if op == Some(HandleOp::Send) {
                 for object in message::decode_outgoing(data)?.1 {
-                    self.lend(&deputy, object)?;
+                    if let Passed::Handle(handle) = object {
+                        self.lend(&deputy, handle)?;
+                    }
                 }
             }
         }

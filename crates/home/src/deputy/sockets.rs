@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_abi::sockets;
-use afield_link::message::{self, Incoming, Object, Outgoing, Room, Wanted};
+use afield_link::message::{self, Incoming, Object, Outgoing, Passed, Room, Wanted};
 use afield_link::wire::{NODE_HANDLE, WireError, note};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
 use super::operations::{Operation, Outcome, never_waits};
 use super::workers::Worker;
@@ -49,20 +49,14 @@ struct Receiving {
 
 impl Deputy {
     pub(super) fn begin_send(self: &Arc<Self>, operation: Operation) -> Result<(), WireError> {
-        let objects = {
-            let (_, objects) = message::decode_outgoing(operation.data())?;
-            objects
-        };
-        let files: Option<Vec<_>> = {
-            let handles = lock(&self.handles);
-            objects
-                .iter()
-                .map(|&object| handles.get(object).map(|handle| handle.file))
-                .collect()
-        };
-        let Some(files) = files else {
-            self.answer_object(&operation, Outcome::error(libc::EBADF));
-            return Ok(());
+        let objects = message::decode_outgoing(operation.data())?.1;
+        let files: Result<Vec<_>, i32> = objects.iter().map(|object| self.passed(object)).collect();
+        let files = match files {
+            Ok(files) => files,
+            Err(errno) => {
+                self.answer_object(&operation, Outcome::error(errno));
+                return Ok(());
+            }
         };
         let mut sending = Sending {
             files,
@@ -91,6 +85,31 @@ impl Deputy {
             interrupted(waited, operation, libc::SO_SNDTIMEO)
         });
         Ok(())
+    }
+
+    /// What goes along with a message.
+    fn passed(&self, object: &Passed) -> Result<Arc<OwnedFd>, i32> {
+        match object {
+            Passed::Handle(handle) => {
+                let handle = lock(&self.handles).get(*handle).ok_or(libc::EBADF)?;
+                Ok(handle.file)
+            }
+            Passed::File { path, flags, offset } => {
+                let kept =
+                    libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_PATH;
+                let flags = OFlags::from_bits_retain(*flags & kept as u32) | OFlags::CLOEXEC | OFlags::NOCTTY;
+                // What could wait for a partner does not: it has been opened before.
+                let opened = rustix::fs::open(path.as_slice(), flags | OFlags::NONBLOCK, Mode::empty())
+                    .map_err(rustix::io::Errno::raw_os_error)?;
+                if !flags.contains(OFlags::NONBLOCK | OFlags::PATH) {
+                    let _ = rustix::fs::fcntl_setfl(&opened, flags & (OFlags::APPEND | OFlags::NONBLOCK));
+                }
+                if *offset > 0 {
+                    let _ = rustix::fs::seek(&opened, SeekFrom::Start(*offset as u64));
+                }
+                Ok(Arc::new(opened))
+            }
+        }
     }
 
     pub(super) fn begin_receive(self: &Arc<Self>, operation: Operation) -> Result<(), WireError> {

@@ -10,18 +10,20 @@ use afield_abi::sockets::{
 };
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::message::{
-    self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, MESSAGES_MAX, NAME_BYTES_MAX, Outgoing, Room, Wanted,
+    self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, MESSAGES_MAX, NAME_BYTES_MAX, Outgoing, Passed, Room, Wanted,
 };
 use afield_link::wire::HandleOp;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::settle;
+use super::descriptors::Descriptor;
 use super::notify::{Door, Verdict};
 use crate::fs::handles;
 use crate::installer::Gift;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{errno, memory};
+use crate::world::HIDDEN_DIRECTORY;
 
 /// Bytes of a message that are sent, or received, at a time. More is sent piece by piece, as it would be on a stream; a datagram of that
 /// size there is not.
@@ -149,7 +151,7 @@ struct Letter {
     layouts: Vec<Layout>,
     names: Vec<Option<Vec<u8>>>,
     controls: Vec<Vec<u8>>,
-    objects: Vec<u64>,
+    objects: Vec<Passed>,
     /// Address of the `struct mmsghdr`s of `sendmmsg`.
     vector: Option<u64>,
 }
@@ -225,7 +227,7 @@ impl Door {
         tid: i32,
         pid: u32,
         control: &mut [u8],
-        objects: &mut Vec<u64>,
+        objects: &mut Vec<Passed>,
     ) -> Result<(), i32> {
         for piece in sockets::controls(control)? {
             if !piece.has_descriptors() {
@@ -238,15 +240,19 @@ impl Door {
             }
             for place in places {
                 let descriptor = i32::from_ne_bytes(*place);
-                if super::descriptors::look_up(tid, descriptor as u32).is_none() {
+                let Some(found) = super::descriptors::look_up(tid, descriptor as u32) else {
                     return Err(libc::EBADF);
-                }
-                let Some((handle, _)) = self.home_object(tid, descriptor as u32) else {
+                };
+                let object = match self.home_object(tid, descriptor as u32) {
+                    Some((handle, _)) => Some(Passed::Handle(handle)),
+                    None => file_of_home(tid, descriptor, &found),
+                };
+                let Some(object) = object else {
                     self.report(pid, nr::SENDMSG, libc::EOPNOTSUPP);
                     return Err(libc::EOPNOTSUPP);
                 };
                 *place = (objects.len() as i32).to_ne_bytes();
-                objects.push(handle);
+                objects.push(object);
             }
         }
         Ok(())
@@ -490,6 +496,20 @@ impl Door {
             Err(unsent) => Err(unsent.errno),
         }
     }
+}
+
+/// A file that has a name at home: of home's tree, or one of the devices that are the node's own.
+fn file_of_home(tid: i32, number: i32, descriptor: &Descriptor) -> Option<Passed> {
+    let path = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).ok()?;
+    let path = path.into_os_string().into_encoded_bytes();
+    let hidden = format!("/{HIDDEN_DIRECTORY}");
+    let named =
+        path.starts_with(b"/") && !path.starts_with(hidden.as_bytes()) && !path.ends_with(b" (deleted)");
+    named.then_some(Passed::File {
+        path,
+        flags: descriptor.flags as u32,
+        offset: descriptor.offset,
+    })
 }
 
 /// The messages of a vector of `struct mmsghdr`.
