@@ -582,6 +582,16 @@ int main(void) {
     int slave = MUST(open(name, O_RDWR | O_NOCTTY));
     HOLDS(isatty(slave) && isatty(master));
     WORKS(ioctl(slave, TIOCGPTN, &locked));
+    int peer = WORKS(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (peer >= 0) {
+        HOLDS(fcntl(peer, F_GETFD) == FD_CLOEXEC);
+        HOLDS((fcntl(peer, F_GETFL) & O_ACCMODE) == O_RDWR);
+        HOLDS(isatty(peer));
+        struct stat other;
+        HOLDS(fstat(peer, &other) == 0 && other.st_rdev == st.st_rdev && other.st_ino == st.st_ino);
+        close(peer);
+    }
+    WORKS(ioctl(slave, TIOCGPTPEER, O_RDWR | O_NOCTTY));
     each_call("the master's side", master);
     each_call("the slave's side", slave);
     lines(master, slave);

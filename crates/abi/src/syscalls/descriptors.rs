@@ -90,12 +90,17 @@ pub(super) const ROWS: &[Row] = &[
         ])
         .note("locks are home's; open-file flags of home objects are passed on"),
     call(nr::IOCTL, File)
-        .rules(&[rule(
-            1,
-            Any(COMMANDS),
-            Event(Notify),
-            "request is FIONREAD, FIONBIO, FIOASYNC, TIOCSIG or SIOCGIFCONF",
-        )])
+        .rules(&[
+            rule(
+                1,
+                Any(COMMANDS),
+                Event(Notify),
+                "request is FIONREAD, FIONBIO, FIOASYNC, TIOCSIG or SIOCGIFCONF",
+            ),
+            rule(1, Equal(libc::TIOCGPTPEER as u32), Home, "request is TIOCGPTPEER")
+                .shaped([Fd, Value, Value]),
+        ])
+        .opens(Some(2), false)
         .note("on home objects by the deputy"),
     call(nr::POLL, Node),
     call(nr::PPOLL, Node),

@@ -845,9 +845,15 @@ impl Door {
         if let Some(opens) = row.opens {
             result = self.shared.installer.new_handles(1);
             self.shared.files.handles.add(result, true, 0);
+            let mut access = libc::O_RDWR as u32;
+            if number == nr::IOCTL {
+                // The other side of a pseudo-terminal.
+                self.shared.files.handles.mark_terminal(result);
+                access = arguments[2] as u32 & libc::O_ACCMODE as u32;
+            }
             then = Then::Install(Gift {
                 handle: result,
-                flags: libc::O_RDWR as u32 | opens.flags(&arguments),
+                flags: access | opens.flags(&arguments),
                 offset: None,
                 answers: true,
             });
