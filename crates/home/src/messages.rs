@@ -102,6 +102,11 @@ pub enum ToDeputy {
         /// The child becomes the caller's sibling.
         sibling: bool,
     },
+    /// A child has made this one as its sibling.
+    Born {
+        /// The new child.
+        pid: u32,
+    },
     /// End that child without a trace.
     Unfork {
         /// The child.

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+/// Names of the directories for dumps begin so.
+const DUMP_PREFIX: &str = "dump.";
+
 /// Why the directory cannot be used.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
@@ -76,6 +79,24 @@ impl RuntimeDir {
     /// What the agent has to say.
     pub fn log(&self) -> PathBuf {
         self.path.join("agent.log")
+    }
+
+    /// Where the deputy `pid` leaves the dump without which its death would not show that there was one.
+    pub fn dump_of(&self, pid: u32) -> PathBuf {
+        self.path.join(format!("{DUMP_PREFIX}{pid}"))
+    }
+
+    /// Removes what deputies have left whose agent had died.
+    pub fn remove_dumps(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(DUMP_PREFIX.as_bytes())
+            {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Makes the directory if it is missing, and refuses one that others could use.

@@ -87,8 +87,11 @@ static void waits(void) {
     CALL(kill(pid, 0));
     CALL(waitid(P_PID, pid, &info, WEXITED | WNOHANG));
     CALL(kill(pid, 0));
+    memset(&info, 0x5a, sizeof info);
     CALL(waitid(P_PID, pid, &info, WEXITED | WNOHANG));
     CALL(waitid(P_ALL, 0, &info, 0));
+    for (size_t i = 0; i < 32; i++)
+        printf("%02x%s", ((unsigned char *)&info)[i], i == 31 ? "\n" : " ");
     CALL(waitpid(-1, &status, 0x1000));
     pid = CHILD(setpgid(0, 0); gate_open(&gate); _exit(12));
     gate_wait(&gate);

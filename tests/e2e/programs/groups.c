@@ -30,6 +30,24 @@ static void groups(void) {
     CALL(getpgid(99999999));
     gate_open(&finish);
     wait_for("child", child);
+    // After a child has executed a program its parent may not give it a group.
+    for (int own_session = 0; own_session < 2; own_session++) {
+        struct gate executed = gate_new();
+        child = CHILD({
+            if (own_session)
+                setsid();
+            execlp("sleep", "sleep", "60", NULL);
+        });
+        // Its copy closes itself; that is the end of the pipe.
+        close(executed.ends[1]);
+        gate_wait(&executed);
+        close(executed.ends[0]);
+        CALL(setpgid(child, 0));
+        CALL(setpgid(child, getpgrp()));
+        CALL(setpgid(child, -1));
+        kill(child, SIGKILL);
+        wait_for("child", child);
+    }
     child = CHILD({
         HOLDS(setsid() == getpid());
         HOLDS(getsid(0) == getpid() && getpgrp() == getpid());

@@ -129,8 +129,10 @@ static void clocks(void) {
     // Who it was, a descriptor does not tell afield yet (docs/compatibility.md).
     printf("signal %u\n", info.ssi_signo);
     waitpid(pid, NULL, 0);
-    pid = CHILD(usleep(20000); kill(getppid(), SIGUSR1); usleep(20000));
+    struct gate read_it = gate_new();
+    pid = CHILD(kill(getppid(), SIGUSR1); gate_wait(&read_it));
     CALL(read(signals, &info, sizeof info));
+    gate_open(&read_it);
     printf("signal %u %s\n", info.ssi_signo, info.ssi_pid == (uint32_t)pid ? "from the child" : "from another");
     waitpid(pid, NULL, 0);
     sigprocmask(SIG_UNBLOCK, &mask, NULL);

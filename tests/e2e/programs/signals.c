@@ -137,35 +137,49 @@ static void timers(void) {
     CALL(clock_nanosleep(CLOCK_MONOTONIC, 0, &sleep, &rest) == EINTR ? 0 : -1);
 }
 
+static struct gate handled;
+static void ticked(int number) {
+    plain(number);
+    gate_open(&handled);
+}
+
+// Calls that wait while a timer ticks: each tick may find the process in the call or just before it.
 static void restarts(int flags) {
     title(flags ? "with SA_RESTART" : "without SA_RESTART");
     int ends[2];
     MUST(pipe(ends));
-    struct itimerval timer = {{0, 0}, {0, 30000}};
+    struct itimerval ticking = {{0, 10000}, {0, 10000}}, off = {{0, 0}, {0, 0}};
     char byte;
     for (int which = 0; which < 4; which++) {
-        set(SIGALRM, plain, flags);
-        pid_t parent = getpid();
+        handled = gate_new();
+        set(SIGALRM, ticked, flags);
+        struct gate returned = gate_new();
+        // Nothing restarts poll.
+        bool restarts = flags && which != 2;
         pid_t pid = CHILD({
-            // Ends the call some time after it has been interrupted.
-            until_state(parent, 'S');
-            usleep(150000);
+            if (restarts)
+                for (int i = 0; i < 3; i++)
+                    gate_wait(&handled);
+            else
+                gate_wait(&returned);
             if (which == 0)
                 write(ends[1], "x", 1);
             _exit(3);
         });
-        setitimer(ITIMER_REAL, &timer, NULL);
         int status = 0;
-        struct pollfd nothing = {ends[0], POLLIN, 0};
+        struct pollfd nothing = {handled.ends[1], POLLPRI, 0};
+        setitimer(ITIMER_REAL, &ticking, NULL);
         if (which == 0)
             CALL(read(ends[0], &byte, 1));
         else if (which == 1)
             HOLDS(waitpid(pid, &status, 0) == pid);
         else if (which == 2)
-            CALL(poll(&nothing, 1, 100));
+            CALL(poll(&nothing, 1, -1));
         else
             HOLDS(waitid(P_PID, pid, &seen[0], WEXITED | WNOWAIT) == 0);
-        printf("interrupted %d times\n", (int)count);
+        setitimer(ITIMER_REAL, &off, NULL);
+        HOLDS(restarts ? count >= 3 : count >= 1);
+        gate_open(&returned);
         while (waitpid(pid, &status, 0) == -1 && errno == EINTR) {
         }
         if (which == 0 && !flags)

@@ -39,6 +39,8 @@ cases! {
         .with_program("files").with_program("names").with_program("locks")
         .with_program("children").with_program("signals").with_program("stops").seconds(120);
     /// With `ulimit -c` a death by signal says that memory was dumped, and where it was.
-    core_flag: Case::home_bash("ulimit -c unlimited; $AF bash -c 'kill -ABRT $$'; echo $?; ls; rm -f core*; ulimit -c 0; $AF bash -c 'kill -ABRT $$'; echo $?; ls").mask(mask::numbers);
+    core_flag: Case::home_bash("ulimit -c unlimited; $AF bash -c 'kill -ABRT $$'; echo $?; ls; readelf -h core* | grep -E 'Class|Type|Machine|program headers:'; readelf -nW core* | grep -oE 'NT_[A-Z_0-9]+|/[^ ]+$' | sort | uniq -c; rm -f core*; ulimit -c 0; $AF bash -c 'kill -ABRT $$'; echo $?; ls").tools(&["readelf"]).mask(mask::numbers);
+    /// Deputies leave nothing of their own.
+    core_directory: Case::home_bash("ulimit -c unlimited; for i in 1 2 3; do $AF sh -c 'sh -c \"kill -QUIT \\$\\$\"; echo $?; kill -SEGV $$'; echo $?; done 2>/dev/null; rm -f core*; while ls $AFIELD_RUNTIME_DIR | grep -q dump; do :; done");
     core_flag_of_child: Case::guest("ulimit -c unlimited; perl -e '$p = fork; if (!$p) { kill 6, $$ } waitpid $p, 0; print $? >> 7 & 1, $? & 127, \"\\n\"'; rm -f core*").tools(&["perl"]);
 }

@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::FSYNC, File),
     call(nr::FDATASYNC, File),
     call(nr::SYNC_FILE_RANGE, File),
-    call(nr::SYNCFS, File),
+    call(nr::SYNCFS, Event(Notify)).note("home synchronises all its file systems"),
     call(nr::SYNC, Home).blocks(Restart::Never),
     call(nr::TRUNCATE, File),
     call(nr::FTRUNCATE, File),

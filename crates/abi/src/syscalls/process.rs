@@ -66,7 +66,8 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::GETPGRP, Home),
     call(nr::GETSID, Home).shaped([Value]),
     call(nr::SETSID, Home),
-    call(nr::SETPGID, Home).shaped([Value, Value]),
+    // The third is the session's own: the target has executed a program.
+    call(nr::SETPGID, Home).shaped([Value, Value, Value]),
     call(nr::PIDFD_OPEN, Event(Notify)),
     call(nr::PIDFD_SEND_SIGNAL, Event(Notify)),
     call(nr::PIDFD_GETFD, Never(libc::EPERM)).note("as where tracing is restricted"),

@@ -29,6 +29,8 @@ pub struct DeputyEntry {
     pub job: u32,
     /// Who waits for it, if that is a deputy.
     pub parent: Option<u32>,
+    /// Who forked it, as a child or as a sibling.
+    pub maker: Option<u32>,
     /// When it was started or forked.
     pub started_ms: u64,
     /// Report calls that are not supported.
@@ -52,6 +54,8 @@ pub struct EntryStatus {
     pub command: String,
     /// The program has been executed.
     pub started: bool,
+    /// Its deputy dumps core, as the guest has.
+    pub dumps: bool,
     /// It will end by itself: its end needs no `Kill`.
     pub ending: bool,
     /// It was made for a fork that was taken back.
@@ -96,6 +100,7 @@ impl DeputyEntry {
             pid,
             job,
             parent,
+            maker: None,
             started_ms: now_ms(),
             verbose: false,
             channel,

@@ -147,6 +147,7 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     if rustix::fs::flock(&agent_lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Err(AgentError::Running(runtime.path().display().to_string()));
     }
+    runtime.remove_dumps();
     // Whoever had this one is dead: the lock says so.
     let socket_path = runtime.socket();
     let _ = std::fs::remove_file(&socket_path);
@@ -326,6 +327,7 @@ impl Agent {
         tracing::info!(node = name, its_name = welcome.name, "session begins");
         let session = Arc::new(Session::new(
             name.to_owned(),
+            self.options.runtime.clone(),
             welcome,
             embedded_pid,
             reader,

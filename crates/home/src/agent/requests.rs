@@ -7,15 +7,17 @@ use std::sync::Arc;
 
 use afield_abi::errno;
 use afield_abi::fuse::{Opcode, RequestHeader};
-use afield_abi::syscalls::{self, Arg};
+use afield_abi::syscalls::{self, Arg, nr};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::message::{self, Passed};
 use afield_link::stream::Reader;
 use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use zerocopy::FromBytes;
 
+use super::deputies::DeputyEntry;
 use super::lock;
 use super::record_locks::Waiting;
 use super::session::{Outstanding, Session, SessionError};
@@ -130,6 +132,11 @@ impl Session {
             return self.fail_call(frame.id, libc::EINTR);
         };
         deputy.count_call();
+        if header.number.get() == nr::SETPGID
+            && let Some(errno) = self.refuse_group(&deputy, header)
+        {
+            return self.fail_call(frame.id, errno);
+        }
         if !self.shared.is_empty() {
             let arguments = header.arguments.map(|argument| argument.get());
             let shape = syscalls::row(header.number.get()).map(|row| row.shape(&arguments));
@@ -141,6 +148,22 @@ impl Session {
         }
         self.expect(frame.id, Outstanding::Call(Arc::clone(&deputy)))?;
         self.deliver(&deputy, Kind::Call, frame.id, &frame.payload)
+    }
+
+    /// Home's kernel does not see that a child has executed a program, after which its parent may not give it a group. The
+    /// session says so in a third argument.
+    fn refuse_group(&self, deputy: &DeputyEntry, header: &CallHeader) -> Option<i32> {
+        let [target, group] = [0, 1].map(|index: usize| header.arguments[index].get() as i32);
+        let child = self.deputy(u32::try_from(target).ok()?)?;
+        if child.parent != Some(deputy.pid) || header.arguments[2].get() == 0 {
+            return None;
+        }
+        let session = |pid: u32| rustix::process::getsid(Pid::from_raw(pid as i32)).ok();
+        Some(match () {
+            () if group < 0 => libc::EINVAL,
+            () if session(child.pid) != session(deputy.pid) => libc::EPERM,
+            () => libc::EACCES,
+        })
     }
 
     fn pass_operation(&self, frame: &Frame) -> Result<(), SessionError> {
@@ -259,19 +282,19 @@ impl Session {
         let Some(child) = self.deputy(pid) else {
             return Ok(());
         };
-        if child.parent != Some(parent) {
-            return Err(SessionError::Violation(format!(
-                "{pid} is not a child of {parent}"
-            )));
+        if child.maker != Some(parent) {
+            return Err(SessionError::Violation(format!("{pid} was not made by {parent}")));
         }
         {
             let mut status = lock(&child.status);
             status.ending = true;
             status.hidden = true;
         }
-        match self.deputy(parent).filter(|parent| !lock(&parent.status).ending) {
+        // A sibling's parent may be no deputy. All that can be done then is to end it.
+        let keeper = child.parent.unwrap_or(parent);
+        match self.deputy(keeper).filter(|keeper| !lock(&keeper.status).ending) {
             // The child's channel stays open until its end: otherwise it would end by itself, and be seen.
-            Some(parent) => self.tell(&parent, 0, &ToDeputy::Unfork { pid }, None),
+            Some(keeper) => self.tell(&keeper, 0, &ToDeputy::Unfork { pid }, None),
             // Nobody is left to see it.
             None => {
                 self.unregister(pid);
@@ -287,6 +310,7 @@ impl Session {
         let total = {
             let mut own = lock(&deputy.status);
             own.ending = true;
+            own.dumps = libc::WIFSIGNALED(status) && libc::WCOREDUMP(status);
             let mut total = usage;
             crate::deputy::add_usage(&mut total, &own.children_usage);
             total

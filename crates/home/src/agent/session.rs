@@ -27,6 +27,7 @@ use super::shared::SharedObjects;
 use crate::channel::{ChannelError, Incoming};
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
+use crate::runtime::RuntimeDir;
 
 /// Why a session ended.
 #[derive(Debug, Error)]
@@ -85,6 +86,8 @@ pub enum Outstanding {
 pub struct Session {
     /// The node's name as the user gave it first.
     pub name: String,
+    /// The agent's directory.
+    pub runtime: RuntimeDir,
     /// What the node said of itself.
     pub welcome: Welcome,
     /// The node's process, if it is embedded.
@@ -117,6 +120,7 @@ impl Session {
     /// A session on a link whose first words have been exchanged.
     pub fn new(
         name: String,
+        runtime: RuntimeDir,
         welcome: Welcome,
         embedded_pid: Option<u32>,
         reader: Reader,
@@ -132,6 +136,7 @@ impl Session {
         )?;
         Ok(Self {
             name,
+            runtime,
             welcome,
             embedded_pid,
             writer,
@@ -367,6 +372,9 @@ impl Session {
             if child.parent == Some(entry.pid) && lock(&child.status).hidden {
                 self.unregister(child.pid);
             }
+        }
+        if lock(&entry.status).dumps {
+            let _ = std::fs::remove_dir_all(self.runtime.dump_of(entry.pid));
         }
         if !lock(&entry.status).ending {
             self.writer.write_control(0, &ToNode::Kill { pid: entry.pid })?;

@@ -13,7 +13,7 @@ use super::deputies::DeputyEntry;
 use super::lock;
 use super::session::{Outstanding, Session, SessionError};
 use crate::channel::{ChannelError, Received};
-use crate::messages::FromDeputy;
+use crate::messages::{FromDeputy, ToDeputy};
 
 /// How often is looked whether somebody has stopped a deputy. Nothing tells of it.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
@@ -224,6 +224,7 @@ impl Session {
                 let of = if sibling { parent.parent } else { Some(parent.pid) };
                 let mut child = DeputyEntry::new(pid, parent.job, of, channel, Default::default());
                 child.verbose = parent.verbose;
+                child.maker = Some(parent.pid);
                 {
                     let mut status = lock(&child.status);
                     status.started = true;
@@ -233,6 +234,9 @@ impl Session {
                 }
                 // If the session is over nobody needs to know.
                 self.register(&Arc::new(child))?;
+                if let (true, Some(of)) = (sibling, of.and_then(|of| self.deputy(of))) {
+                    self.tell(&of, 0, &ToDeputy::Born { pid }, None)?;
+                }
                 Ok(pid)
             }
             (Ok(_), None) => Err(libc::EAGAIN),

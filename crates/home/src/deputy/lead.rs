@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::{Deputy, lock};
 use crate::channel::{ChannelError, Incoming, Received};
 use crate::messages::{FromDeputy, ToDeputy};
+use crate::runtime::RuntimeDir;
 use crate::sys::process::{self, Title};
 
 /// Exit status when afield itself is why the job cannot go on.
@@ -140,6 +141,7 @@ impl Lead {
             ToDeputy::Fork { exit_signal, sibling } => {
                 return Ok(deputy.fork(self, id, exit_signal, sibling));
             }
+            ToDeputy::Born { pid } => deputy.children.born(pid),
             ToDeputy::Unfork { pid } => deputy.unfork(pid),
             ToDeputy::Exec { name, arguments } => {
                 lock(&deputy.dispositions).reset();
@@ -222,9 +224,11 @@ fn show_name(name: &[u8]) {
 impl Deputy {
     /// Dies as the guest has.
     fn die(&self, status: i32) -> ! {
-        // A core dump would be of the deputy, and written where the guest's own may be.
+        // A core dump would be of the deputy, and written where the guest's own may be. The agent removes it.
         if libc::WIFSIGNALED(status) && libc::WCOREDUMP(status) {
-            let _ = std::env::set_current_dir(&**self.dump_directory);
+            let place = RuntimeDir::at(&**self.dump_directory).dump_of(self.pid);
+            let _ = std::fs::create_dir(&place);
+            let _ = std::env::set_current_dir(&place);
         }
         process::die(status)
     }

@@ -83,7 +83,8 @@ pub fn die(status: i32) -> ! {
     exit(128 + (signal & 0x7f))
 }
 
-/// Lets a core be dumped as far as that is up to us: the guest's own limit is its node's to hold.
+/// Lets a core be dumped as far as that is up to us: the guest's own limit is its node's to hold. One page is enough to count
+/// as a dump, and nobody wants the deputy's.
 fn raise_core_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -92,7 +93,7 @@ fn raise_core_limit() {
     // SAFETY: the structure is the calls'.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
+            limit.rlim_cur = limit.rlim_max.min(4096);
             libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
         }
     }

@@ -14,6 +14,8 @@ use crate::sys::seccomp::Answer;
 use crate::trace::Order;
 
 const ERESTARTSYS: i64 = 512;
+/// Bytes of a `siginfo_t`.
+const INFO_BYTES: usize = 128;
 const ERESTARTNOHAND: i64 = 514;
 
 /// A forwarded call has been executed at home. Runs on the link's reader: guest memory is left to another thread.
@@ -62,6 +64,20 @@ fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), 
         if let Then::Continue(go_on) = then {
             shared.with_memory(Box::new(move |shared| go_on(shared, call, reply)));
         }
+        return Ok(());
+    }
+    if let (nr::WAITID, true, Some(&(place, length))) = (call.number, reply.result < 0, call.outputs.first())
+        && length == INFO_BYTES
+    {
+        shared.with_memory(Box::new(move |shared| {
+            // The kernel fills these fields whether there is something to say or not.
+            let cleared = memory::write(call.tid, place, &[0; 12])
+                .and_then(|()| memory::write(call.tid, place + 16, &[0; 12]));
+            if let Err(error) = cleared {
+                reply.result = -i64::from(crate::sys::errno(&error));
+            }
+            settle(shared, call, &reply);
+        }));
         return Ok(());
     }
     let installs = reply.result >= 0 && matches!(call.then, Then::Install(_));

@@ -174,6 +174,9 @@ impl Door {
                 if number == nr::GETCWD {
                     return self.working_directory(notification, tid, pid, arguments);
                 }
+                if number == nr::SETPGID {
+                    arguments[2] = u64::from(self.has_executed(arguments[0] as u32));
+                }
                 if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
                     return Ok(Verdict::Answer(Answer::Continue));
                 }
@@ -235,6 +238,10 @@ impl Door {
             nr::TIMER_SETTIME | nr::ALARM | nr::SETITIMER => {
                 self.shared.note_timer(pid);
                 EXECUTE
+            }
+            // What is wrong with the descriptor, the kernel says best.
+            nr::SYNCFS if look_up(tid, arguments[0] as u32).is_some() => {
+                self.forward(notification, tid, pid, nr::SYNC, [0; 6], Then::Execute)
             }
             nr::READLINK | nr::READLINKAT => self.read_link(notification, tid, pid, number, &arguments),
             nr::PRCTL if arguments[0] == PR_SET_NAME => {
@@ -457,6 +464,23 @@ impl Door {
             Ok(()) => Ok(Verdict::Later),
             Err(unsent) => Err(unsent.errno),
         }
+    }
+
+    /// Whether a guest has executed a program of its own since it was forked, by the flags in `/proc/PID/stat`.
+    fn has_executed(&self, pid: u32) -> bool {
+        const FORKED_WITHOUT_EXECUTING: u64 = 0x40;
+        let leader = self
+            .shared
+            .guests
+            .lock()
+            .process(pid)
+            .map(|process| process.leader);
+        let stat = leader.and_then(|leader| std::fs::read_to_string(format!("/proc/{leader}/stat")).ok());
+        // The command's name is in parentheses and may hold anything.
+        stat.as_ref()
+            .and_then(|stat| stat.rsplit_once(')'))
+            .and_then(|(_, fields)| fields.split_whitespace().nth(6)?.parse::<u64>().ok())
+            .is_some_and(|flags| flags & FORKED_WITHOUT_EXECUTING == 0)
     }
 
     /// A signal from a guest to a guest is the node's kernel's own, so that it says who sent it; true if this was one. What

@@ -17,6 +17,7 @@ use zerocopy::IntoBytes;
 use super::*;
 use crate::channel::{self, ChannelError, Incoming};
 use crate::messages::{FromDeputy, RunRequest, ToDeputy};
+use crate::runtime::RuntimeDir;
 
 /// The node's end of a session.
 struct Node {
@@ -38,7 +39,15 @@ impl Node {
             name: "made up".to_owned(),
             cpus: 1,
         };
-        let session = Session::new("test".to_owned(), welcome, None, home_reader, home_writer).unwrap();
+        let session = Session::new(
+            "test".to_owned(),
+            RuntimeDir::at("/nonexistent"),
+            welcome,
+            None,
+            home_reader,
+            home_writer,
+        )
+        .unwrap();
         let session = Arc::new(session);
         for _ in 0..3 {
             let reading = Arc::clone(&session);
