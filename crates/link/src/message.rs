@@ -39,6 +39,19 @@ pub enum Passed {
         /// Offset.
         offset: i64,
     },
+    /// Something of the node's own, which it keeps under this number for the guest that gets it. At home it is [`stand_in_name`].
+    Promise(u64),
+}
+
+/// Name of the memory file that stands for something of the node's own while it is at home.
+pub fn stand_in_name(promise: u64) -> String {
+    format!("afield:{promise:016x}")
+}
+
+/// The number in such a name, as a link in `/proc/PID/fd` shows it.
+pub fn promise_of(link: &[u8]) -> Option<u64> {
+    let number = link.strip_prefix(b"/memfd:afield:")?.get(..16)?;
+    u64::from_str_radix(std::str::from_utf8(number).ok()?, 16).ok()
 }
 
 /// A message to be sent.
@@ -79,8 +92,10 @@ pub struct Wanted {
 /// A descriptor that came with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
-    /// One of [`Wanted::handles`].
+    /// One of [`Wanted::handles`]; of a promise its number.
     pub handle: u64,
+    /// It is something of the node's own.
+    pub promise: bool,
     /// Open-file flags.
     pub flags: u32,
     /// It has an offset.
@@ -137,15 +152,18 @@ struct WantedHead {
 struct ObjectHead {
     handle: U64,
     flags: U32,
-    seekable: U32,
+    /// 1: it has an offset; 2: a promise.
+    kind: U32,
     offset: I64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct PassedHead {
-    /// The handle; 0 for a file.
-    handle: U64,
+    /// 0: a handle, 1: a file, 2: a promise.
+    kind: U32,
+    /// The handle or promise.
+    number: U64,
     offset: I64,
     flags: U32,
     /// Bytes of the path that follows.
@@ -170,14 +188,16 @@ pub fn encode_outgoing(messages: &[Outgoing<'_>], objects: &[Passed]) -> Vec<u8>
     };
     bytes.extend_from_slice(head.as_bytes());
     for object in objects {
-        let (head, path) = match object {
-            Passed::Handle(handle) => ((*handle, 0, 0), &[][..]),
-            Passed::File { path, flags, offset } => ((0, *offset, *flags), &path[..]),
+        let (kind, number, offset, flags, path) = match object {
+            Passed::Handle(handle) => (0, *handle, 0, 0, &[][..]),
+            Passed::File { path, flags, offset } => (1, 0, *offset, *flags, &path[..]),
+            Passed::Promise(promise) => (2, *promise, 0, 0, &[][..]),
         };
         let head = PassedHead {
-            handle: U64::new(head.0),
-            offset: I64::new(head.1),
-            flags: U32::new(head.2),
+            kind: U32::new(kind),
+            number: U64::new(number),
+            offset: I64::new(offset),
+            flags: U32::new(flags),
             path: U32::new(path.len() as u32),
         };
         bytes.extend_from_slice(head.as_bytes());
@@ -205,14 +225,15 @@ pub fn decode_outgoing(bytes: &[u8]) -> Result<(Vec<Outgoing<'_>>, Vec<Passed>),
     for _ in 0..count {
         let (head, after) = wire::split::<PassedHead>(rest, "message")?;
         let (path, after) = take(after, bounded(head.path.get(), PATH_BYTES_MAX)?)?;
-        objects.push(match head.handle.get() {
-            0 => Passed::File {
+        objects.push(match (head.kind.get(), path) {
+            (0, []) => Passed::Handle(head.number.get()),
+            (1, _) => Passed::File {
                 path: path.to_vec(),
                 flags: head.flags.get(),
                 offset: head.offset.get(),
             },
-            _ if !path.is_empty() => return Err(WHAT),
-            handle => Passed::Handle(handle),
+            (2, []) => Passed::Promise(head.number.get()),
+            _ => return Err(WHAT),
         });
         rest = after;
     }
@@ -310,7 +331,7 @@ pub fn encode_incoming(messages: &[Incoming<'_>], objects: &[Object]) -> Vec<u8>
         let head = ObjectHead {
             handle: U64::new(object.handle),
             flags: U32::new(object.flags),
-            seekable: U32::new(u32::from(object.seekable)),
+            kind: U32::new(u32::from(object.seekable) | u32::from(object.promise) << 1),
             offset: I64::new(object.offset),
         };
         bytes.extend_from_slice(head.as_bytes());
@@ -347,11 +368,14 @@ pub fn decode_incoming<'a>(
         let object = Object {
             handle: head.handle.get(),
             flags: head.flags.get(),
-            seekable: head.seekable.get() != 0,
+            seekable: head.kind.get() & 1 != 0,
+            promise: head.kind.get() & 2 != 0,
             offset: head.offset.get(),
         };
-        if !wanted.handles.contains(&object.handle)
-            || objects.iter().any(|other| other.handle == object.handle)
+        if !object.promise && !wanted.handles.contains(&object.handle)
+            || objects
+                .iter()
+                .any(|other| (other.promise, other.handle) == (object.promise, object.handle))
         {
             return Err(WHAT);
         }
@@ -429,6 +453,7 @@ mod tests {
                 flags: 2,
                 offset: 11,
             },
+            Passed::Promise(3),
         ];
         let bytes = encode_outgoing(&messages, &objects);
         assert_eq!(
@@ -448,6 +473,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn stand_ins_are_recognised() {
+        let link = format!("/memfd:{} (deleted)", stand_in_name(0xabc));
+        assert_eq!(promise_of(link.as_bytes()), Some(0xabc));
+        assert_eq!(promise_of(b"/memfd:afield:12"), None);
+        assert_eq!(promise_of(b"/memfd:other"), None);
     }
 
     #[test]
@@ -473,6 +506,7 @@ mod tests {
         let object = |handle| Object {
             handle,
             flags: 2,
+            promise: false,
             seekable: true,
             offset: 3,
         };

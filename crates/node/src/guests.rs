@@ -77,6 +77,8 @@ impl Duplicates {
 pub struct Register {
     threads: HashMap<i32, Thread>,
     processes: HashMap<u32, Process>,
+    /// Every process there has been.
+    all: HashSet<u32>,
     /// Threads other than leaders, by inner id, as far as someone asked.
     inner: HashMap<u32, i32>,
     /// Processes by the inode of their descriptors (pidfds), which outlives them: to wait by descriptor for a process
@@ -102,6 +104,11 @@ impl Guests {
     /// Home pid of a thread's process.
     pub fn pid_of(&self, tid: i32) -> Option<u32> {
         self.lock().threads.get(&tid).map(|thread| thread.pid)
+    }
+
+    /// Whether a process is, or has been, a guest.
+    pub fn has_been(&self, pid: u32) -> bool {
+        self.lock().all.contains(&pid)
     }
 
     /// Whether a process is a guest, and if so whether it has executed its program.
@@ -209,6 +216,7 @@ impl Register {
 
     /// A new guest, with one thread.
     pub fn add_process(&mut self, pid: u32, leader: i32, executed: bool, title: u64) {
+        self.all.insert(pid);
         self.processes.insert(
             pid,
             Process {

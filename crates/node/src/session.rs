@@ -28,6 +28,7 @@ use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::door::calls;
+use crate::door::promises::Promises;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
@@ -168,6 +169,8 @@ pub struct Shared {
     pub files: Files,
     /// Gives guests descriptors.
     pub installer: Installer,
+    /// What guests pass to each other over home's sockets.
+    pub promises: Promises,
     /// Forwarded calls by frame id.
     calls: Mutex<HashMap<u64, Call>>,
     next_id: AtomicU64,
@@ -365,6 +368,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         truths: Truths::default(),
         files: Files::new(device, world.ids, (hello.uid, hello.gid)),
         installer: Installer::default(),
+        promises: Promises::default(),
         calls: Mutex::default(),
         next_id: AtomicU64::new(1),
         timers: AtomicBool::new(false),

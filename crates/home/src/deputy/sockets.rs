@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use afield_abi::sockets;
 use afield_link::message::{self, Incoming, Object, Outgoing, Passed, Room, Wanted};
 use afield_link::wire::{NODE_HANDLE, WireError, note};
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 
 use super::operations::{Operation, Outcome, never_waits};
 use super::workers::Worker;
@@ -109,6 +109,12 @@ impl Deputy {
                 }
                 Ok(Arc::new(opened))
             }
+            Passed::Promise(promise) => {
+                let name = message::stand_in_name(*promise);
+                rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
+                    .map(Arc::new)
+                    .map_err(rustix::io::Errno::raw_os_error)
+            }
         }
     }
 
@@ -171,7 +177,7 @@ impl Deputy {
         };
         {
             let mut handles = lock(&self.handles);
-            for (object, file) in objects.iter().zip(files) {
+            for (object, file) in objects.iter().zip(files).filter(|(object, _)| !object.promise) {
                 handles.insert(object.handle, file);
             }
         }
@@ -425,8 +431,13 @@ fn describe(handle: u64, file: &OwnedFd) -> Object {
     let regular = rustix::fs::fstat(file)
         .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile);
     let flags = rustix::fs::fcntl_getfl(file).map_or(0, |flags| flags.bits());
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let promise = link
+        .ok()
+        .and_then(|link| message::promise_of(link.as_os_str().as_encoded_bytes()));
     Object {
-        handle,
+        handle: promise.unwrap_or(handle),
+        promise: promise.is_some(),
         flags,
         seekable: regular,
         offset: if regular {

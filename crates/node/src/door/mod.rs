@@ -3,4 +3,5 @@
 pub mod calls;
 pub mod descriptors;
 pub mod notify;
+pub mod promises;
 mod sockets;

@@ -3,16 +3,18 @@
 //! Sockets of the node's own (`socketpair`) are the node's kernel's. Only what descriptors of home objects travel over them has to be
 //! known here, because whoever gets one needs it at home as well.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use afield_abi::sockets::{
     self, CountedMessage, FILTER_INSTRUCTION_BYTES, FILTER_INSTRUCTIONS_MAX, Message, OptionValue, Piece,
 };
 use afield_abi::syscalls::{Restart, nr};
+use afield_link::frame::Kind;
 use afield_link::message::{
     self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, MESSAGES_MAX, NAME_BYTES_MAX, Outgoing, Passed, Room, Wanted,
 };
-use afield_link::wire::HandleOp;
+use afield_link::wire::{self, Buffer, CallHeader, HandleOp, ToHome};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::settle;
@@ -21,7 +23,7 @@ use super::notify::{Door, Verdict};
 use crate::fs::handles;
 use crate::installer::Gift;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
-use crate::sys::seccomp::{Answer, Notification};
+use crate::sys::seccomp::{Answer, Notification, steal_descriptor};
 use crate::sys::{errno, memory};
 use crate::world::HIDDEN_DIRECTORY;
 
@@ -217,6 +219,11 @@ impl Door {
             Restart::Restart,
             Some(handle),
         );
+        let promised = |object: &Passed| matches!(object, Passed::Promise(_));
+        if letter.objects.iter().any(promised) {
+            let sent = send_to_guest(&shared, call, letter, handle, flags);
+            return sent.map_or_else(|unsent| Err(unsent.errno), |()| Ok(Verdict::Later));
+        }
         send_from(&shared, call, letter, handle, flags, 0)
             .map_or_else(|unsent| Err(unsent.errno), |()| Ok(Verdict::Later))
     }
@@ -244,12 +251,15 @@ impl Door {
                     return Err(libc::EBADF);
                 };
                 let object = match self.home_object(tid, descriptor as u32) {
-                    Some((handle, _)) => Some(Passed::Handle(handle)),
-                    None => file_of_home(tid, descriptor, &found),
-                };
-                let Some(object) = object else {
-                    self.report(pid, nr::SENDMSG, libc::EOPNOTSUPP);
-                    return Err(libc::EOPNOTSUPP);
+                    Some((handle, _)) => Passed::Handle(handle),
+                    None => match file_of_home(tid, descriptor, &found) {
+                        Some(file) => file,
+                        None => Passed::Promise(self.shared.promises.keep(copy_of(
+                            pid,
+                            &self.shared,
+                            descriptor,
+                        )?)?),
+                    },
                 };
                 *place = (objects.len() as i32).to_ne_bytes();
                 objects.push(object);
@@ -397,14 +407,17 @@ impl Door {
         let request = message::encode_wanted(&wanted);
         let from = (number == nr::RECVFROM).then_some(arguments[5]);
         let vector = many.then_some(arguments[1]);
-        let cloexec = flags & libc::MSG_CMSG_CLOEXEC as u32 != 0;
+        let how = How {
+            cloexec: flags & libc::MSG_CMSG_CLOEXEC as u32 != 0,
+            peek: flags & libc::MSG_PEEK as u32 != 0,
+        };
         let go_on = move |shared: &Arc<Shared>, call: Call, reply: Reply| {
             let incoming = Received {
                 layouts,
                 wanted,
                 from,
                 vector,
-                cloexec,
+                how,
             };
             let result = match incoming.put(shared, &call, &reply) {
                 Ok(()) => reply.result,
@@ -512,6 +525,17 @@ fn file_of_home(tid: i32, number: i32, descriptor: &Descriptor) -> Option<Passed
     })
 }
 
+/// A copy of a guest's descriptor of something of the node's own.
+fn copy_of(pid: u32, shared: &Shared, number: i32) -> Result<std::os::fd::OwnedFd, i32> {
+    let leader = shared.guests.lock().process(pid).map(|process| process.leader);
+    let leader = leader
+        .and_then(rustix::process::Pid::from_raw)
+        .ok_or(libc::ESRCH)?;
+    let process = rustix::process::pidfd_open(leader, rustix::process::PidfdFlags::empty())
+        .map_err(rustix::io::Errno::raw_os_error)?;
+    steal_descriptor(process.as_fd(), number).map_err(|error| errno(&error))
+}
+
 /// The messages of a vector of `struct mmsghdr`.
 fn read_vector(tid: i32, address: u64, count: u64) -> Result<Vec<Layout>, i32> {
     let count = (count as u32 as usize).min(MESSAGES_MAX) as u64;
@@ -592,6 +616,85 @@ fn send_from(
             (0, u64::from(flags), usize::from(many)),
             (&request, 0),
         )
+    })
+}
+
+/// Sends messages with something of the node's own, if the socket's peer is a guest.
+fn send_to_guest(
+    shared: &Arc<Shared>,
+    mut call: Call,
+    letter: Letter,
+    handle: u64,
+    flags: u32,
+) -> Result<(), Unsent> {
+    let (pid, tid) = (call.pid, call.tid);
+    call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        call.then = Then::Answer;
+        let peer = reply.data.first_chunk::<4>().map(|pid| u32::from_ne_bytes(*pid));
+        let known = reply.result >= 0 && peer.is_some_and(|peer| shared.guests.has_been(peer));
+        let failed = if known {
+            match send_from(shared, call, letter, handle, flags, 0) {
+                Ok(()) => return,
+                Err(unsent) => unsent,
+            }
+        } else {
+            for object in &letter.objects {
+                if let Passed::Promise(promise) = object {
+                    shared.promises.take(*promise, false);
+                }
+            }
+            let message = ToHome::Unsupported {
+                pid,
+                call: nr::SENDMSG,
+                errno: libc::EOPNOTSUPP,
+            };
+            if let Err(error) = shared.writer.write_control(0, &message) {
+                tracing::debug!("telling home: {error}");
+            }
+            Unsent {
+                errno: libc::EOPNOTSUPP,
+                call: Some(Box::new(call)),
+            }
+        };
+        if let Some(call) = failed.call {
+            let result = -i64::from(failed.errno);
+            settle(shared, *call, &Reply { result, ..reply });
+        }
+    }));
+    // `getsockopt(SO_PEERCRED)`: `struct ucred`, which begins with the pid.
+    const CREDENTIALS_BYTES: usize = 12;
+    let header = CallHeader {
+        pid: pid.into(),
+        tid: (tid as u32).into(),
+        number: nr::GETSOCKOPT.into(),
+        buffers: 2.into(),
+        arguments: [
+            handle.into(),
+            (libc::SOL_SOCKET as u64).into(),
+            (libc::SO_PEERCRED as u64).into(),
+            0.into(),
+            0.into(),
+            0.into(),
+        ],
+        result: 0.into(),
+    };
+    let mut payload = header.as_bytes().to_vec();
+    let length = (CREDENTIALS_BYTES as u32).to_ne_bytes();
+    for (argument, data, bytes) in [(3, &[][..], CREDENTIALS_BYTES), (4, &length[..], length.len())] {
+        let buffer = Buffer {
+            argument,
+            input: !data.is_empty(),
+            output: true,
+            length: bytes,
+            data,
+        };
+        wire::encode_buffer(&mut payload, &buffer);
+    }
+    shared.begin(call, false, |id| {
+        shared
+            .writer
+            .write_frame(Kind::Call, id, &[&payload])
+            .map_err(|_| libc::EIO)
     })
 }
 
@@ -683,7 +786,15 @@ struct Received {
     from: Option<u64>,
     /// Address of the `struct mmsghdr`s of `recvmmsg`.
     vector: Option<u64>,
+    how: How,
+}
+
+/// How descriptors are received.
+#[derive(Debug, Clone, Copy)]
+struct How {
     cloexec: bool,
+    /// They will come again.
+    peek: bool,
 }
 
 impl Received {
@@ -702,7 +813,7 @@ impl Received {
             layout.scatter(tid, message.data)?;
             let mut control = message.control.to_vec();
             let mut flags = message.flags;
-            if !installed.put(shared, call, &mut control, self.cloexec) {
+            if !installed.put(shared, call, &mut control, self.how) {
                 flags |= libc::MSG_CTRUNC as u32;
             }
             if let Some((address, _)) = layout.name {
@@ -738,7 +849,7 @@ struct Installed<'a> {
 impl Installed<'_> {
     /// Gives the guest the descriptors of a message and puts their numbers into its ancillary data, which is cut where there is no
     /// room for more; then false.
-    fn put(&mut self, shared: &Arc<Shared>, call: &Call, control: &mut Vec<u8>, cloexec: bool) -> bool {
+    fn put(&mut self, shared: &Arc<Shared>, call: &Call, control: &mut Vec<u8>, how: How) -> bool {
         let Ok(pieces) = sockets::controls(control) else {
             control.clear();
             return false;
@@ -760,14 +871,18 @@ impl Installed<'_> {
                     break;
                 };
                 self.next += 1;
-                match complete.then(|| install(shared, call, object, cloexec)).flatten() {
+                match complete.then(|| install(shared, call, object, how)).flatten() {
                     Some(number) => {
                         *place = number.to_ne_bytes();
                         placed += 1;
                     }
                     None => {
                         complete = false;
-                        shared.close_object(call.pid, object.handle);
+                        if object.promise {
+                            shared.promises.take(object.handle, false);
+                        } else {
+                            shared.close_object(call.pid, object.handle);
+                        }
                     }
                 }
             }
@@ -792,7 +907,15 @@ impl Installed<'_> {
 }
 
 /// Opens a file for an object that has come, and gives it to the guest: its number there.
-fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, cloexec: bool) -> Option<i32> {
+fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How) -> Option<i32> {
+    let cloexec = how.cloexec;
+    if object.promise {
+        let descriptor = shared.promises.take(object.handle, how.peek)?;
+        return call
+            .listener
+            .add_descriptor(call.notification, descriptor.as_fd(), cloexec, false)
+            .ok();
+    }
     shared
         .files
         .handles
