@@ -13,6 +13,10 @@ user_cases! {
 cases! {
     children_static: Case::static_program("children");
     descent: Case::program("descent");
+    descriptors_of_processes: Case::program("descriptors_of_processes");
+    /// Of a home process, and by one of a guest.
+    descriptor_of_a_home_process: Case::home_bash("sleep 100 & p=$!; $AF $BIN/descriptors_of_processes $p; wait $p; echo $?").with_program("descriptors_of_processes");
+    descriptor_of_a_guest: Case::home_bash("$AF sleep 100 & p=$!; until [ \"$(cat /proc/$p/comm)\" = sleep ]; do sleep 0.01; done; $BIN/descriptors_of_processes $p; wait $p; echo $?").with_program("descriptors_of_processes");
     devices: Case::program("devices");
     devices_with_pipe: Case::program("devices").stdin("");
     direct: Case::program("direct");
@@ -34,6 +38,10 @@ cases! {
     threads: Case::program("threads");
     threads_static: Case::static_program("threads");
     timers: Case::program("timers");
+    watches: Case::program("watches");
+    /// A guest watches what home processes change, and a home process what a guest does.
+    watches_of_home: Case::home_bash("mkdir d; $AF inotifywait -q -m --format '%e %f' d > out 2> err & p=$!; until $AF true && grep -qs inotify /proc/$p/fdinfo/*; do sleep 0.01; done; echo x > d/a; mv d/a d/b; chmod 600 d/b; rm d/b; until grep -qs DELETE out; do sleep 0.01; done; kill $p; wait $p; echo $?; cat out err").tools(&["inotifywait"]);
+    watches_of_guests: Case::home_bash("mkdir d; inotifywait -q -m -e create,modify,close_write,move,attrib,delete --format '%e %f' d > out & p=$!; until grep -qs inotify /proc/$p/fdinfo/*; do sleep 0.01; done; $AF sh -c 'echo x > d/a; mv d/a d/b; chmod 600 d/b; rm d/b'; until grep -qs DELETE out; do sleep 0.01; done; kill $p; wait $p; cat out").tools(&["inotifywait"]);
     /// Each as a child of a shell, so that none is the job's first process.
     below_a_shell: Case::guest("for p in files names locks children signals stops; do mkdir $p; (cd $p && $BIN/$p > ../$p.out 2>&1; echo $p $?); done; cat *.out | md5sum")
         .with_program("files").with_program("names").with_program("locks")

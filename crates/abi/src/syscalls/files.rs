@@ -1,6 +1,6 @@
 //! Files: the node's kernel, on a root that home serves.
 
-use super::Arg::{Out, Value};
+use super::Arg::{Fd, Out, String, Value};
 use super::Class::{Both, Event, File, Home, Never};
 use super::Door::Notify;
 use super::Len::Argument;
@@ -8,6 +8,9 @@ use super::{Restart, Row, call, nr};
 
 /// Why reading a link is an event.
 const LINKS: &str = "descriptors of home objects show the objects' names";
+
+const FANOTIFY: &str =
+    "what it reports comes with descriptors of home's files; as on a kernel built without it";
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::OPEN, File),
@@ -108,12 +111,12 @@ pub(super) const ROWS: &[Row] = &[
         "a node's handle means nothing at home; programs take the answer of a file system without handles",
     ),
     call(nr::OPEN_BY_HANDLE_AT, Never(libc::EPERM)).note("as for any ordinary user"),
-    call(nr::INOTIFY_INIT, Never(libc::ENOSYS))
-        .note("until home's changes are passed on; programs fall back to polling"),
-    call(nr::INOTIFY_INIT1, Never(libc::ENOSYS))
-        .note("until home's changes are passed on; programs fall back to polling"),
-    call(nr::INOTIFY_ADD_WATCH, Never(libc::ENOSYS)).note("as `inotify_init`"),
-    call(nr::INOTIFY_RM_WATCH, Never(libc::ENOSYS)).note("as `inotify_init`"),
-    call(nr::FANOTIFY_INIT, Never(libc::ENOSYS)).note("as `inotify_init`"),
-    call(nr::FANOTIFY_MARK, Never(libc::ENOSYS)).note("as `inotify_init`"),
+    call(nr::INOTIFY_INIT, Home).opens(None, false),
+    call(nr::INOTIFY_INIT1, Home)
+        .shaped([Value])
+        .opens(Some(0), false),
+    call(nr::INOTIFY_ADD_WATCH, Home).shaped([Fd, String, Value]),
+    call(nr::INOTIFY_RM_WATCH, Home).shaped([Fd, Value]),
+    call(nr::FANOTIFY_INIT, Never(libc::ENOSYS)).note(FANOTIFY),
+    call(nr::FANOTIFY_MARK, Never(libc::ENOSYS)).note(FANOTIFY),
 ];

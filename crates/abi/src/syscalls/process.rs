@@ -1,6 +1,6 @@
 //! Processes: how they begin and end, who is whose, their limits.
 
-use super::Arg::{In, InOut, Out, Value};
+use super::Arg::{Fd, In, InOut, Out, Value};
 use super::Class::{Both, Event, Home, Never, Node};
 use super::Door::{Notify, Trace};
 use super::Len::Fixed;
@@ -13,6 +13,9 @@ const RUSAGE_BYTES: u32 = 144;
 const SIGINFO_BYTES: u32 = 128;
 /// `struct rlimit64`.
 const RLIMIT_BYTES: u32 = 16;
+
+/// `waitid` by process descriptor.
+const P_PIDFD: u32 = 3;
 
 /// Flags of `clone` that make namespaces. (`CLONE_NEWTIME` lies where `clone` has its signal, and only `clone3` knows it.)
 const CLONE_NEW: u32 = (libc::CLONE_NEWNS
@@ -56,8 +59,15 @@ pub(super) const ROWS: &[Row] = &[
             Value,
             InOut(Fixed(RUSAGE_BYTES)),
         ])
+        .rules(&[rule(0, Equal(P_PIDFD), Home, "idtype is P_PIDFD").shaped([
+            Value,
+            Fd,
+            InOut(Fixed(SIGINFO_BYTES)),
+            Value,
+            InOut(Fixed(RUSAGE_BYTES)),
+        ])])
         .blocks(Restart::Restart)
-        .note("a process descriptor is turned into its pid on the node"),
+        .note("a process descriptor of the node's (`CLONE_PIDFD`) is turned into its pid there"),
     call(nr::GETPID, Node).note("the same number at home and on the node"),
     call(nr::GETTID, Node),
     call(nr::SET_TID_ADDRESS, Node),
@@ -68,8 +78,12 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::SETSID, Home),
     // The third is the session's own: the target has executed a program.
     call(nr::SETPGID, Home).shaped([Value, Value, Value]),
-    call(nr::PIDFD_OPEN, Event(Notify)),
-    call(nr::PIDFD_SEND_SIGNAL, Event(Notify)),
+    call(nr::PIDFD_OPEN, Home)
+        .shaped([Value, Value])
+        .opens(Some(1), true),
+    call(nr::PIDFD_SEND_SIGNAL, Home)
+        .shaped([Fd, Value, In(Fixed(SIGINFO_BYTES)), Value])
+        .note("by a process descriptor of the node's (`CLONE_PIDFD`) the node's kernel"),
     call(nr::PIDFD_GETFD, Never(libc::EPERM)).note("as where tracing is restricted"),
     call(nr::KCMP, Never(libc::ENOSYS)).note("kernel objects are partly home's and partly the node's"),
     call(nr::PTRACE, Never(libc::EPERM)).note("a guest is traced by afield already"),

@@ -156,7 +156,10 @@ impl Door {
                 {
                     return Ok(verdict);
                 }
-                if number == nr::WAITID && arguments[0] == P_PIDFD {
+                if number == nr::WAITID
+                    && arguments[0] == P_PIDFD
+                    && self.home_object(tid, arguments[1] as u32).is_none()
+                {
                     let descriptor = look_up(tid, arguments[1] as u32).ok_or(libc::EBADF)?;
                     let process = self
                         .shared
@@ -231,10 +234,6 @@ impl Door {
                 self.change_owner(pid, number, (arguments[1] as u32, arguments[2] as u32))
             }
             nr::FCHOWNAT => self.change_owner(pid, number, (arguments[2] as u32, arguments[3] as u32)),
-            nr::PIDFD_OPEN => {
-                self.shared.guests.remember_descriptors_of(arguments[0] as u32);
-                EXECUTE
-            }
             nr::TIMER_SETTIME | nr::ALARM | nr::SETITIMER => {
                 self.shared.note_timer(pid);
                 EXECUTE

@@ -118,6 +118,13 @@ impl State {
         set & !self.blocked & !self.ignored & (self.caught | !DEFAULT_NOTHING)
     }
 
+    /// Whether the signal is dropped when it is sent: its action is nothing, and it is not blocked.
+    pub fn drops(&self, signal: i32) -> bool {
+        let bit = bit(signal);
+        let nothing = self.ignored | DEFAULT_NOTHING & !self.caught;
+        bit & nothing & !self.blocked != 0
+    }
+
     /// True if the signal's action is the default.
     pub fn is_default(&self, signal: i32) -> bool {
         (self.ignored | self.caught) & bit(signal) == 0

@@ -214,6 +214,7 @@ impl Tracer {
                 Within::SignalWait(place) => self.signal_wait_ended(tid, parent, place),
                 Within::Read(read) => self.read_ended(tid, parent, &read),
                 Within::Installing(registers) => self.make_again(tid, registers),
+                Within::HandingOver(handover) => return self.handed_over(tid, handover),
             }
             return self.go_on(tid, Resume::Run(0));
         }
@@ -226,6 +227,11 @@ impl Tracer {
         };
         let mut registers = fork.registers;
         registers.rax = result as u64;
+        if let (true, true, Some(child)) = (result > 0, fork.gives_descriptor(), fork.child)
+            && self.hand_over(tid, registers, fork.arguments.pidfd, child)
+        {
+            return;
+        }
         if result < 0 {
             if let (Some(pid), false) = (fork.child, fork.made) {
                 self.unborn.remove(&pid);

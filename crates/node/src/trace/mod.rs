@@ -7,6 +7,7 @@ mod correction;
 mod descriptors;
 mod exec;
 mod fork;
+mod handover;
 mod hold;
 mod orders;
 mod signals;
@@ -69,6 +70,8 @@ enum Within {
     Read(descriptors::Read),
     /// It installs a filter, before the call that it was about to make.
     Installing(Registers),
+    /// It gets home's descriptor of the child it has made.
+    HandingOver(Box<handover::Handover>),
 }
 
 /// What the tracer knows of a process.

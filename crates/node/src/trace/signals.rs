@@ -6,6 +6,7 @@ use afield_link::wire::ToHome;
 use tracing::debug;
 
 use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer, Within};
+use crate::door::descriptors::current_call;
 use crate::session::Shared;
 use crate::sys::memory;
 use crate::sys::ptrace;
@@ -32,6 +33,9 @@ pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
             return shared.orders.give(Order::EarlySignal { pid, info });
         }
     };
+    if is_dropped(leader, signal) {
+        return;
+    }
     let value = shared.truths.keep(pid, signal, siginfo);
     let mark = signals::queued_info(signal, value);
     let code = i32::from_ne_bytes([siginfo[8], siginfo[9], siginfo[10], siginfo[11]]);
@@ -48,6 +52,19 @@ pub fn deliver(shared: &Shared, pid: u32, siginfo: &[u8; 128]) {
         Ok(()) => shared.orders.give(Order::Signalled { pid, signal }),
         Err(error) => debug!("signal {signal} to {pid}: {error}"),
     }
+}
+
+/// Whether the kernel would drop a signal at once, which it does not where somebody traces: there the signal would end calls
+/// that nothing natively ends.
+fn is_dropped(leader: i32, signal: i32) -> bool {
+    // These also take back those of the other kind that are pending.
+    if signal == libc::SIGCONT || bit(signal) & signals::STOPS != 0 {
+        return false;
+    }
+    let drops = || State::of(leader).is_ok_and(|state| state.drops(signal));
+    // What it waits for is blocked but while it waits.
+    let waits = || current_call(leader).is_some_and(|call| call.number as i64 == libc::SYS_rt_sigtimedwait);
+    drops() && !waits() && drops() && !waits()
 }
 
 impl Tracer {
