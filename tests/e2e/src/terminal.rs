@@ -23,7 +23,7 @@ use crate::sys::{Surroundings, prepare};
 use crate::{Mode, Place, mask, programs, tools};
 
 /// For a screen to become what is awaited.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A terminal, and the job that was started on it.
 pub struct Terminal {
@@ -422,6 +422,13 @@ impl Pair {
         self.until_that(&format!("a row {row:?}"), |terminal| {
             terminal.row().trim_end() == row.trim_end()
         });
+    }
+
+    /// Waits until both show this, whatever else differs.
+    #[track_caller]
+    pub fn until_both(&self, text: &str) {
+        self.native.until(text);
+        self.afield.until(text);
     }
 
     /// Waits until something holds for both, and nothing that can be seen differs.

@@ -25,6 +25,8 @@ sessions! {
     resized;
     hung_up;
     hung_up_raw;
+    tmux;
+    htop;
 }
 
 modes! {
@@ -608,4 +610,78 @@ fn node_killed(mode: Mode) {
         assert!(trouble.is_empty(), "{}", trouble.join("\n"));
         arena.expect_clean();
     }
+}
+
+/// A server of terminals, its client, and what runs in its windows.
+fn tmux(mode: Mode) {
+    let session = Session::bash()
+        .setup("printf '%s\\n' 'set -g assume-paste-time 0' 'setw -g automatic-rename off' 'set -g status-right \"\"' 'set -g default-command \"env PS1=\\\"$ \\\" bash --norc --noprofile -i\"' > conf")
+        .variable("TMUX_TMPDIR", ".");
+    let Some(pair) = open(mode, "tmux", session, &["tmux"]) else {
+        return;
+    };
+    pair.line("tmux -L t -f conf new", "[0] 0:env*");
+    pair.until_row("$");
+    pair.line(
+        "stty size; tty >/dev/null && echo inside $((1))",
+        "23 80\ninside 1\n$",
+    );
+    // A second window, and back.
+    pair.keys("\x02c");
+    pair.until("1:env*");
+    pair.line("echo window $((2))", "window 2\n$");
+    pair.keys("\x02p");
+    pair.until("0:env*");
+    pair.until("inside 1");
+    // Two panes.
+    pair.keys("\x02\"");
+    pair.until("──");
+    pair.line("stty size; echo below $((3))", "below 3\n$");
+    pair.line("sh -c 'echo up $((4)); exec cat'", "up 4");
+    pair.keys("\x03");
+    pair.until("^C\n$");
+    pair.line("exit", "inside 1");
+    pair.until_that("one pane", |terminal| !terminal.text().contains("──"));
+    pair.resize(15, 60);
+    pair.until_that("a status line", |terminal| {
+        let text = terminal.text();
+        text.lines().nth(14).is_some_and(|line| line.starts_with("[0] "))
+    });
+    // (It tells what runs in it a little later.)
+    pair.line(
+        "until [ \"$(stty size)\" = \"14 60\" ]; do sleep 0.05; done; echo resized $((5))",
+        "resized 5\n$",
+    );
+    // Detached, and attached again.
+    pair.keys("\x02d");
+    pair.until("[detached (from session 0)]");
+    pair.line(
+        "tmux -L t ls -F 'session #S'; tmux -L t list-windows -F '#I'",
+        "session 0\n0\n1\n$",
+    );
+    pair.line("clear; tmux -L t attach", "resized 5");
+    pair.keys("\x02d");
+    pair.until("[detached (from session 0)]");
+    pair.line("tmux -L t kill-server; echo over $?", "over 0\n$");
+    pair.keys("exit\r");
+    assert_eq!(pair.end(), Ended::Exit(0));
+}
+
+/// What it shows differs from run to run; that it draws, takes keys and gives the terminal back does not.
+fn htop(mode: Mode) {
+    let session = Session::bash().variable("HTOPRC", "htoprc").only_layout();
+    let Some(pair) = open(mode, "htop", session, &["htop"]) else {
+        return;
+    };
+    pair.until_row("$");
+    pair.keys("htop --readonly\r");
+    pair.until_both("F10Quit");
+    pair.keys("h");
+    pair.until("syscalls with strace");
+    pair.keys(" ");
+    pair.until_both("F10Quit");
+    pair.keys("q");
+    pair.until_row("$");
+    pair.keys("exit\r");
+    assert_eq!(pair.end(), Ended::Exit(0));
 }
