@@ -498,6 +498,10 @@ impl Pair {
         let (native, mut report) = wait(self.native);
         let (afield, trouble) = wait(self.afield);
         report.extend(trouble);
+        // Whoever is hung up, by a server of terminals for example, ends in its own time.
+        if self.arena.agent().is_some() {
+            self.arena.wait_for_orphans();
+        }
         report.extend(self.arena.finish());
         if native != afield {
             report.push(format!("natively {native}, then {afield}"));
