@@ -83,7 +83,7 @@ fn a_hostile_node_loses_its_session() {
                 let message = ToHome::Unfork { parent: 1, pid };
                 node.writer.write_control(0, &message).unwrap();
             },
-            "not a child",
+            "not made by",
         ),
     ];
     for (index, (attack, why)) in attacks.into_iter().enumerate() {
