@@ -51,7 +51,7 @@ pub enum Command {
     #[command(hide = true)]
     BenchWork {
         /// Which
-        work: crate::bench::Work,
+        work: crate::bench::Name,
     },
     /// Show the configuration
     Config(Config),

@@ -17,14 +17,14 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use project::Project;
-pub use work::{Work, do_work};
+pub use work::do_work;
 
 /// Options of `afield bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "Prints medians and the median of pairwise ratios: afield divided by the floor.")]
 pub struct Bench {
-    /// Some
-    #[arg(value_name = "NAME")]
+    /// Some of null cpu pipe futex stat open write fork start make stop
+    #[arg(value_name = "NAME", hide_possible_values = true)]
     pub names: Vec<Name>,
     /// Where the afield side runs [default: embedded]
     #[arg(long, value_name = "NODE")]
@@ -80,19 +80,11 @@ impl Name {
         Self::Stop,
     ];
 
-    fn work(self) -> Option<Work> {
-        Some(match self {
-            Self::Null => Work::Null,
-            Self::Cpu => Work::Cpu,
-            Self::Pipe => Work::Pipe,
-            Self::Futex => Work::Futex,
-            Self::Stat => Work::Stat,
-            Self::Open => Work::Open,
-            Self::Write => Work::Write,
-            Self::Fork => Work::Fork,
-            Self::Stop => Work::Stop,
-            Self::Start | Self::Make => return None,
-        })
+    /// Its name on the command line.
+    fn text(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
     }
 
     fn floor_is(self) -> &'static str {
@@ -166,8 +158,8 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
         .transpose()
         .map_err(Failure::own)?;
     for _ in 0..runs {
-        let (floor, away) = match name.work() {
-            None if let Some(project) = &project => {
+        let (floor, away) = match name {
+            Name::Make if let Some(project) = &project => {
                 let make = program(["make", "-s", "-j2", "-C"]).into_iter();
                 let make: Vec<OsString> = make.chain([project.directory().into()]).collect();
                 let timed = |words: &[OsString]| {
@@ -176,23 +168,21 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
                 };
                 (timed(&make)?, timed(&afield(on, &make)?)?)
             }
-            None => (
+            Name::Start | Name::Make => (
                 time(&program(["true"]))?,
                 time(&afield(on, &[OsString::from("true")])?)?,
             ),
-            Some(Work::Stop) => {
-                let command = own(Work::Stop)?;
+            Name::Stop => {
+                let command = own(name)?;
                 (stop::measure(&command)?, stop::measure(&afield(on, &command)?)?)
             }
-            Some(work) => {
-                let floor = if work == Work::Null {
+            _ => {
+                let floor = if name == Name::Null {
                     floor::ping_pong(on == "embedded").map_err(Failure::own)?
                 } else {
-                    report_of(&own(work)?)?
+                    report_of(&own(name)?)?
                 };
-                let mut command = vec![own_program()?];
-                command.extend(["bench-work".into(), work.name().into()]);
-                (floor, report_of(&afield(on, &command)?)?)
+                (floor, report_of(&afield(on, &own(name)?)?)?)
             }
         };
         floors.push(floor);
@@ -241,8 +231,8 @@ fn program<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.iter().map(Into::into).collect()
 }
 
-fn own(work: Work) -> Result<Vec<OsString>, Failure> {
-    Ok(vec![own_program()?, "bench-work".into(), work.name().into()])
+fn own(work: Name) -> Result<Vec<OsString>, Failure> {
+    Ok(vec![own_program()?, "bench-work".into(), work.text().into()])
 }
 
 fn afield(on: &str, command: &[OsString]) -> Result<Vec<OsString>, Failure> {

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use clap::ValueEnum;
-
+use super::Name;
 use crate::sys::{child, process};
 
 /// Operations timed together.
@@ -15,52 +14,21 @@ pub const BATCH: usize = 200;
 /// Batches; their median counts.
 pub const BATCHES: usize = 15;
 
-/// A kind of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Work {
-    Null,
-    Cpu,
-    Pipe,
-    Futex,
-    Stat,
-    Open,
-    Write,
-    Fork,
-    Stop,
-}
-
-impl Work {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Cpu => "cpu",
-            Self::Pipe => "pipe",
-            Self::Futex => "futex",
-            Self::Stat => "stat",
-            Self::Open => "open",
-            Self::Write => "write",
-            Self::Fork => "fork",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-/// Does the work and gives the median nanoseconds of one operation.
-pub fn do_work(work: Work) -> io::Result<f64> {
+/// Does the work and gives the median nanoseconds of one operation. Other programs' work is not done here.
+pub fn do_work(work: Name) -> io::Result<f64> {
     match work {
-        Work::Null => batches(BATCH, || {
+        Name::Null => batches(BATCH, || {
             process::parent();
             Ok(())
         }),
-        Work::Cpu => batches(1, || {
+        Name::Cpu => batches(1, || {
             std::hint::black_box(compute());
             Ok(())
         }),
-        Work::Pipe => pipe(),
-        Work::Futex => futex(),
-        Work::Stat => batches(BATCH, || std::fs::metadata("/etc/passwd").map(drop)),
-        Work::Open => {
+        Name::Pipe => pipe(),
+        Name::Futex => futex(),
+        Name::Stat => batches(BATCH, || std::fs::metadata("/etc/passwd").map(drop)),
+        Name::Open => {
             let mut buffer = [0; 4096];
             batches(BATCH, || {
                 let count = File::open("/etc/passwd")?.read(&mut buffer)?;
@@ -68,9 +36,10 @@ pub fn do_work(work: Work) -> io::Result<f64> {
                 Ok(())
             })
         }
-        Work::Write => write(),
-        Work::Fork => batches(20, || child::fork_child(|| {})?.reap()),
-        Work::Stop => Ok(super::stop::compute()),
+        Name::Write => write(),
+        Name::Fork => batches(20, || child::fork_child(|| {})?.reap()),
+        Name::Stop => Ok(super::stop::compute()),
+        Name::Start | Name::Make => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
