@@ -634,4 +634,21 @@ int main(void) {
     CALL(poll(&polled, 1, 5000));
     printf("%x\n", polled.revents);
     print_rest("slave", slave);
+    close(slave);
+    // Hung up from within, by who may.
+    title("vhangup");
+    master = MUST(posix_openpt(O_RDWR | O_NOCTTY));
+    MUST(unlockpt(master));
+    MUST(ptsname_r(master, name, sizeof name));
+    pid = CHILD({
+        setsid();
+        slave = MUST(open(name, O_RDWR));
+        handle(SIGHUP, 0);
+        if (CALL(syscall(SYS_vhangup)) == 0) {
+            HOLDS(until_got(SIGHUP, 1));
+            print_rest("slave", slave);
+            WORKS(open("/dev/tty", O_RDWR));
+        }
+    });
+    wait_for("vhangup", pid);
 }

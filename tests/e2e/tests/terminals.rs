@@ -126,7 +126,10 @@ fn bash_pipelines(mode: Mode) {
         "status 141\n$",
     );
     // Interrupting ends them all.
-    pair.line("cat | sh -c 'echo up $((2)); exec cat'", "up 2");
+    pair.line(
+        "sh -c 'echo > r; exec cat' | sh -c 'until [ -e r ]; do :; done; echo up $((2)); exec cat'",
+        "up 2",
+    );
     pair.keys("\x03");
     pair.until("^C\n$");
     pair.line("echo ${PIPESTATUS[*]}-$((3))", "130 130-3\n$");
@@ -656,7 +659,7 @@ fn tmux(mode: Mode) {
     pair.keys("\x02d");
     pair.until("[detached (from session 0)]");
     pair.line(
-        "tmux -L t ls -F 'session #S'; tmux -L t list-windows -F '#I'",
+        "tmux -L t ls -F 'session #S' | cat; tmux -L t list-windows -F '#I'",
         "session 0\n0\n1\n$",
     );
     pair.line("clear; tmux -L t attach", "resized 5");

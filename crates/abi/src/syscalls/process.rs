@@ -77,6 +77,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::GETSID, Home).shaped([Value]),
     call(nr::SETSID, Home),
     // The third is the session's own: the target has executed a program.
+    call(nr::VHANGUP, Home).note("the terminal is home's"),
     call(nr::SETPGID, Home).shaped([Value, Value, Value]),
     call(nr::PIDFD_OPEN, Home)
         .shaped([Value, Value])

@@ -33,7 +33,6 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::REBOOT, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::ACCT, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::SYSLOG, Never(libc::EPERM)).note(PRIVILEGED),
-    call(nr::VHANGUP, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::IOPL, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::IOPERM, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::INIT_MODULE, Never(libc::EPERM)).note(PRIVILEGED),
