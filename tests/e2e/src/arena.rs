@@ -133,6 +133,11 @@ impl Arena {
         words
     }
 
+    /// Puts a program of `programs/` into [`Arena::bin`].
+    pub fn install_program(&self, name: &'static str) {
+        crate::programs::install(name, false, self.bin());
+    }
+
     /// `afield` with these arguments, as a job.
     pub fn afield(&self, arguments: &[&str]) -> Job {
         let mut job = Job::new(Duration::from_secs(30));

@@ -1,6 +1,6 @@
 //! What is the machine's, not the process's: mounts, namespaces, modules, and what no kernel has any more.
 
-use super::Class::Never;
+use super::Class::{Never, Node};
 use super::{Row, call, nr};
 
 const PRIVILEGED: &str = "as for any ordinary user";
@@ -9,6 +9,8 @@ const MOUNTS: &str =
 const KEYS: &str = "keyrings are home's; as on a kernel built without them";
 const SANDBOX: &str = "half of what it restricts would be at home; as on a kernel built without it";
 const MODULES: &str = "as on a kernel without the interface";
+const TRAMPOLINES: &str =
+    "only the kernel's own trampolines call it, past any filter; all others get SIGILL, here as natively";
 const MISSING: &str = "no kernel of this architecture has it";
 
 pub(super) const ROWS: &[Row] = &[
@@ -53,8 +55,8 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::LSM_GET_SELF_ATTR, Never(libc::ENOSYS)).note("security labels are home's"),
     call(nr::LSM_SET_SELF_ATTR, Never(libc::ENOSYS)).note("security labels are home's"),
     call(nr::LSM_LIST_MODULES, Never(libc::ENOSYS)).note("security labels are home's"),
-    call(nr::UPROBE, Never(libc::ENOSYS)).note("only the kernel's own trampolines call it"),
-    call(nr::URETPROBE, Never(libc::ENOSYS)).note("only the kernel's own trampolines call it"),
+    call(nr::UPROBE, Node).note(TRAMPOLINES),
+    call(nr::URETPROBE, Node).note(TRAMPOLINES),
     call(nr::USELIB, Never(libc::ENOSYS)).note(MISSING),
     call(nr::_SYSCTL, Never(libc::ENOSYS)).note(MISSING),
     call(nr::CREATE_MODULE, Never(libc::ENOSYS)).note(MODULES),
