@@ -27,6 +27,7 @@ sessions! {
     hung_up_raw;
     tmux;
     htop;
+    threads;
 }
 
 modes! {
@@ -685,6 +686,53 @@ fn htop(mode: Mode) {
     pair.until_both("F10Quit");
     pair.keys("q");
     pair.until_row("$");
+    pair.keys("exit\r");
+    assert_eq!(pair.end(), Ended::Exit(0));
+}
+
+/// A program of which one thread reads the terminal while others compute: stopped, continued, interrupted.
+fn threads(mode: Mode) {
+    let program = r#"
+import os, sys, threading, time
+def compute():
+    while True: sum(range(1000)); time.sleep(0.001)
+threading.Thread(target=compute, daemon=True).start()
+def read():
+    for line in sys.stdin:
+        print('read', line.strip().upper(), flush=True)
+    print('end of input', flush=True)
+    os._exit(5)
+threading.Thread(target=read, daemon=True).start()
+print('up', 1 + 1, flush=True)
+while True: time.sleep(100)
+"#;
+    let session = Session::bash().setup(&format!("cat > p.py <<'END'\n{program}\nEND"));
+    let Some(pair) = open(mode, "threads", session, &["python3"]) else {
+        return;
+    };
+    pair.line("python3 p.py", "up 2");
+    pair.keys("one\r");
+    pair.until("read ONE");
+    pair.keys("\x1a");
+    pair.until("Stopped                 python3 p.py\n$");
+    pair.line("fg", "fg\npython3 p.py");
+    pair.until_that("a job", job_has_terminal);
+    pair.keys("two\r");
+    pair.until("read TWO");
+    pair.keys("\x1a");
+    pair.until("Stopped                 python3 p.py\n$");
+    // In the background its reader has it stopped again.
+    pair.line(
+        "clear; bg; until jobs -s | grep -q p.py; do :; done; echo stopped $((3))",
+        "stopped 3\n$",
+    );
+    pair.line("clear; fg", "python3 p.py");
+    pair.until_that("a job", job_has_terminal);
+    pair.keys("three\r");
+    pair.until("read THREE");
+    pair.keys("\x04");
+    pair.until("end of input\n$");
+    pair.line("echo status $?", "status 5\n$");
     pair.keys("exit\r");
     assert_eq!(pair.end(), Ended::Exit(0));
 }
