@@ -16,7 +16,7 @@ use afield_link::wire::{self, Spawn, SpawnError};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use crate::channel::{self, ChannelError, Incoming};
+use crate::channel::{self, ChannelError, Incoming, Received};
 use crate::deputy::{Deputy, Lead, Parts, Root, Terminal, out_of_the_way};
 use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
 use crate::place::Place;
@@ -280,9 +280,9 @@ impl Attempt<'_> {
             ToDeputy::Refused(why) => return Err(RunError::Refused(why)),
             _ => return Err(RunError::Answer),
         };
-        // From here on signals are the guest's.
+        // Once the program has been executed signals are the guest's; until then they do what they do before any `execve`.
         let mask = signals::set_blocked(signals::ALL);
-        let outcome = match next(&channel, &mut incoming) {
+        let outcome = match next_unless_killed(&channel, &mut incoming, mask) {
             Ok(ToDeputy::Spawned(result)) => result.map_err(|error| self.spawn_error(error)),
             Ok(ToDeputy::Refused(why)) => Err(RunError::Refused(why)),
             Ok(ToDeputy::Gone(why)) => Err(RunError::Gone(why)),
@@ -362,6 +362,26 @@ fn next(channel: &OwnedFd, incoming: &mut Incoming) -> Result<ToDeputy, RunError
         return Err(RunError::Answer);
     }
     Ok(wire::decode(&frame.payload)?)
+}
+
+/// The same, with signals blocked except for those that are not in `mask` while it waits.
+fn next_unless_killed(
+    channel: &OwnedFd,
+    incoming: &mut Incoming,
+    mask: signals::Set,
+) -> Result<ToDeputy, RunError> {
+    loop {
+        if let Some(frame) = incoming.next_frame()? {
+            if frame.kind != Kind::Control {
+                return Err(RunError::Answer);
+            }
+            return Ok(wire::decode(&frame.payload)?);
+        }
+        signals::wait_readable(channel.as_fd(), mask);
+        if incoming.receive(channel.as_fd(), false)? == Received::End {
+            return Err(ChannelError::Closed.into());
+        }
+    }
 }
 
 /// What `ps` is to show.

@@ -119,6 +119,26 @@ pub fn take_caught() -> Set {
     CAUGHT.swap(0, Ordering::SeqCst)
 }
 
+/// Waits until something can be read, or a signal outside of `mask` has been taken.
+pub fn wait_readable(file: BorrowedFd<'_>, mask: Set) {
+    let mut poll = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd and a mask of the kernel's size, alive during the call. (The C library's function has a larger mask.)
+    unsafe {
+        libc::syscall(
+            libc::SYS_ppoll,
+            &raw mut poll,
+            1,
+            std::ptr::null::<libc::timespec>(),
+            &raw const mask,
+            size_of::<Set>(),
+        )
+    };
+}
+
 /// A descriptor that gives these signals; close-on-exec, never waits.
 pub fn descriptor(set: Set) -> io::Result<OwnedFd> {
     // SAFETY: the set is of the kernel's size.
