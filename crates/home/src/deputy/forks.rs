@@ -21,6 +21,7 @@ impl Deputy {
                 return Next::Same;
             }
         };
+        self.streams.all_shared();
         let inventory = lock(&self.handles).inventory();
         let dispositions = *lock(&self.dispositions);
         let raw = sibling || exit_signal != libc::SIGCHLD as u32;

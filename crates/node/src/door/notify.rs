@@ -751,6 +751,7 @@ impl Door {
             restart,
             cancelled: false,
             object: object.map(|handle| self.shared.files.handles.ask(handle)),
+            moves: None,
         }
     }
 
