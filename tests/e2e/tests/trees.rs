@@ -16,6 +16,7 @@ find . -exec touch -h -d '2020-02-02 02:02:02.123456789 UTC' {} +
 cd .."#;
 
 user_cases! {
+    access_lists: Case::guest("umask 022; echo x > f; mkdir d; setfacl -m u:12345:rw,g:54321:r f; setfacl -d -m u:12345:rwx d; getfacl -n f d; cp -p f g; getfacl -n g; echo y > d/h; getfacl -n d/h; ls -l f g d/h | cut -c1-11; tar --acls -cf t f; rm f; tar --acls -xf t; rm t; getfacl -n f; setfacl -x u:12345 f; getfacl -n f; setfacl -b f; getfacl -n f; getfattr -n system.posix_acl_access f; getfattr -d -m - f g; setfacl -m u:nobody:x nosuch; cd d; getfacl -n . h; ln -s h l; getfacl -n l").tools(&["setfacl", "getfattr", "tar"]);
     find: Case::guest("find tree -printf '%P %y %s %m %n %l %Ts\\n' | LC_ALL=C sort").setup(TREE).mask(without_directory_sizes);
     tar: Case::guest("tar -C tree --sort=name -cf t.tar . && mkdir out && tar -C out -xpf t.tar && tar tf t.tar | md5sum; rm t.tar").setup(TREE);
 }

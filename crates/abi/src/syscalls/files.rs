@@ -1,10 +1,20 @@
 //! Files: the node's kernel, on a root that home serves.
 
-use super::Arg::{Fd, Out, String, Value};
+use super::Arg::{Fd, In, Out, String, Value};
 use super::Class::{Both, Event, File, Home, Never};
 use super::Door::Notify;
-use super::Len::Argument;
+use super::Len::{self, Argument};
 use super::{Restart, Row, call, nr};
+
+/// Why extended attributes are an event.
+const LISTS: &str = "access lists by the deputy, the others by the file door";
+
+/// `XATTR_SIZE_MAX`, counted by the fourth argument.
+const ATTRIBUTE: Len = Argument {
+    index: 3,
+    unit: 1,
+    max: 65536,
+};
 
 /// Why reading a link is an event.
 const LINKS: &str = "descriptors of home objects show the objects' names";
@@ -82,21 +92,33 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::UTIMENSAT, File),
     call(nr::STATFS, File),
     call(nr::FSTATFS, File),
-    call(nr::SETXATTR, File),
-    call(nr::LSETXATTR, File),
-    call(nr::FSETXATTR, File),
+    call(nr::SETXATTR, Event(Notify))
+        .shaped([String, String, In(ATTRIBUTE), Value, Value])
+        .note(LISTS),
+    call(nr::LSETXATTR, Event(Notify))
+        .shaped([String, String, In(ATTRIBUTE), Value, Value])
+        .note(LISTS),
+    call(nr::FSETXATTR, Event(Notify)).note(LISTS),
     call(nr::SETXATTRAT, File),
-    call(nr::GETXATTR, File),
-    call(nr::LGETXATTR, File),
-    call(nr::FGETXATTR, File),
+    call(nr::GETXATTR, Event(Notify))
+        .shaped([String, String, Out(ATTRIBUTE), Value])
+        .note(LISTS),
+    call(nr::LGETXATTR, Event(Notify))
+        .shaped([String, String, Out(ATTRIBUTE), Value])
+        .note(LISTS),
+    call(nr::FGETXATTR, Event(Notify)).note(LISTS),
     call(nr::GETXATTRAT, File),
     call(nr::LISTXATTR, File),
     call(nr::LLISTXATTR, File),
     call(nr::FLISTXATTR, File),
     call(nr::LISTXATTRAT, File),
-    call(nr::REMOVEXATTR, File),
-    call(nr::LREMOVEXATTR, File),
-    call(nr::FREMOVEXATTR, File),
+    call(nr::REMOVEXATTR, Event(Notify))
+        .shaped([String, String])
+        .note(LISTS),
+    call(nr::LREMOVEXATTR, Event(Notify))
+        .shaped([String, String])
+        .note(LISTS),
+    call(nr::FREMOVEXATTR, Event(Notify)).note(LISTS),
     call(nr::REMOVEXATTRAT, File),
     call(nr::FILE_GETATTR, File),
     call(nr::FILE_SETATTR, File),

@@ -57,9 +57,19 @@ impl CallError {
     }
 }
 
-/// Signals to single threads are executed at home if the thread is not one of the guest's own; the table calls them
-/// events, because the session looks at them first.
-const THREAD_SIGNALS: [u32; 3] = [nr::TKILL, nr::TGKILL, nr::RT_TGSIGQUEUEINFO];
+/// Calls that the table calls events, because the session looks at them first, and which it may then send home: signals to
+/// threads that are not the guest's own, and access lists.
+const PASSED_ON: [u32; 9] = [
+    nr::TKILL,
+    nr::TGKILL,
+    nr::RT_TGSIGQUEUEINFO,
+    nr::GETXATTR,
+    nr::LGETXATTR,
+    nr::SETXATTR,
+    nr::LSETXATTR,
+    nr::REMOVEXATTR,
+    nr::LREMOVEXATTR,
+];
 
 /// One argument's memory.
 #[derive(Debug, Clone)]
@@ -310,7 +320,7 @@ fn check_option(number: u32, registers: &[u64; 6]) -> Result<(), CallError> {
 fn shape_of<'a>(row: &'a Row, registers: &[u64; 6]) -> Result<&'a [Arg; 6], CallError> {
     match row.class(registers) {
         Class::Home | Class::Both => Ok(row.shape(registers)),
-        _ if THREAD_SIGNALS.contains(&row.number) => Ok(row.shape(registers)),
+        _ if PASSED_ON.contains(&row.number) => Ok(row.shape(registers)),
         _ => Err(CallError::NotHome(row.number)),
     }
 }

@@ -242,6 +242,15 @@ impl Door {
             nr::SYNCFS if look_up(tid, arguments[0] as u32).is_some() => {
                 self.forward(notification, tid, pid, nr::SYNC, [0; 6], Then::Execute)
             }
+            nr::GETXATTR
+            | nr::LGETXATTR
+            | nr::FGETXATTR
+            | nr::SETXATTR
+            | nr::LSETXATTR
+            | nr::FSETXATTR
+            | nr::REMOVEXATTR
+            | nr::LREMOVEXATTR
+            | nr::FREMOVEXATTR => self.attribute(notification, tid, pid, number, arguments),
             nr::READLINK | nr::READLINKAT => self.read_link(notification, tid, pid, number, &arguments),
             nr::PRCTL if arguments[0] == PR_SET_NAME => {
                 let leader = self
@@ -633,6 +642,42 @@ impl Door {
         }
     }
 
+    /// Access lists as extended attributes: the node's kernel does not ask the file door for them, so the deputy reads and sets
+    /// them, by the path that the guest gives or that its descriptor has.
+    fn attribute(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        number: u32,
+        arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
+        let name = memory::read_string(tid, arguments[1], 255).unwrap_or_default();
+        if !name.starts_with(b"system.posix_acl_") {
+            return EXECUTE;
+        }
+        let by_path = match number {
+            nr::FGETXATTR => nr::GETXATTR,
+            nr::FSETXATTR => nr::SETXATTR,
+            nr::FREMOVEXATTR => nr::REMOVEXATTR,
+            _ => return self.forward(notification, tid, pid, number, arguments, Then::Answer),
+        };
+        let link = std::fs::read_link(format!("/proc/{tid}/fd/{}", arguments[0] as u32));
+        let path = link.unwrap_or_default().into_os_string().into_encoded_bytes();
+        if !path.starts_with(b"/") || path.ends_with(b" (deleted)") {
+            return EXECUTE;
+        }
+        self.forward_named(
+            notification,
+            (tid, pid),
+            by_path,
+            arguments,
+            Some(path),
+            Then::Answer,
+        )
+    }
+
     /// `getcwd`: the deputy's, unless the guest is in one of the few places that are the node's.
     fn working_directory(
         &mut self,
@@ -783,6 +828,19 @@ impl Door {
         arguments: [u64; 6],
         then: Then,
     ) -> Result<Verdict, i32> {
+        self.forward_named(notification, (tid, pid), number, arguments, None, then)
+    }
+
+    /// As [`forward`](Self::forward), with another path than the guest's as the first argument.
+    fn forward_named(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        number: u32,
+        arguments: [u64; 6],
+        first: Option<Vec<u8>>,
+        then: Then,
+    ) -> Result<Verdict, i32> {
         let row = syscalls::row(number).ok_or(libc::ENOSYS)?;
         let mut payload = Vec::with_capacity(256);
         payload.resize(size_of::<CallHeader>(), 0);
@@ -809,6 +867,7 @@ impl Door {
                     sent[index] = handle;
                     continue;
                 }
+                Arg::String if let (0, Some(path)) = (index, &first) => [path, &b"\0"[..]].concat(),
                 Arg::String => {
                     let mut path = memory::read_string(tid, address, libc::PATH_MAX as usize - 1)
                         .map_err(|error| errno(&error))?;
