@@ -52,6 +52,14 @@ pub enum Command {
     BenchWork {
         /// Which
         work: crate::bench::Name,
+        /// Where the peer serves
+        port: Option<u16>,
+    },
+    /// Relay connections to a port of this host
+    #[command(hide = true)]
+    BenchRelay {
+        /// Which
+        port: u16,
     },
     /// Show the configuration
     Config(Config),

@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::work::{BATCH, BATCHES, median_ns};
+use super::figure::median;
+use super::work::{BATCH, BATCHES};
 use crate::sys::child;
 
 /// Bytes of a forwarded call without arguments, frame and all.
@@ -42,5 +43,5 @@ fn between<S: Read + Write>(mut ours: S, mut theirs: S) -> io::Result<f64> {
         batches.push(start.elapsed().as_nanos() as f64 / BATCH as f64);
     }
     echo.kill_and_reap();
-    Ok(median_ns(batches))
+    Ok(median(batches))
 }

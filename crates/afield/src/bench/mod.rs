@@ -3,12 +3,15 @@
 //! The work is done by this program itself (`afield bench-work NAME`), natively and afield in turn, so that a machine whose
 //! speed drifts slows both down. Medians and ratios count; single figures of a shared machine mean little.
 
+mod figure;
 mod floor;
 mod project;
+mod sockets;
 mod stop;
 mod work;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -16,14 +19,23 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::sys;
+use figure::{Figure, Unit};
 use project::Project;
+use sockets::Side;
+pub use sockets::relay_to;
 pub use work::do_work;
 
 /// Options of `afield bench`.
 #[derive(Debug, Args)]
-#[command(after_help = "Prints medians and the median of pairwise ratios: afield divided by the floor.")]
+#[command(
+    after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
+                  requests accept send receive ping1 ping4k ping64k.\n\n\
+                  Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
+                  Of times less is better, of rates more."
+)]
 pub struct Bench {
-    /// Some of null cpu pipe futex stat open write fork start make stop
+    /// What to measure [default: all]
     #[arg(value_name = "NAME", hide_possible_values = true)]
     pub names: Vec<Name>,
     /// Where the afield side runs [default: embedded]
@@ -63,23 +75,23 @@ pub enum Name {
     Make,
     /// How long a process still computes after SIGSTOP
     Stop,
+    /// Requests to a server, 64 bytes each way, over 16 connections
+    Requests,
+    /// Connections to a server, one after the other, a request on each
+    Accept,
+    /// 256 MiB from a server, in writes of 64 KiB
+    Send,
+    /// 256 MiB to a server, in reads of 64 KiB
+    Receive,
+    /// write and read of 1 byte that a native peer sends back
+    Ping1,
+    /// The same with 4 KiB
+    Ping4k,
+    /// The same with 64 KiB
+    Ping64k,
 }
 
 impl Name {
-    const ALL: [Self; 11] = [
-        Self::Null,
-        Self::Cpu,
-        Self::Pipe,
-        Self::Futex,
-        Self::Stat,
-        Self::Open,
-        Self::Write,
-        Self::Fork,
-        Self::Start,
-        Self::Make,
-        Self::Stop,
-    ];
-
     /// Its name on the command line.
     fn text(self) -> String {
         self.to_possible_value()
@@ -87,38 +99,44 @@ impl Name {
             .unwrap_or_default()
     }
 
-    fn floor_is(self) -> &'static str {
+    /// What it is compared with, in the order in which that is measured.
+    fn floors(self) -> &'static [&'static str] {
         match self {
-            Self::Null => "ping-pong over the transport",
-            Self::Start => "fork and exec",
-            _ => "native",
+            Self::Null => &["ping-pong over the transport"],
+            Self::Start => &["fork and exec"],
+            _ if self.has_sockets() => &["relay", "native"],
+            _ => &["native"],
         }
     }
-}
 
-/// A result.
-#[derive(Debug, Serialize)]
-struct Figure {
-    name: Name,
-    floor: &'static str,
-    /// Median nanoseconds of one operation on the floor.
-    floor_ns: f64,
-    /// Median nanoseconds of one operation afield.
-    afield_ns: f64,
-    /// Median of the ratios of each pair.
-    ratio: f64,
-    /// Smallest and largest ratio.
-    ratio_range: (f64, f64),
+    fn unit(self) -> Unit {
+        match self {
+            Self::Requests | Self::Accept => Unit::PerSecond,
+            Self::Send | Self::Receive => Unit::BytesPerSecond,
+            _ => Unit::Nanoseconds,
+        }
+    }
+
+    fn is_ping(self) -> bool {
+        matches!(self, Self::Ping1 | Self::Ping4k | Self::Ping64k)
+    }
+
+    fn has_sockets(self) -> bool {
+        self.is_ping() || self.unit() != Unit::Nanoseconds
+    }
 }
 
 /// Runs the benchmarks and prints what they found.
 pub fn bench(options: &Bench) -> Result<(), Failure> {
     let names = if options.names.is_empty() {
-        Name::ALL.to_vec()
+        Name::value_variants().to_vec()
     } else {
         options.names.clone()
     };
     let on = options.on.as_deref().unwrap_or("embedded");
+    // A server that ends is a failure of what is measured, and a reader that has gone ends it too.
+    sys::process::ignore_broken_pipes();
+    let mut output = io::stdout();
     // The agent and the world are there before anything counts.
     run_once(&afield(on, &[OsString::from("true")])?)?;
     let mut figures = Vec::new();
@@ -126,101 +144,58 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         let figure = measure(name, on, options.runs)?;
         if !options.json {
             if figures.is_empty() {
-                println!(
-                    "{:<8} {:>14} {:>14} {:>8}  {:<17} floor",
-                    "", "floor", "afield", "ratio", "range"
-                );
+                Figure::write_head(&mut output).map_err(Failure::own)?;
             }
-            println!(
-                "{:<8} {:>14} {:>14} {:>8.2}  {:>7.2} – {:<7.2} {}",
-                format!("{name:?}").to_lowercase(),
-                duration(figure.floor_ns),
-                duration(figure.afield_ns),
-                figure.ratio,
-                figure.ratio_range.0,
-                figure.ratio_range.1,
-                figure.floor,
-            );
+            figure.write(&mut output).map_err(Failure::own)?;
         }
         figures.push(figure);
     }
     if options.json {
         let text = serde_json::to_string_pretty(&figures).map_err(Failure::own)?;
-        println!("{text}");
+        writeln!(output, "{text}").map_err(Failure::own)?;
     }
     Ok(())
 }
 
 fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
-    let (mut floors, mut afields, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let project = (name == Name::Make)
         .then(Project::new)
         .transpose()
         .map_err(Failure::own)?;
-    for _ in 0..runs {
-        let (floor, away) = match name {
-            Name::Make if let Some(project) = &project => {
+    let values: Result<Vec<_>, Failure> = (0..runs).map(|_| run(name, on, project.as_ref())).collect();
+    Ok(Figure::new(name, &values?))
+}
+
+/// Measures the floors, and then afield.
+fn run(name: Name, on: &str, project: Option<&Project>) -> Result<Vec<f64>, Failure> {
+    if name.has_sockets() {
+        let sides = [Side::Relay, Side::Native, Side::Afield].into_iter();
+        return sides.map(|side| sockets::measure(name, side, on)).collect();
+    }
+    if matches!(name, Name::Start | Name::Make) {
+        let words = match project {
+            Some(project) => {
                 let make = program(["make", "-s", "-j2", "-C"]).into_iter();
-                let make: Vec<OsString> = make.chain([project.directory().into()]).collect();
-                let timed = |words: &[OsString]| {
-                    project.clean().map_err(Failure::own)?;
-                    time(words)
-                };
-                (timed(&make)?, timed(&afield(on, &make)?)?)
+                make.chain([project.directory().into()]).collect()
             }
-            Name::Start | Name::Make => (
-                time(&program(["true"]))?,
-                time(&afield(on, &[OsString::from("true")])?)?,
-            ),
-            Name::Stop => {
-                let command = own(name)?;
-                (stop::measure(&command)?, stop::measure(&afield(on, &command)?)?)
-            }
-            _ => {
-                let floor = if name == Name::Null {
-                    floor::ping_pong(on == "embedded").map_err(Failure::own)?
-                } else {
-                    report_of(&own(name)?)?
-                };
-                (floor, report_of(&afield(on, &own(name)?)?)?)
-            }
+            None => program(["true"]),
         };
-        floors.push(floor);
-        afields.push(away);
-        ratios.push(away / floor);
+        let timed = |words: &[OsString]| {
+            project.map_or(Ok(()), Project::clean).map_err(Failure::own)?;
+            time(words)
+        };
+        return Ok(vec![timed(&words)?, timed(&afield(on, &words)?)?]);
     }
-    let range = (
-        ratios.iter().copied().fold(f64::INFINITY, f64::min),
-        ratios.iter().copied().fold(0.0, f64::max),
-    );
-    Ok(Figure {
-        name,
-        floor: name.floor_is(),
-        floor_ns: median(&mut floors),
-        afield_ns: median(&mut afields),
-        ratio: median(&mut ratios),
-        ratio_range: range,
+    let command = own(name)?;
+    let away = afield(on, &command)?;
+    Ok(match name {
+        Name::Stop => vec![stop::measure(&command)?, stop::measure(&away)?],
+        Name::Null => vec![
+            floor::ping_pong(on == "embedded").map_err(Failure::own)?,
+            report_of(&away)?,
+        ],
+        _ => vec![report_of(&command)?, report_of(&away)?],
     })
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
-    }
-}
-
-fn duration(ns: f64) -> String {
-    if ns < 1e3 {
-        format!("{ns:.0} ns")
-    } else if ns < 1e6 {
-        format!("{:.2} µs", ns / 1e3)
-    } else {
-        format!("{:.2} ms", ns / 1e6)
-    }
 }
 
 fn own_program() -> Result<OsString, Failure> {
@@ -277,23 +252,5 @@ fn report_of(words: &[OsString]) -> Result<f64, Failure> {
             "{words:?} ended with {} and said {text:?}",
             output.status
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
-
-    #[test]
-    fn durations_choose_their_unit() {
-        assert_eq!(duration(250.0), "250 ns");
-        assert_eq!(duration(2500.0), "2.50 µs");
-        assert_eq!(duration(2_500_000.0), "2.50 ms");
     }
 }

@@ -1,4 +1,4 @@
-//! The work that is timed. Each prints the median nanoseconds of one operation.
+//! The work that is timed: most print the median nanoseconds of one operation, servers the port they serve at.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::Name;
+use super::figure::median;
+use super::sockets;
 use crate::sys::{child, process};
 
 /// Operations timed together.
@@ -14,9 +16,10 @@ pub const BATCH: usize = 200;
 /// Batches; their median counts.
 pub const BATCHES: usize = 15;
 
-/// Does the work and gives the median nanoseconds of one operation. Other programs' work is not done here.
-pub fn do_work(work: Name) -> io::Result<f64> {
-    match work {
+/// Does the work and gives the median nanoseconds of one operation, if that is what it finds out. `port`: where the peer
+/// of a ping serves; without it this is the peer. Other programs' work is not done here.
+pub fn do_work(work: Name, port: Option<u16>) -> io::Result<Option<f64>> {
+    let ns = match work {
         Name::Null => batches(BATCH, || {
             process::parent();
             Ok(())
@@ -39,12 +42,14 @@ pub fn do_work(work: Name) -> io::Result<f64> {
         Name::Write => write(),
         Name::Fork => batches(20, || child::fork_child(|| {})?.reap()),
         Name::Stop => Ok(super::stop::compute()),
-        Name::Start | Name::Make => Err(io::ErrorKind::Unsupported.into()),
-    }
+        _ if work.has_sockets() => return sockets::do_work(work, port),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    };
+    ns.map(Some)
 }
 
 /// Median of batches of an operation.
-fn batches(count: usize, mut operation: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
+pub fn batches(count: usize, mut operation: impl FnMut() -> io::Result<()>) -> io::Result<f64> {
     operation()?;
     let mut times = Vec::with_capacity(BATCHES);
     for _ in 0..BATCHES {
@@ -54,13 +59,7 @@ fn batches(count: usize, mut operation: impl FnMut() -> io::Result<()>) -> io::R
         }
         times.push(start.elapsed().as_nanos() as f64 / count as f64);
     }
-    Ok(median_ns(times))
-}
-
-/// The median of batches.
-pub fn median_ns(mut batches: Vec<f64>) -> f64 {
-    batches.sort_by(f64::total_cmp);
-    batches[batches.len() / 2]
+    Ok(median(times))
 }
 
 /// Some tens of milliseconds of integer and memory work.

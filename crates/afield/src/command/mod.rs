@@ -83,9 +83,14 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             Ok(u8::from(!report.is_healthy()))
         }
         Command::Bench(choice) => bench::bench(&choice).map(|()| 0),
-        Command::BenchWork { work } => {
-            let ns = bench::do_work(work).map_err(Failure::own)?;
-            output(&format!("{ns}\n"))?;
+        Command::BenchWork { work, port } => {
+            if let Some(ns) = bench::do_work(work, port).map_err(Failure::own)? {
+                output(&format!("{ns}\n"))?;
+            }
+            Ok(0)
+        }
+        Command::BenchRelay { port } => {
+            bench::relay_to(port).map_err(Failure::own)?;
             Ok(0)
         }
         Command::Syscalls(choice) => syscalls::syscalls(&choice),
