@@ -3,7 +3,7 @@
 //! Sockets of the node's own (`socketpair`) are the node's kernel's. Only what descriptors of home objects travel over them has to be
 //! known here, because whoever gets one needs it at home as well.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use afield_abi::sockets::{
@@ -563,12 +563,20 @@ fn file_of_home(tid: i32, number: i32, descriptor: &Descriptor) -> Option<Passed
     })
 }
 
-/// A copy of a guest's descriptor of something of the node's own.
-fn copy_of(pid: u32, shared: &Shared, number: i32) -> Result<std::os::fd::OwnedFd, i32> {
+/// A copy of a guest's descriptor of something of the node's own. It must not be a file of the world's root: a session that holds
+/// one cannot end, since closing it is a request to the session.
+fn copy_of(pid: u32, shared: &Shared, number: i32) -> Result<OwnedFd, i32> {
+    const OWN: [&[u8]; 4] = [b"pipe:[", b"socket:[", b"anon_inode:", b"/memfd:"];
     let leader = shared.guests.lock().process(pid).map(|process| process.leader);
     let leader = leader
         .and_then(rustix::process::Pid::from_raw)
         .ok_or(libc::ESRCH)?;
+    let link = std::fs::read_link(format!("/proc/{}/fd/{number}", leader.as_raw_nonzero()))
+        .map_err(|error| errno(&error))?;
+    let link = link.as_os_str().as_encoded_bytes();
+    if !OWN.iter().any(|prefix| link.starts_with(prefix)) {
+        return Err(libc::EOPNOTSUPP);
+    }
     let process = rustix::process::pidfd_open(leader, rustix::process::PidfdFlags::empty())
         .map_err(rustix::io::Errno::raw_os_error)?;
     steal_descriptor(process.as_fd(), number).map_err(|error| errno(&error))
