@@ -230,7 +230,7 @@ impl Arena {
             self.make_folder(&self.base.join(folder));
         }
         if !setup.is_empty() {
-            let mut first = Job::new(Duration::from_secs(60));
+            let mut first = Job::new(job.timeout.max(Duration::from_secs(60)));
             first.arguments = vec!["bash".into(), "-euc".into(), setup.into()];
             first.environment.clone_from(&job.environment);
             self.run(&first).expect_exit(0);

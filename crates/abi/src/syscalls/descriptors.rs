@@ -52,7 +52,8 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::PREADV2, File),
     call(nr::PWRITEV2, File),
     call(nr::SENDFILE, File),
-    call(nr::SPLICE, File),
+    call(nr::SPLICE, Event(Notify))
+        .note("what comes from a home object does not go through the node's cache"),
     call(nr::TEE, Node),
     call(nr::VMSPLICE, Node),
     call(nr::CLOSE, Node),

@@ -2,7 +2,7 @@
 //!
 //! As all operations, they are first tried without waiting. What has to wait goes on in a worker, from where the trial came to.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -414,6 +414,9 @@ impl Receiving {
             ..Letterbox::default()
         };
         let count = receive(flag, operation.file(), &mut letter, flags)?;
+        if flags & libc::MSG_TRUNC as u32 != 0 && discards(operation.file()) {
+            letter.data.clear();
+        }
         let files = take_descriptors(&mut letter.control, self.objects.len());
         for file in files {
             let handle = wanted
@@ -434,6 +437,12 @@ impl Receiving {
         self.boxes.push((letter, count));
         Ok(())
     }
+}
+
+/// With `MSG_TRUNC`, TCP throws away what is received.
+fn discards(socket: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_protocol(socket)
+        .is_ok_and(|protocol| protocol == Some(rustix::net::ipproto::TCP))
 }
 
 /// What the node has to know of a descriptor that came with a message.

@@ -89,10 +89,19 @@ pub fn receive(flag: &Flag, socket: BorrowedFd<'_>, room: &mut Letterbox, flags:
         room.control.as_mut_ptr().cast()
     };
     message.msg_controllen = room.control.len();
+    // Only local sockets bring descriptors, and not all others know the flag.
+    let is_local = !room.control.is_empty()
+        && rustix::net::sockopt::socket_domain(socket)
+            .is_ok_and(|domain| domain == rustix::net::AddressFamily::UNIX);
+    let cloexec = if is_local {
+        libc::MSG_CMSG_CLOEXEC as u32
+    } else {
+        0
+    };
     let arguments = [
         socket.as_raw_fd() as u64,
         &raw mut message as u64,
-        u64::from(flags | libc::MSG_CMSG_CLOEXEC as u32),
+        u64::from(flags | cloexec),
         0,
         0,
         0,

@@ -35,6 +35,39 @@ pub fn has_node(tid: i32, node: u64) -> bool {
     })
 }
 
+/// True if the process may have one more descriptor.
+pub fn has_room(tid: i32) -> bool {
+    let Some(limit) = fs::read_to_string(format!("/proc/{tid}/limits"))
+        .ok()
+        .and_then(|text| limit_of(&text))
+    else {
+        return true;
+    };
+    let Some(last) = limit.checked_sub(1) else {
+        return false;
+    };
+    // New descriptors get the lowest number: while the last is free there is room.
+    if fs::symlink_metadata(format!("/proc/{tid}/fd/{last}")).is_err() {
+        return true;
+    }
+    let Ok(entries) = fs::read_dir(format!("/proc/{tid}/fd")) else {
+        return true;
+    };
+    let below = entries.flatten().filter(|entry| {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        number.is_some_and(|number: u64| number < limit)
+    });
+    (below.count() as u64) < limit
+}
+
+/// The soft limit of open files in `/proc/TID/limits`.
+fn limit_of(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn parse(text: &str) -> Option<Descriptor> {
     let mut descriptor = Descriptor::default();
     for line in text.lines() {

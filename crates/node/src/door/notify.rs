@@ -13,13 +13,13 @@ use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
 use super::calls;
-use super::descriptors::{Descriptor, look_up};
+use super::descriptors::{Descriptor, has_room, look_up};
 use crate::fs::handles::{self, HIDDEN_PROC};
 use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
 use crate::installer::Gift;
 use crate::session::{self, Call, Shared, Then};
-use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
+use crate::sys::seccomp::{self, ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
 use crate::world::{HIDDEN_DIRECTORY, NODE_DIRECTORIES};
@@ -174,6 +174,13 @@ impl Door {
                 {
                     return Ok(Verdict::Later);
                 }
+                if matches!(number, nr::ACCEPT | nr::ACCEPT4)
+                    && self.home_object(tid, arguments[0] as u32).is_some()
+                    && !has_room(tid)
+                {
+                    // Before a connection is taken, that could not be given back.
+                    return Err(libc::EMFILE);
+                }
                 if number == nr::GETCWD {
                     return self.working_directory(notification, tid, pid, arguments);
                 }
@@ -285,6 +292,20 @@ impl Door {
                 }
                 EXECUTE
             }
+            nr::COPY_FILE_RANGE => {
+                let is_stream = |number: u64| {
+                    self.home_object(tid, number as u32)
+                        .is_some_and(|(handle, _)| !self.shared.files.handles.is_seekable(handle))
+                };
+                if is_stream(arguments[0]) || is_stream(arguments[2]) {
+                    return Err(libc::EINVAL);
+                }
+                EXECUTE
+            }
+            nr::SPLICE => {
+                self.pass_cache_by(tid, pid, arguments[0] as u32);
+                EXECUTE
+            }
             nr::SENDTO | nr::SENDMSG | nr::SENDMMSG => self.send(notification, (tid, pid)),
             nr::RECVFROM | nr::RECVMSG | nr::RECVMMSG => self.receive(notification, (tid, pid)),
             nr::DUP | nr::DUP2 | nr::DUP3 => {
@@ -368,6 +389,28 @@ impl Door {
             ),
         };
         self.operate(notification, (tid, pid), op, handle, what, answer)
+    }
+
+    /// The kernel splices files by way of its cache, where a stream is always at its end, unless they are opened with `O_DIRECT`.
+    fn pass_cache_by(&self, tid: i32, pid: u32, number: u32) {
+        let Some((handle, descriptor)) = self.home_object(tid, number) else {
+            return;
+        };
+        if descriptor.flags & libc::O_DIRECT as u64 != 0 || self.shared.files.handles.is_seekable(handle) {
+            return;
+        }
+        let Some(leader) = self
+            .shared
+            .guests
+            .lock()
+            .process(pid)
+            .map(|process| process.leader)
+        else {
+            return;
+        };
+        if let Err(error) = seccomp::set_direct(leader, number as i32) {
+            debug!("a descriptor of {pid}: {error}");
+        }
     }
 
     /// The process is about to have one more descriptor of the object.
@@ -861,7 +904,7 @@ impl Door {
                 Arg::Value => continue,
                 Arg::Fd => {
                     let Some((handle, _)) = self.home_object(tid, address as u32) else {
-                        return self.on_private(pid, number);
+                        return self.on_private((tid, pid), number, address as u32);
                     };
                     object = Some(handle);
                     sent[index] = handle;
@@ -977,11 +1020,17 @@ impl Door {
     }
 
     /// A call on a descriptor that is not home's is the node's kernel's, but must not give an address to what home knows nothing of.
-    fn on_private(&mut self, pid: u32, number: u32) -> Result<Verdict, i32> {
-        if matches!(number, nr::BIND | nr::CONNECT) {
+    fn on_private(&mut self, (tid, pid): (i32, u32), number: u32, descriptor: u32) -> Result<Verdict, i32> {
+        if matches!(number, nr::BIND | nr::CONNECT) && is_socket(tid, descriptor) {
             self.report(pid, number, libc::EOPNOTSUPP);
             return Err(libc::EOPNOTSUPP);
         }
         Ok(Verdict::Answer(Answer::Continue))
     }
+}
+
+/// True for a socket of the node's own kernel.
+fn is_socket(tid: i32, descriptor: u32) -> bool {
+    std::fs::read_link(format!("/proc/{tid}/fd/{descriptor}"))
+        .is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
 }

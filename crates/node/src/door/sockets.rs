@@ -82,7 +82,7 @@ impl Layout {
         if header.piece_count > MESSAGES_MAX as u64 {
             return Err(libc::EMSGSIZE);
         }
-        if header.name_length < 0 {
+        if header.name != 0 && header.name_length < 0 {
             return Err(libc::EINVAL);
         }
         let mut pieces = Vec::with_capacity(header.piece_count as usize);
@@ -135,6 +135,12 @@ impl Layout {
             rest = after;
         }
         Ok(())
+    }
+
+    /// Whether the contents have a place; whoever has none must not take what others could read.
+    fn has_place(&self, tid: i32) -> bool {
+        let first = self.pieces.iter().find(|piece| piece.length > 0);
+        first.is_none_or(|piece| memory::read(tid, piece.base, &mut [0]).is_ok())
     }
 
     /// Addresses and lengths of `limit` bytes from `start`.
@@ -405,6 +411,9 @@ impl Door {
         if layouts.is_empty() {
             return Ok(Verdict::Answer(Answer::Result(0)));
         }
+        if flags & libc::MSG_TRUNC as u32 == 0 && !layouts[0].has_place(tid) {
+            return self.receive_nowhere(notification, (tid, pid), handle, flags);
+        }
         let many = number == nr::RECVMMSG;
         let limit = if flags & libc::MSG_WAITALL as u32 != 0 {
             DATA_BYTES_MAX
@@ -482,6 +491,54 @@ impl Door {
             )
         };
         match shared.begin(call, true, send) {
+            Ok(()) => Ok(Verdict::Later),
+            Err(unsent) => Err(unsent.errno),
+        }
+    }
+
+    /// Receives into memory that does not exist: waits and fails as any, but leaves everything where it is.
+    fn receive_nowhere(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        handle: u64,
+        flags: u32,
+    ) -> Result<Verdict, i32> {
+        let wanted = Wanted {
+            rooms: vec![Room {
+                data: 1,
+                ..Room::default()
+            }],
+            ..Wanted::default()
+        };
+        let request = message::encode_wanted(&wanted);
+        let go_on = |shared: &Arc<Shared>, call: Call, reply: Reply| {
+            let result = match reply.result {
+                1.. => -i64::from(libc::EFAULT),
+                result => result,
+            };
+            settle(shared, call, &Reply { result, ..reply });
+        };
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Continue(Box::new(go_on)), Vec::new()),
+            Restart::Restart,
+            Some(handle),
+        );
+        let flags = flags & !(libc::MSG_WAITALL as u32) | libc::MSG_PEEK as u32;
+        let what = (0, u64::from(flags), 0);
+        let send = |id| {
+            handles::send_operation_with(
+                &self.shared,
+                id,
+                pid,
+                (HandleOp::Receive, handle),
+                what,
+                (&request, 0),
+            )
+        };
+        match self.shared.begin(call, true, send) {
             Ok(()) => Ok(Verdict::Later),
             Err(unsent) => Err(unsent.errno),
         }

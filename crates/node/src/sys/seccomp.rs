@@ -223,3 +223,13 @@ pub fn steal_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<Owne
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
+
+/// Sets `O_DIRECT` on the open file behind descriptor `number` of a process.
+pub fn set_direct(leader: i32, number: RawFd) -> io::Result<()> {
+    let pid = rustix::process::Pid::from_raw(leader).ok_or(io::ErrorKind::InvalidInput)?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let file = steal_descriptor(std::os::fd::AsFd::as_fd(&pidfd), number)?;
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::DIRECT)?;
+    Ok(())
+}

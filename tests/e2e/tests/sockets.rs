@@ -1,0 +1,75 @@
+//! Sockets of every family: what one program sees of them, and what programs afield and at home say to each other.
+
+use afield_e2e::{Case, cases, mask, user_cases};
+
+user_cases! {
+    messages: Case::program("messages").seconds(120);
+    names_of_sockets: Case::program("names_of_sockets");
+    all_options: Case::program("options").arguments(&["all"]);
+    passing_privately: Case::program("passing").arguments(&["private"]);
+    passing_by_name: Case::program("passing").arguments(&["named"]);
+    passing_edges: Case::program("passing").arguments(&["edges"]);
+    credentials: Case::program("passing").arguments(&["credentials"]);
+    sharing: Case::program("sharing").arguments(&["processes"]);
+    sharing_signals: Case::program("sharing").arguments(&["signals"]);
+    sharing_threads: Case::program("sharing").arguments(&["threads"]);
+    sharing_asynchronous: Case::program("sharing").arguments(&["asynchronous"]);
+    moving_files: Case::program("moving").arguments(&["files"]);
+    moving_pipes: Case::program("moving").arguments(&["pipes"]);
+    socket_controls: Case::program("moving").arguments(&["controls"]);
+    families: Case::program("families");
+}
+
+/// The two halves of a conversation, each sent afield or kept at home; both outputs, one after the other.
+fn meeting(server: &str, caller: &str, kind: &str) -> Case {
+    Case::home(&format!(
+        "{server} $BIN/meeting serve {kind} place > served 2>&1 & {caller} $BIN/meeting call {kind} place > called 2>&1; echo $?; wait $!; echo $?; cat served called; ls"
+    ))
+    .with_program("meeting")
+}
+
+cases! {
+    server_at_home: meeting("", "$AF", "plain");
+    caller_at_home: meeting("$AF", "", "plain");
+    both_afield: meeting("$AF", "$AF", "plain");
+    tcp_server_at_home: meeting("", "$AF", "tcp");
+    tcp_caller_at_home: meeting("$AF", "", "tcp");
+    tcp_both_afield: meeting("$AF", "$AF", "tcp");
+    /// Both in one job: the pid of either is known to the other's kernel.
+    both_in_one_job: Case::guest("$BIN/meeting serve plain place > served & $BIN/meeting call plain place > called; echo $?; wait $!; echo $?; cat served called").with_program("meeting");
+    /// Inherited from home: the connection is the program's standard input and output.
+    inherited: Case::home_bash("$BIN/meeting serve tcp place > served & while ! [ -e place ]; do sleep 0.01; done; exec 3<>/dev/tcp/127.0.0.1/$(cat place); $AF python3 -c 'import socket\ns = socket.socket(fileno=3)\nprint(s.family, s.type, s.getpeername()[0], s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE))\ns.shutdown(socket.SHUT_WR)\n'; exec 3>&-; wait; tail -n 1 served").with_program("meeting").tools(&["python3"]);
+}
+
+cases! {
+    /// Addresses and routes are home's.
+    ip_tool: Case::guest("ip -o addr; ip route; ip -6 route; ip -o link | cut -d: -f1,2; ip neigh show nud permanent; ip rule").tools(&["ip"]);
+    /// Home's tables name the guest, under its own pid and name.
+    shown_by_ss: Case::home("mkfifo go; $AF python3 -c 'import socket, subprocess, os\ns = socket.socket(); s.bind((\"127.0.0.1\", 0)); s.listen(5)\nopen(\"port\", \"w\").write(str(s.getsockname()[1])); open(\"pid\", \"w\").write(str(os.getpid()))\nprint(subprocess.run([\"ss\", \"-Hltnp\", \"sport = \" + str(s.getsockname()[1])], stdout=-1, text=True).stdout.split(\"users\")[1].replace(str(os.getpid()), \"PID\").split(\",fd\")[0])\nopen(\"go\").read()' & while ! [ -s pid ]; do sleep 0.01; done; ss -Hltnp \"sport = $(cat port)\" | sed \"s/pid=$(cat pid),fd=[0-9]*/PID/; s/.*users//\"; grep -c $(printf :%04X $(cat port)) /proc/net/tcp; grep -c $(printf :%04X $(cat port)) /proc/$(cat pid)/net/tcp; echo > go; wait; rm go port pid").tools(&["ss", "python3"]);
+    proc_net: Case::guest("head -n 1 /proc/net/tcp /proc/net/udp /proc/net/unix /proc/self/net/tcp; grep -c : /proc/net/dev; cat /proc/sys/net/ipv4/ip_local_port_range; cat /proc/sys/net/core/somaxconn; hostname");
+    bash_tcp: Case::home_bash("$BIN/meeting serve tcp place > served & while ! [ -e place ]; do sleep 0.01; done; $AF bash -c 'exec 3<>/dev/tcp/127.0.0.1/$(cat place) && echo connected; exec 3>&-'; wait; head -c 0 served; (exec 3<>/dev/tcp/127.0.0.1/1) 2>&1 | grep -o refused; $AF bash -c '(exec 3<>/dev/tcp/127.0.0.1/1) 2>&1 | grep -o refused'").with_program("meeting");
+    perl_sockets: Case::guest("perl -MIO::Socket::INET -MIO::Socket::UNIX -MIO::Select -e '$| = 1; my $l = IO::Socket::INET->new(Listen => 5, LocalAddr => \"127.0.0.1\") or die $!; my $p = fork; if (!$p) { my $c = IO::Socket::INET->new(PeerAddr => \"127.0.0.1\", PeerPort => $l->sockport) or die $!; print $c \"line $_\\n\" for 1..3; $c->shutdown(1); print <$c>; exit 3 } my $c = $l->accept; while (<$c>) { print $c uc } close $c; waitpid $p, 0; print $? >> 8, \"\\n\"; my $u = IO::Socket::UNIX->new(Local => \"u\", Listen => 1); my $d = IO::Socket::UNIX->new(Peer => \"u\"); my $e = $u->accept; my $s = IO::Select->new($e, $u); print scalar($s->can_read(0.1)), \"\\n\"; print $d \"x\\n\"; $d->flush; print scalar($s->can_read(5)), \"\\n\"'; rm u").tools(&["perl"]);
+    many_connections_of_python: Case::guest("python3 script.py").setup(&format!("cat > script.py <<'END'\n{MANY}\nEND\n")).tools(&["python3"]).seconds(120);
+    names_of_hosts: Case::guest("python3 -c 'import socket\nfor name in (\"localhost\", \"127.1\"):\n  try: print(sorted({x[4][0] for x in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}))\n  except socket.gaierror: print(\"not known\")'; getent hosts localhost; getent services http").tools(&["python3"]).mask(mask::numbers);
+}
+
+const MANY: &str = r#"
+import socket, threading, hashlib
+l = socket.create_server(("127.0.0.1", 0), backlog=500)
+def serve(c):
+    with c:
+        h = hashlib.sha256()
+        while b := c.recv(65536): h.update(b)
+        c.sendall(h.digest())
+def loop():
+    for _ in range(200): threading.Thread(target=serve, args=(l.accept()[0],)).start()
+t = threading.Thread(target=loop); t.start(); good = []
+def call(i):
+    data = bytes([i]) * (i * 1000 + 1)
+    with socket.create_connection(l.getsockname()) as c:
+        c.sendall(data); c.shutdown(socket.SHUT_WR); got = b""
+        while b := c.recv(100): got += b
+    good.append(got == hashlib.sha256(data).digest())
+ts = [threading.Thread(target=call, args=(i,)) for i in range(200)]
+[x.start() for x in ts]; [x.join() for x in ts]; t.join(); print(sum(good))
+"#;
