@@ -55,8 +55,6 @@ pub enum Kind {
     Handle = 9,
     /// Home to node: [`wire::HandleReply`](crate::wire::HandleReply) and data.
     HandleReply = 10,
-    /// Home to node: [`wire::PushHeader`](crate::wire::PushHeader) and what can be read from a stream.
-    Push = 11,
 }
 
 impl Kind {
@@ -72,7 +70,6 @@ impl Kind {
             8 => Self::FileReply,
             9 => Self::Handle,
             10 => Self::HandleReply,
-            11 => Self::Push,
             _ => return None,
         })
     }

@@ -282,11 +282,10 @@ pub struct CallReply {
 pub enum HandleOp {
     /// Read up to `size` bytes; at the shared offset if `offset` is -1. Reply: count, bytes.
     Read = 1,
-    /// Write the data; at the shared offset if `offset` is -1. Reply: count. If `size` is 1 the guest has been told that all of it is
-    /// written, for which there was room: there is no reply, and an error is the next operation's.
+    /// Write the data; at the shared offset if `offset` is -1. Reply: count.
     Write = 2,
-    /// `poll` without waiting for the events in `argument`; `size` are bits of [`poll`]. See also [`note::READY`]. Reply: ready
-    /// events.
+    /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ToNode::Ready`] follows
+    /// once; see also [`note::READY`]. Reply: ready events.
     Poll = 3,
     /// `ioctl` with command `argument`, the data as input and `size` bytes of room. Reply: result, the memory after
     /// the call (`size` bytes). If `size` is 0 the argument is the number in `offset`.
@@ -327,8 +326,6 @@ pub enum HandleOp {
     /// `fcntl` with command `argument` (those about the receiver of signals) and the number in `offset`, or `size` bytes of
     /// memory which are the data. Reply: result, the memory.
     Control = 19,
-    /// `argument` bytes of what was pushed have been read. No reply.
-    Consume = 21,
     /// `setsockopt` of a packet filter: level in the upper and name in the lower half of `argument`; the data are the
     /// instructions. Reply: 0.
     Filter = 20,
@@ -358,7 +355,6 @@ impl HandleOp {
             18 => Self::Share,
             19 => Self::Control,
             20 => Self::Filter,
-            21 => Self::Consume,
             _ => return None,
         })
     }
@@ -407,41 +403,6 @@ pub struct HandleReply {
     pub ready: U32,
     /// Bits of [`note`].
     pub notes: U32,
-    /// Bytes that home's kernel would take at once, after `written` bytes of the stream; 0 if that is not known.
-    pub room: U32,
-    /// Zero.
-    pub reserved: U32,
-    /// Bytes that the process has written to the stream since it was opened.
-    pub written: U64,
-}
-
-/// What can be read from a stream: sent ahead, and still at home until [`HandleOp::Consume`].
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub struct PushHeader {
-    /// Home pid of the process.
-    pub pid: U32,
-    /// As [`HandleReply::room`].
-    pub room: U32,
-    /// The object.
-    pub handle: U64,
-    /// Bytes of the stream that the process has read before these, since it was opened.
-    pub position: U64,
-    /// As [`HandleReply::written`].
-    pub written: U64,
-}
-
-/// Most bytes of one [`PushHeader`].
-pub const PUSH_BYTES_MAX: usize = 256 << 10;
-
-/// Bits of the size of a [`HandleOp::Poll`].
-pub mod poll {
-    /// Tell when it is ready.
-    pub const NOTIFY: u32 = 1;
-    /// Tell of every arrival.
-    pub const EDGE: u32 = 2;
-    /// If it is a stream, send ahead what can be read: the process is the only one that has it.
-    pub const PUSH: u32 = 4;
 }
 
 /// What a [`HandleReply`] says besides its result.

@@ -94,8 +94,6 @@ pub struct Call {
     pub cancelled: bool,
     /// The home object that it is about.
     pub object: Option<Asking>,
-    /// It reads (or writes) a stream.
-    pub moves: Option<bool>,
 }
 
 /// A call that could not be sent.
@@ -500,7 +498,6 @@ fn read(reader: &mut Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Re
             Kind::HandleReply => shared
                 .files
                 .handle_replied(shared, frame.id & !FILE_ID, &frame.payload)?,
-            Kind::Push => handles::pushed(shared, &frame.payload)?,
             Kind::Control => control(shared, spawns, &frame)?,
             other => {
                 return Err(LinkError::Unexpected {

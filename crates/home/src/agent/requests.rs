@@ -99,12 +99,7 @@ impl Session {
             Kind::Handle => self.pass_operation(&frame)?,
             Kind::Cancel => self.cancel(frame.id)?,
             Kind::Control => self.control(frame.id, wire::decode(&frame.payload)?)?,
-            Kind::Hello
-            | Kind::Welcome
-            | Kind::CallReply
-            | Kind::FileReply
-            | Kind::HandleReply
-            | Kind::Push => {
+            Kind::Hello | Kind::Welcome | Kind::CallReply | Kind::FileReply | Kind::HandleReply => {
                 return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
             }
         }
@@ -174,11 +169,7 @@ impl Session {
     fn pass_operation(&self, frame: &Frame) -> Result<(), SessionError> {
         let (header, data) = wire::split::<HandleHeader>(&frame.payload, "operation")?;
         let op = HandleOp::from_wire(header.op.get());
-        let answered = match op {
-            Some(HandleOp::Close | HandleOp::Consume) => false,
-            Some(HandleOp::Write) => header.size.get() != 1,
-            _ => true,
-        };
+        let answered = op != Some(HandleOp::Close);
         let Some(deputy) = self.deputy(header.pid.get()) else {
             return match answered {
                 true => self.fail_operation(frame.id, libc::EINTR),

@@ -416,9 +416,6 @@ impl Session {
             result: (-i64::from(errno)).into(),
             ready: 0.into(),
             notes: 0.into(),
-            room: 0.into(),
-            reserved: 0.into(),
-            written: 0.into(),
         };
         Ok(self
             .writer

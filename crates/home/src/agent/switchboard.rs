@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_link::frame::{Frame, Kind};
-use afield_link::wire::{self, PushHeader, ToNode};
+use afield_link::wire::{self, ToNode};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -123,12 +123,6 @@ impl Session {
             };
             match frame.kind {
                 Kind::CallReply | Kind::HandleReply => self.pass_reply(deputy, &frame)?,
-                Kind::Push => match wire::split::<PushHeader>(&frame.payload, "push") {
-                    Ok((head, _)) if head.pid.get() == deputy.pid => {
-                        self.writer.write_frame(Kind::Push, 0, &[&frame.payload])?;
-                    }
-                    _ => tracing::warn!(pid = deputy.pid, "a deputy pushes what is not its own"),
-                },
                 Kind::Control => {
                     let message = match wire::decode(&frame.payload) {
                         Ok(message) => message,

@@ -1,6 +1,5 @@
 //! Forwarded system calls.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use afield_abi::syscalls::nr;
@@ -37,12 +36,6 @@ impl Deputy {
         };
         match number {
             nr::WAIT4 | nr::WAITID => self.begin_wait(id, call),
-            _ if call
-                .handle()
-                .is_some_and(|handle| self.streams.has_backlog(handle)) =>
-            {
-                self.call_in_worker(id, call, header.result.get());
-            }
             _ if call.blocks() && !call.file().is_some_and(never_waits) => {
                 self.call_in_worker(id, call, header.result.get());
             }
@@ -65,7 +58,6 @@ impl Deputy {
     fn adopt_result(&self, call: &mut Prepared, result: i64, handle: u64) -> i64 {
         match call.take_descriptor() {
             Some(file) => {
-                self.streams.opened(handle, file.as_fd());
                 lock(&self.handles).insert(handle, file);
                 0
             }
@@ -131,10 +123,6 @@ impl Deputy {
     /// A call that may wait, with nothing special about it.
     fn call_in_worker(self: &Arc<Self>, id: u64, mut call: Prepared, handle: u64) {
         let work = move |worker: &mut Worker<'_>| {
-            if let Some(handle) = call.handle() {
-                // What has been acknowledged goes first.
-                worker.deputy.streams.await_backlog(handle, worker);
-            }
             let result = loop {
                 let result = worker.wait(|flag| call.make(flag));
                 if result != EINTR || worker.cancelled() {

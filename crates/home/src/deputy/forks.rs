@@ -21,7 +21,6 @@ impl Deputy {
                 return Next::Same;
             }
         };
-        self.streams.all_shared();
         let inventory = lock(&self.handles).inventory();
         let dispositions = *lock(&self.dispositions);
         let raw = sibling || exit_signal != libc::SIGCHLD as u32;

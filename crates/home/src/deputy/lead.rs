@@ -115,17 +115,8 @@ impl Lead {
         if ready {
             let file = |handle| lock(&deputy.handles).get(handle).map(|handle| handle.file);
             for (handle, events) in deputy.readiness.take(file) {
-                let mut events = u32::from(events.bits());
-                let arrived = events & libc::POLLIN as u32 != 0;
-                if arrived
-                    && let Some(file) = file(handle)
-                    && deputy.push(handle, file.as_fd())
-                {
-                    events &= !(libc::POLLIN as u32);
-                }
-                if events != 0 {
-                    deputy.tell_ready(handle, events);
-                }
+                let events = u32::from(events.bits());
+                deputy.tell(0, &FromDeputy::Ready { handle, events });
             }
         }
         if channel && self.incoming.receive(deputy.channel.as_fd(), false)? == Received::End {
@@ -179,7 +170,6 @@ impl Lead {
                 deputy.record_lock(id, request, file);
             }
             ToDeputy::Share { handle } => {
-                deputy.streams.shared(handle);
                 let file = lock(&deputy.handles).get(handle).map(|handle| handle.file);
                 let answer = FromDeputy::Shared(file.as_ref().map(|_| ()).ok_or(libc::EBADF));
                 deputy.tell_with(id, &answer, file.as_deref());
@@ -234,7 +224,6 @@ fn show_name(name: &[u8]) {
 impl Deputy {
     /// Dies as the guest has.
     fn die(&self, status: i32) -> ! {
-        self.streams.await_all();
         // A core dump would be of the deputy, and written where the guest's own may be. The agent removes it.
         if libc::WIFSIGNALED(status) && libc::WCOREDUMP(status) {
             let place = RuntimeDir::at(&**self.dump_directory).dump_of(self.pid);

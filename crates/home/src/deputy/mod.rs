@@ -13,7 +13,6 @@
 //! | [`calls`], [`waits`] | forwarded system calls |
 //! | [`handles`], [`operations`] | descriptors, and operations on them |
 //! | [`sockets`] | messages |
-//! | [`streams`] | reading and writing ahead |
 //! | [`readiness`] | what polling programs have to know |
 //! | [`signals`] | from the kernel to the guest |
 //! | [`terminal`] | the terminal, for its user to have back |
@@ -30,7 +29,6 @@ mod places;
 mod readiness;
 mod signals;
 mod sockets;
-mod streams;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -57,7 +55,6 @@ use crate::sys::call::Prepared;
 use locks::LockFiles;
 use readiness::{Known, Readiness};
 use signals::{Dispositions, SignalDescriptor};
-use streams::Streams;
 use waits::Children;
 use workers::Workers;
 
@@ -85,7 +82,6 @@ pub struct Deputy {
     dispositions: Mutex<Dispositions>,
     handles: Mutex<Handles>,
     readiness: Readiness,
-    streams: Streams,
     workers: Workers,
     children: Children,
     locks: Mutex<LockFiles>,
@@ -135,7 +131,6 @@ impl Deputy {
             dispositions: Mutex::new(dispositions),
             handles: Mutex::new(parts.handles),
             readiness: Readiness::default(),
-            streams: Streams::default(),
             workers: Workers::default(),
             children: Children::default(),
             locks: Mutex::new(LockFiles::default()),
@@ -202,23 +197,11 @@ impl Deputy {
 
     /// Answers an operation on a home object.
     fn answer_operation(&self, id: u64, result: Result<i64, i32>, data: &[u8]) {
-        self.answer_operation_with(id, result, data, Known::default(), (0, 0));
-    }
-
-    /// Tells that a watched object is ready.
-    fn tell_ready(&self, handle: u64, events: u32) {
-        self.tell(0, &FromDeputy::Ready { handle, events });
+        self.answer_operation_with(id, result, data, Known::default());
     }
 
     /// Answers an operation, and says what is known of the object now.
-    fn answer_operation_with(
-        &self,
-        id: u64,
-        result: Result<i64, i32>,
-        data: &[u8],
-        known: Known,
-        (written, room): (u64, u32),
-    ) {
+    fn answer_operation_with(&self, id: u64, result: Result<i64, i32>, data: &[u8], known: Known) {
         let (result, data) = match result {
             Ok(value) => (value, data),
             Err(errno) => (-i64::from(errno), &[][..]),
@@ -227,9 +210,6 @@ impl Deputy {
             result: result.into(),
             ready: known.ready.into(),
             notes: known.notes.into(),
-            room: room.into(),
-            reserved: 0.into(),
-            written: written.into(),
         };
         self.send(Kind::HandleReply, id, &[head.as_bytes(), data]);
     }

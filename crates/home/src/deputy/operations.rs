@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use afield_abi::fuse::{FileLock, LOCK_FLOCK, LockRequest, SetAttributesRequest, set_flag};
 use afield_link::frame::PAYLOAD_BYTES_MAX;
-use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note, poll};
+use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note};
 use rustix::event::{PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
@@ -14,7 +14,6 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::handles::{Handle, Sort};
 use super::readiness::{Known, ready_for};
-use super::streams::Moves;
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
 use crate::sys::object::Operand;
@@ -27,8 +26,7 @@ const READ_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 64;
 /// An operation on an object that is open.
 pub(super) struct Operation {
     id: u64,
-    pub(super) number: u64,
-    moves: Moves,
+    number: u64,
     handle: Handle,
     /// -1 is the shared one.
     offset: i64,
@@ -103,7 +101,7 @@ impl Operation {
 impl Deputy {
     /// Executes an operation, or has a worker do it. It is always answered, but for `Close`.
     pub(super) fn begin_operation(self: &Arc<Self>, id: u64, payload: Vec<u8>) -> Result<(), WireError> {
-        let (header, data) = wire::split::<HandleHeader>(&payload, "operation")?;
+        let (header, _) = wire::split::<HandleHeader>(&payload, "operation")?;
         let header = *header;
         let number = header.handle.get();
         let Some(op) = HandleOp::from_wire(header.op.get()) else {
@@ -112,7 +110,6 @@ impl Deputy {
         };
         if op == HandleOp::Close {
             let closed = lock(&self.handles).remove(number);
-            self.streams.closed(number);
             if let Some(handle) = closed {
                 self.readiness.forget(number, handle.file.as_fd());
             }
@@ -122,34 +119,9 @@ impl Deputy {
             self.answer_operation(id, Err(libc::EBADF), &[]);
             return Ok(());
         };
-        let size = header.size.get();
-        match op {
-            HandleOp::Consume => {
-                self.consume(number, &handle, header.argument.get());
-                return Ok(());
-            }
-            HandleOp::Write if size == 1 => {
-                self.write_acknowledged(number, &handle, data);
-                return Ok(());
-            }
-            HandleOp::Read | HandleOp::Write | HandleOp::Send | HandleOp::Receive => {
-                if let Some(errno) = self.streams.take_error(number) {
-                    self.answer_operation(id, Err(errno), &[]);
-                    return Ok(());
-                }
-            }
-            _ => {}
-        }
-        let peeks = header.argument.get() & libc::MSG_PEEK as u64 != 0;
         let operation = Operation {
             id,
             number,
-            moves: match op {
-                HandleOp::Read => Moves::Reads,
-                HandleOp::Receive if !peeks => Moves::Reads,
-                HandleOp::Write | HandleOp::Send => Moves::Writes,
-                _ => Moves::Nothing,
-            },
             handle,
             offset: header.offset.get(),
             argument: header.argument.get(),
@@ -239,7 +211,7 @@ impl Deputy {
                 self.answer_operation(id, result, &memory[..operation.size.min(8)]);
             }
             // The agent makes these into messages of their own.
-            HandleOp::Open | HandleOp::Share | HandleOp::Close | HandleOp::Consume => {
+            HandleOp::Open | HandleOp::Share | HandleOp::Close => {
                 self.answer_operation(id, Err(libc::EINVAL), &[])
             }
         }
@@ -274,18 +246,12 @@ impl Deputy {
 
     /// Answers an operation, and tells what the object is ready for now.
     pub(super) fn answer_object(&self, operation: &Operation, outcome: Outcome) {
-        self.streams
-            .moved(operation.number, operation.moves, &outcome.result);
         let known = self.readiness.after(operation.number, operation.file());
-        let noted = Known {
+        let known = Known {
             notes: known.notes | outcome.notes,
             ..known
         };
-        let room = self.streams.room(operation.number, operation.file());
-        self.answer_operation_with(operation.id, outcome.result, &outcome.data, noted, room);
-        if known.ready & libc::POLLIN as u32 != 0 {
-            self.push(operation.number, operation.file());
-        }
+        self.answer_operation_with(operation.id, outcome.result, &outcome.data, known);
     }
 
     fn employ_or_fail(self: &Arc<Self>, id: u64, work: Work) {
@@ -377,7 +343,7 @@ impl Deputy {
     }
 
     fn begin_write(self: &Arc<Self>, operation: Operation) {
-        if operation.handle.sort == Sort::Terminal || self.streams.has_backlog(operation.number) {
+        if operation.handle.sort == Sort::Terminal {
             return self.write_in_worker(operation, 0);
         }
         let length = operation.data().len();
@@ -408,9 +374,6 @@ impl Deputy {
             id,
             Box::new(move |worker| {
                 let deputy = worker.deputy;
-                if !deputy.streams.await_backlog(operation.number, worker) {
-                    return deputy.answer_object(&operation, Outcome::error(libc::EINTR));
-                }
                 let outcome = deputy.write_all(worker, &operation, done);
                 deputy.answer_object(&operation, outcome);
             }),
@@ -484,20 +447,12 @@ impl Deputy {
 
     fn poll(&self, operation: &Operation) {
         let events = PollFlags::from_bits_truncate(operation.argument as u16);
-        let asks = |bit: u32| operation.size as u32 & bit != 0;
-        let (notify, edge) = (asks(poll::NOTIFY), asks(poll::EDGE));
-        if asks(poll::PUSH) {
-            self.streams.start_pushing(operation.number);
-        }
+        let (notify, edge) = (operation.size > 0, operation.size == 2);
         let (found, known) = self
             .readiness
             .ask(operation.number, operation.file(), events, notify, edge);
         let found = found & (events | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
-        let room = self.streams.room(operation.number, operation.file());
-        self.answer_operation_with(operation.id, Ok(i64::from(found.bits())), &[], known, room);
-        if known.ready & libc::POLLIN as u32 != 0 {
-            self.push(operation.number, operation.file());
-        }
+        self.answer_operation_with(operation.id, Ok(i64::from(found.bits())), &[], known);
     }
 
     /// Opens a special file, which may wait for a partner.

@@ -64,14 +64,8 @@ impl Deputy {
             done: 0,
         };
         let waits = operation.argument as u32 & DONTWAIT == 0 && !never_waits(operation.file());
-        let backlog = self.streams.has_backlog(operation.number);
-        let trial = if backlog {
-            Step::Waits
-        } else {
-            sending.go_on(&operation, &Flag::default(), DONTWAIT)
-        };
-        match trial {
-            Step::Waits if waits || backlog => {}
+        match sending.go_on(&operation, &Flag::default(), DONTWAIT) {
+            Step::Waits if waits => {}
             Step::Waits => {
                 let outcome = sending.outcome(&operation, libc::EAGAIN);
                 self.answer_object(&operation, outcome);
@@ -82,10 +76,7 @@ impl Deputy {
                 return Ok(());
             }
         }
-        self.in_worker(operation, move |deputy, worker, operation| {
-            if !deputy.streams.await_backlog(operation.number, worker) {
-                return Outcome::error(libc::EINTR);
-            }
+        self.in_worker(operation, move |_, worker, operation| {
             let waited = wait(worker, |flag| match sending.go_on(operation, flag, 0) {
                 Step::Done(outcome) => outcome,
                 // Only with a time-out on the socket.
@@ -100,7 +91,6 @@ impl Deputy {
     fn passed(&self, object: &Passed) -> Result<Arc<OwnedFd>, i32> {
         match object {
             Passed::Handle(handle) => {
-                self.streams.shared(*handle);
                 let handle = lock(&self.handles).get(*handle).ok_or(libc::EBADF)?;
                 Ok(handle.file)
             }

@@ -91,8 +91,6 @@ pub struct Prepared {
     numbers: [bool; 6],
     /// Home objects among the arguments, which stay open until the call is over.
     files: Vec<Arc<OwnedFd>>,
-    /// Handle of the first of them.
-    handle: Option<u64>,
     blocks: bool,
     opens: bool,
     /// The descriptor that the call has returned.
@@ -116,7 +114,6 @@ impl Prepared {
             order: Vec::with_capacity(buffers.len()),
             numbers: [false; 6],
             files: Vec::new(),
-            handle: None,
             blocks: row.blocks,
             opens: row.opens.is_some(),
             made: None,
@@ -143,7 +140,6 @@ impl Prepared {
                     let file = object(handle).ok_or(CallError::Object { number, handle })?;
                     prepared.registers[index] = file.as_raw_fd() as u64;
                     prepared.files.push(file);
-                    prepared.handle.get_or_insert(handle);
                 }
                 Arg::In(_) | Arg::Out(_) | Arg::InOut(_) | Arg::String => {
                     let Some(buffer) = buffer else {
@@ -214,11 +210,6 @@ impl Prepared {
     /// Whether the result is a new descriptor.
     pub fn opens(&self) -> bool {
         self.opens
-    }
-
-    /// The handle of the first home object among the arguments.
-    pub fn handle(&self) -> Option<u64> {
-        self.handle
     }
 
     /// The first home object among the arguments.

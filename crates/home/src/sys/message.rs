@@ -144,46 +144,6 @@ pub fn take_descriptors(control: &mut [u8], first: usize) -> Vec<OwnedFd> {
     taken
 }
 
-/// What could be read now, without taking it.
-pub fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, i32> {
-    // SAFETY: receives into `bytes`, no more than its length.
-    let count = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            bytes.as_mut_ptr().cast(),
-            bytes.len(),
-            libc::MSG_PEEK | libc::MSG_DONTWAIT,
-        )
-    };
-    usize::try_from(count).map_err(|_| last_errno())
-}
-
-/// Takes `count` bytes that are there out of a TCP stream.
-pub fn discard(socket: BorrowedFd<'_>, count: usize) {
-    let mut left = count;
-    while left > 0 {
-        let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-        // SAFETY: a TCP socket copies nothing with `MSG_TRUNC`.
-        let taken = unsafe { libc::recv(socket.as_raw_fd(), null_mut(), left, flags) };
-        match usize::try_from(taken) {
-            Ok(0) | Err(_) => return,
-            Ok(taken) => left = left.saturating_sub(taken),
-        }
-    }
-}
-
-/// How many bytes a TCP stream would surely take at once: the kernel counts what it needs for them, which may be some times
-/// as much.
-pub fn room(socket: BorrowedFd<'_>) -> u32 {
-    let mut queued: libc::c_int = 0;
-    // SAFETY: the command writes an `int`.
-    let known = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) } == 0;
-    match rustix::net::sockopt::socket_send_buffer_size(socket) {
-        Ok(size) if known => (size as u32 / 4).saturating_sub((queued.max(0) as u32).saturating_mul(4)),
-        _ => 0,
-    }
-}
-
 /// Attaches a packet filter: `setsockopt` with these instructions.
 pub fn attach_filter(socket: BorrowedFd<'_>, level: i32, name: i32, instructions: &[u8]) -> Result<i64, i32> {
     let count = instructions.len() / FILTER_INSTRUCTION_BYTES;

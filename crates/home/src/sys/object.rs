@@ -91,19 +91,6 @@ pub fn write_now(file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Res
     usize::try_from(count).map_err(|_| last_errno())
 }
 
-/// Waits a moment until something can be written.
-pub fn wait_writable(file: BorrowedFd<'_>) {
-    let mut polls = [rustix::event::PollFd::from_borrowed_fd(
-        file,
-        rustix::event::PollFlags::OUT,
-    )];
-    let limit = rustix::event::Timespec {
-        tv_sec: 1,
-        tv_nsec: 0,
-    };
-    let _ = rustix::event::poll(&mut polls, Some(&limit));
-}
-
 /// `flock`: shared (`F_RDLCK`), exclusive (`F_WRLCK`) or none (`F_UNLCK`).
 pub fn flock(flag: &Flag, file: BorrowedFd<'_>, kind: u32, wait: bool) -> Result<i64, i32> {
     let operation = match kind as i32 {

@@ -49,11 +49,6 @@ pub fn handle_reply(shared: &Arc<Shared>, id: u64, payload: &[u8]) -> Result<(),
             .files
             .handles
             .learn(asking, call.pid, head.ready.get(), notes);
-        let streams = &shared.files.handles.streams;
-        if let Some(reads) = call.moves {
-            streams.end(asking.handle, reads, head.result.get().max(0) as u64);
-        }
-        streams.grant(asking.handle, head.written.get(), head.room.get());
     }
     let reply = Reply {
         result: head.result.get(),
@@ -203,11 +198,6 @@ pub fn settle(shared: &Shared, mut call: Call, reply: &Reply) {
     } else {
         result
     };
-    if let Some(gift) = install
-        && matches!(call.number, nr::SOCKET | nr::ACCEPT | nr::ACCEPT4)
-    {
-        shared.files.handles.streams.opened(gift.handle, call.pid);
-    }
     let answer = match (install, &call.then) {
         (Some(gift), _) => match shared.installer.install(&call.listener, call.notification, gift) {
             Ok(_) => return,

@@ -839,7 +839,6 @@ impl Door {
             restart,
             cancelled: false,
             object: object.map(|handle| self.shared.files.handles.ask(handle)),
-            moves: None,
         }
     }
 

@@ -31,9 +31,6 @@ use crate::world::HIDDEN_DIRECTORY;
 /// size there is not.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Flags of calls that need not ask home.
-const AHEAD: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
-
 /// Where a message is in the guest's memory.
 #[derive(Debug, Clone)]
 struct Layout {
@@ -183,21 +180,6 @@ impl Door {
             nr::SENDMSG => arguments[2],
             _ => arguments[3],
         } as u32;
-        if number == nr::SENDTO
-            && arguments[4] == 0
-            && flags & !AHEAD == 0
-            && arguments[2] <= CHUNK_BYTES as u64
-        {
-            let bytes = read_bytes(tid, arguments[1], arguments[2] as usize)?;
-            if self
-                .shared
-                .files
-                .handles
-                .write_ahead(&self.shared, handle, pid, &bytes)
-            {
-                return Ok(Verdict::Answer(Answer::Result(bytes.len() as i64)));
-            }
-        }
         let (layouts, vector) = match number {
             nr::SENDTO => {
                 let name = match (arguments[4], arguments[5] as i32) {
@@ -285,9 +267,6 @@ impl Door {
                         )?)?),
                     },
                 };
-                if let Passed::Handle(handle) = object {
-                    self.shared.files.handles.streams.shared(handle);
-                }
                 *place = (objects.len() as i32).to_ne_bytes();
                 objects.push(object);
             }
@@ -356,7 +335,7 @@ impl Door {
     ) -> Result<Verdict, i32> {
         let arguments = notification.arguments;
         let number = notification.number as u32;
-        let Some((handle, descriptor)) = self.home_object(tid, arguments[0] as u32) else {
+        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
             if number != nr::RECVFROM
                 && let Some(process) = self.shared.guests.lock().process_mut(pid)
             {
@@ -370,19 +349,6 @@ impl Door {
             _ => arguments[3],
         } as u32;
         let mut timeout = None;
-        if number == nr::RECVFROM && arguments[4] == 0 && flags & !AHEAD == 0 {
-            let handles = &self.shared.files.handles;
-            let size = arguments[2].min(CHUNK_BYTES as u64) as usize;
-            let give = |bytes: &[u8]| write_bytes(tid, arguments[1], bytes);
-            if let Some(count) = handles.read_ahead(&self.shared, (handle, pid), size, give)? {
-                return Ok(Verdict::Answer(Answer::Result(count as i64)));
-            }
-            let never_waits =
-                flags & libc::MSG_DONTWAIT as u32 != 0 || descriptor.flags & libc::O_NONBLOCK as u64 != 0;
-            if never_waits && size > 0 && handles.has_nothing(handle, pid) {
-                return Err(libc::EAGAIN);
-            }
-        }
         let layouts = match number {
             nr::RECVFROM => {
                 let name = match arguments[4] {
@@ -468,7 +434,7 @@ impl Door {
             };
             settle(shared, call, &Reply { result, ..reply });
         };
-        let mut call = self.call(
+        let call = self.call(
             notification,
             (tid, pid),
             (Then::Continue(Box::new(go_on)), Vec::new()),
@@ -476,10 +442,6 @@ impl Door {
             Some(handle),
         );
         let shared = Arc::clone(&self.shared);
-        if !how.peek {
-            call.moves = Some(true);
-            shared.files.handles.streams.begin(handle, true);
-        }
         let send = |id| {
             handles::send_operation_with(
                 &shared,
@@ -710,8 +672,6 @@ fn send_from(
         }));
     }
     call.object = Some(shared.files.handles.ask(handle));
-    call.moves = Some(false);
-    shared.files.handles.streams.begin(handle, false);
     shared.begin(call, true, |id| {
         handles::send_operation_with(
             shared,

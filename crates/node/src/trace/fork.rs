@@ -168,7 +168,6 @@ impl Tracer {
                     register.add_process(home_pid, child, true, title);
                     register.inherit(pid, home_pid);
                 }
-                self.shared.files.handles.streams.forked(pid);
                 born = self.unborn.remove(&home_pid).unwrap_or_default();
                 let process = super::Process {
                     executed: true,

@@ -3,7 +3,6 @@
 //! Every request becomes an operation of the deputy whose process asks, and completes when that answers.
 
 mod replies;
-mod streams;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,17 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use afield_abi::fuse::{
     AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, FlushRequest, IoctlRequest,
     LockRequest, Opcode, OpenReply, OpenRequest, POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, ReadRequest,
-    ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteReply, WriteRequest,
-    open_reply_flag,
+    ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteRequest, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
-use afield_link::wire::{HandleHeader, HandleOp, NODE_HANDLE, ToHome, deaf, note, poll};
+use afield_link::wire::{HandleHeader, HandleOp, NODE_HANDLE, ToHome, deaf, note};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
-pub use replies::{pushed, raise_broken_pipe, replied};
+pub use replies::{raise_broken_pipe, replied};
 
-use self::streams::Streams;
 use super::owners::Owner;
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
@@ -96,17 +93,6 @@ enum What {
     Plain,
 }
 
-impl What {
-    /// Whether it reads (or writes) a stream.
-    fn moves(&self) -> Option<bool> {
-        match self {
-            Self::Read { .. } => Some(true),
-            Self::Write { .. } => Some(false),
-            _ => None,
-        }
-    }
-}
-
 /// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
 pub const HIDDEN_PROC: &str = "proc";
 
@@ -141,8 +127,6 @@ pub struct Handles {
     /// Whom they are shown to belong to: one whom the world knows.
     owner: Owner,
     known: Mutex<HashMap<u64, Known>>,
-    /// Streams that can be read and written ahead.
-    pub streams: Streams,
     /// Polling open files, in the kernel's numbering, by handle.
     watchers: Mutex<HashMap<u64, Vec<u64>>>,
 }
@@ -153,7 +137,6 @@ impl Handles {
         Self {
             owner,
             known: Mutex::default(),
-            streams: Streams::default(),
             watchers: Mutex::default(),
         }
     }
@@ -219,7 +202,6 @@ impl Handles {
     /// An object is no more.
     pub fn forget(&self, handle: u64) {
         self.known().remove(&handle);
-        self.streams.closed(handle);
         self.take_watchers(handle);
     }
 
@@ -274,63 +256,6 @@ impl Handles {
         });
     }
 
-    /// Everything that was here has been read; of more home will tell.
-    fn emptied(&self, handle: u64) {
-        self.change(handle, |known| {
-            known.ready = known.ready.map(|ready| ready & !(libc::POLLIN as u32));
-        });
-    }
-
-    /// Reads what is here of a stream: at least one byte, or nothing if home has to be asked. What `give` refuses stays.
-    pub fn read_ahead(
-        &self,
-        shared: &Shared,
-        (handle, pid): (u64, u32),
-        size: usize,
-        give: impl FnOnce(&[u8]) -> Result<(), i32>,
-    ) -> Result<Option<usize>, i32> {
-        let Some((bytes, empty)) = self.streams.read(handle, pid, size) else {
-            return Ok(None);
-        };
-        if let Err(errno) = give(&bytes) {
-            self.streams.unread(handle, bytes);
-            return Err(errno);
-        }
-        if empty {
-            self.emptied(handle);
-        }
-        let operation = Operation {
-            argument: bytes.len() as u64,
-            ..Operation::new(HandleOp::Consume, handle)
-        };
-        // If the link is gone the session is about to end.
-        let _ = operation.send(shared, pid, 0);
-        Ok(Some(bytes.len()))
-    }
-
-    /// Whether it is known that a read would have to wait.
-    pub fn has_nothing(&self, handle: u64, pid: u32) -> bool {
-        const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
-        self.streams.is_idle(handle, pid)
-            && self.get(handle).is_some_and(|known| {
-                known.watcher == pid && known.ready.is_some_and(|ready| ready & READABLE == 0)
-            })
-    }
-
-    /// Writes to a stream that has room; false if home has to be asked.
-    pub fn write_ahead(&self, shared: &Shared, handle: u64, pid: u32, data: &[u8]) -> bool {
-        if !self.streams.write(handle, pid, data.len()) {
-            return false;
-        }
-        let operation = Operation {
-            size: 1,
-            data,
-            ..Operation::new(HandleOp::Write, handle)
-        };
-        let _ = operation.send(shared, pid, 0);
-        true
-    }
-
     /// Programs want to know of every arrival from now on.
     pub fn want_edges(&self, handle: u64) {
         self.change(handle, |known| {
@@ -342,7 +267,6 @@ impl Handles {
 
     /// The agent keeps a copy of it.
     pub fn set_shared(&self, handle: u64) {
-        self.streams.shared(handle);
         self.change(handle, |known| known.shared = true);
     }
 
@@ -538,9 +462,6 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
     }
     let ask = |handle: u64, kind: What, operation: Operation<'_>| -> Result<Outcome, i32> {
         let told = files.handles.ask(handle).told;
-        if let Some(reads) = kind.moves() {
-            files.handles.streams.begin(handle, reads);
-        }
         files.expect(
             unique,
             Pending::Handle(Asked {
@@ -590,21 +511,6 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Read => {
             let request: ReadRequest = read(body)?;
             let size = (request.size as usize).min(TRANSFER_BYTES_MAX);
-            let mut reply = Vec::new();
-            let give = |bytes: &[u8]| {
-                reply = data_reply(unique, &[bytes]);
-                Ok(())
-            };
-            let read = files
-                .handles
-                .read_ahead(shared, (request.handle, pid), size, give)?;
-            if read.is_some() {
-                return Ok(Outcome::Reply(reply));
-            }
-            if request.flags & libc::O_NONBLOCK as u32 != 0 && files.handles.has_nothing(request.handle, pid)
-            {
-                return Err(libc::EAGAIN);
-            }
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
             let shared_offset = known.stream || !is_positional(tid);
             if shared_offset {
@@ -627,13 +533,6 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Write => {
             let request: WriteRequest = read(body)?;
             let data = body.get(size_of::<WriteRequest>()..).ok_or(libc::EINVAL)?;
-            if files.handles.write_ahead(shared, request.handle, pid, data) {
-                let reply = WriteReply {
-                    size: data.len() as u32,
-                    padding: 0,
-                };
-                return Ok(Outcome::Reply(data_reply(unique, &[reply.as_bytes()])));
-            }
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
             let shared_offset = known.stream || !is_positional(tid);
             if shared_offset && request.flags & libc::O_APPEND as u32 == 0 {
@@ -660,13 +559,10 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             }
             let operation = Operation {
                 argument: u64::from(request.events),
-                size: (if notify { poll::NOTIFY } else { 0 }
-                    | if known.edge { poll::EDGE } else { 0 }
-                    | if files.handles.streams.is_alone(request.handle, pid) {
-                        poll::PUSH
-                    } else {
-                        0
-                    }) as usize,
+                size: match (known.edge, notify) {
+                    (true, _) => 2,
+                    (false, notify) => usize::from(notify),
+                },
                 ..Operation::new(HandleOp::Poll, request.handle)
             };
             ask(request.handle, What::Poll, operation)

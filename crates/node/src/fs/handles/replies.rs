@@ -6,7 +6,7 @@ use afield_abi::fuse::{
     Attributes, AttributesReply, FileLock, IoctlReply, SeekReply, Statx, StatxReply, StatxTime, WriteReply,
 };
 use afield_link::stream::LinkError;
-use afield_link::wire::{self, HandleReply, PUSH_BYTES_MAX, PushHeader, RESTART, WireError, note};
+use afield_link::wire::{self, HandleReply, RESTART, WireError, note};
 use tracing::debug;
 use zerocopy::IntoBytes;
 
@@ -28,16 +28,6 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     files
         .handles
         .learn(asking, request.pid, reply.ready.get(), reply.notes.get());
-    if let Some(reads) = request.kind.moves() {
-        files
-            .handles
-            .streams
-            .end(request.handle, reads, result.max(0) as u64);
-    }
-    files
-        .handles
-        .streams
-        .grant(request.handle, reply.written.get(), reply.room.get());
     let pipe_signal = reply.notes.get() & note::PIPE_SIGNAL != 0;
     if result == -i64::from(RESTART) {
         shared.orders.give(Order::ReplyInterrupted {
@@ -190,24 +180,6 @@ fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Res
         correction: Correction::Status(Box::new(status)),
         reply,
     });
-    Ok(())
-}
-
-/// Home has sent ahead what can be read of a stream.
-pub fn pushed(shared: &Shared, payload: &[u8]) -> Result<(), LinkError> {
-    let (head, data) = wire::split::<PushHeader>(payload, "push")?;
-    if data.len() > PUSH_BYTES_MAX {
-        return Err(WireError::Malformed("push").into());
-    }
-    let handle = head.handle.get();
-    let files = &shared.files;
-    files
-        .handles
-        .streams
-        .grant(handle, head.written.get(), head.room.get());
-    // Whether or not it is wanted: there is something to read.
-    files.handles.streams.pushed(handle, head.position.get(), data);
-    files.ready(head.pid.get(), handle, libc::POLLIN as u32);
     Ok(())
 }
 
