@@ -105,6 +105,19 @@ fn only_user(name: &str, case: &Case, place: Place) {
     );
 }
 
+/// Keys, a server's configuration for an ordinary user, and a client's.
+const SSH: &str = "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; mkdir in; echo PATH=$PATH > in/environment; printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile $PWD/sshd.pid\\nSubsystem sftp internal-sftp\\nAcceptEnv WORD\\nPrintMotd no\\nPrintLastLog no\\n\" > sshd_config
+printf \"Host *\\nPort $PORT\\nUser afield\\nIdentityFile $PWD/key\\nUserKnownHostsFile $PWD/known\\nStrictHostKeyChecking accept-new\\nLogLevel ERROR\\nIdentityAgent none\\n\" > config; seq 1 500000 > large; ";
+const SSH_CLEAN: &str = "; rm -rf host* key* sshd* config known large passwd group in log copy";
+
+fn ssh(server: &str, client: &str) -> Case {
+    at_home(&format!("{NAMED}{SSH}{server} /usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; S() {{ {client} ssh -F config \"$@\"; }}
+S 127.0.0.1 'echo out; echo err >&2; exit 3'; echo $?; echo input | S 127.0.0.1 'tr a-z A-Z; echo $0'; WORD=sent S -o SendEnv=WORD 127.0.0.1 'echo $WORD; cd /; pwd'; S 127.0.0.1 cat $PWD/large | cmp - large && echo same; S 127.0.0.1 \"cat > $PWD/copy\" < large; cmp copy large && echo same
+S -tt 127.0.0.1 'tty | cut -c 1-9; stty size; exit 4' < /dev/null; echo $?; {client} scp -q -F config large 127.0.0.1:$PWD/copy; cmp copy large && echo copied; printf 'ls large\\nget large copy\\n' | {client} sftp -q -F config -b - 127.0.0.1; cmp copy large && echo got; S 127.0.0.1 'kill -TERM $$'; echo $?; S 127.0.0.1 sleep 0.1; echo $?
+kill $!; wait $!; echo $?{SSH_CLEAN}"))
+    .tools(&["ssh", "ssh-keygen"]).needs("/usr/sbin/sshd").needs("/usr/lib/x86_64-linux-gnu/libnss_wrapper.so").seconds(120)
+}
+
 macro_rules! user_only {
     ($($(#[$attribute:meta])* $name:ident: $case:expr;)*) => { $(
         $(#[$attribute])*
@@ -122,6 +135,11 @@ macro_rules! user_only {
 
 user_only! {
     postgres: postgres();
+    ssh_client: ssh("", "$AF");
+    /// Further sessions go to the first by way of a UNIX socket, their descriptors with them.
+    ssh_shared: at_home(&format!("{NAMED}{SSH}/usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; $AF ssh -F config -M -S $PWD/in/mux -f -N 127.0.0.1 > /dev/null 2>&1; $AF ssh -F config -S $PWD/in/mux -O check 127.0.0.1 2>&1 | sed 's/[0-9]//g'; echo word | $AF ssh -F config -S $PWD/in/mux 127.0.0.1 'cat; echo shared; exit 5'; echo $?; $AF ssh -F config -S $PWD/in/mux 127.0.0.1 cat $PWD/large | cmp - large && echo same; $AF ssh -F config -S $PWD/in/mux -O exit 127.0.0.1 2>&1; kill $!; wait $!; echo $?{SSH_CLEAN}")).tools(&["ssh"]).needs("/usr/sbin/sshd").needs("/usr/lib/x86_64-linux-gnu/libnss_wrapper.so").seconds(120);
+    /// A port of home's led through the connection.
+    ssh_forward: at_home(&format!("{NAMED}{SSH}mkdir www; cp large www; /usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; P=$!; python3 -m http.server -b 127.0.0.1 -d www $((PORT + 1)) 2> /dev/null & W=$!; until_served $((PORT + 1)); $AF ssh -F config -N -L 127.0.0.1:$((PORT + 2)):127.0.0.1:$((PORT + 1)) 127.0.0.1 & until_served $((PORT + 2)); curl -s http://127.0.0.1:$((PORT + 2))/large | cmp - large && echo same; kill $!; wait $!; kill $W $P; wait; rm -r www{SSH_CLEAN}")).tools(&["ssh", "python3", "curl"]).needs("/usr/sbin/sshd").needs("/usr/lib/x86_64-linux-gnu/libnss_wrapper.so").seconds(120);
 }
 
 fn python(script: &str) -> Case {

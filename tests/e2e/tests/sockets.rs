@@ -3,8 +3,11 @@
 use afield_e2e::{Case, cases, mask, user_cases};
 
 user_cases! {
+    connecting: Case::program("connecting");
     messages: Case::program("messages").seconds(120);
     names_of_sockets: Case::program("names_of_sockets");
+    options: Case::program("options");
+    readiness: Case::program("readiness").seconds(120);
     all_options: Case::program("options").arguments(&["all"]);
     passing_privately: Case::program("passing").arguments(&["private"]);
     passing_by_name: Case::program("passing").arguments(&["named"]);
