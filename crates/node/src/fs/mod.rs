@@ -231,7 +231,9 @@ impl Files {
             .as_bytes()
             .to_vec();
             message.extend_from_slice(NotifyPoll { kernel_handle }.as_bytes());
-            self.reply(&message);
+            for _ in 0..self.handles.poller_count(handle) {
+                self.reply(&message);
+            }
         }
     }
 

@@ -93,6 +93,9 @@ enum What {
     Plain,
 }
 
+/// Most processes that are woken for one object.
+const POLLERS_MAX: usize = 64;
+
 /// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
 pub const HIDDEN_PROC: &str = "proc";
 
@@ -129,6 +132,8 @@ pub struct Handles {
     known: Mutex<HashMap<u64, Known>>,
     /// Polling open files, in the kernel's numbering, by handle.
     watchers: Mutex<HashMap<u64, Vec<u64>>>,
+    /// Processes that have polled objects, by handle.
+    pollers: Mutex<HashMap<u64, Vec<u32>>>,
 }
 
 impl Handles {
@@ -138,6 +143,7 @@ impl Handles {
             owner,
             known: Mutex::default(),
             watchers: Mutex::default(),
+            pollers: Mutex::default(),
         }
     }
 
@@ -203,6 +209,10 @@ impl Handles {
     pub fn forget(&self, handle: u64) {
         self.known().remove(&handle);
         self.take_watchers(handle);
+        self.pollers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle);
     }
 
     /// True if the object has an offset that is shared with home.
@@ -274,6 +284,24 @@ impl Handles {
     pub fn take_watchers(&self, handle: u64) -> Vec<u64> {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         watchers.remove(&handle).unwrap_or_default()
+    }
+
+    /// How many processes are to be woken when an object is ready: each wake reaches one of those that wait exclusively
+    /// (`EPOLLEXCLUSIVE`), and that may be one for which another has taken what there was.
+    pub fn poller_count(&self, handle: u64) -> usize {
+        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        pollers.get(&handle).map_or(1, Vec::len)
+    }
+
+    fn note_poller(&self, handle: u64, pid: u32) {
+        let mut pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = pollers.entry(handle).or_default();
+        if !list.contains(&pid) {
+            if list.len() >= POLLERS_MAX {
+                list.remove(0);
+            }
+            list.push(pid);
+        }
     }
 
     fn watch(&self, handle: u64, kernel_handle: u64) {
@@ -550,6 +578,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             let request: PollRequest = read(body)?;
             let notify = request.flags & POLL_SCHEDULE_NOTIFY != 0;
             if notify {
+                files.handles.note_poller(request.handle, pid);
                 files.handles.watch(request.handle, request.kernel_handle);
             }
             let known = files.handles.get(request.handle).unwrap_or_default();
