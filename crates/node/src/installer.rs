@@ -3,7 +3,7 @@
 //! A descriptor is an open file of the world's root, which only a process of the world may open. It is also one that the session
 //! must never hold: closing it is a request to the file door, and who dies closes everything when nobody serves the door any
 //! more. So init does it: it opens the file, under the object's handle in the hidden directory, and puts it into the process that waits in
-//! the notified call.
+//! the notified call. For the same reason init changes the flags of such files.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, SeekFrom};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::seccomp::Listener;
-use crate::sys::{errno, sockets};
+use crate::sys::{errno, seccomp, sockets};
 
 /// What init is asked to do, as bytes on a channel between session and init, which are the same program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -44,6 +44,8 @@ const INSTALL: u32 = 1;
 /// With the listener's descriptor.
 const ADD_LISTENER: u32 = 2;
 const REMOVE_LISTENER: u32 = 3;
+/// Sets `O_DIRECT` on the file of descriptor `listener` of process `notification`, as the world knows it. Answered as [`INSTALL`].
+const SET_DIRECT: u32 = 4;
 
 /// Open flags that matter to a guest.
 const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
@@ -137,6 +139,21 @@ impl Installer {
             flags: gift.flags & KEPT,
             answers: u32::from(gift.answers),
         };
+        self.ask(wish)
+    }
+
+    /// Sets `O_DIRECT` on the open file behind a guest's descriptor.
+    pub fn set_direct(&self, pid: u32, number: u32) -> io::Result<()> {
+        self.ask(Wish {
+            what: SET_DIRECT,
+            listener: number,
+            notification: u64::from(pid),
+            ..Wish::default()
+        })
+        .map(drop)
+    }
+
+    fn ask(&self, wish: Wish) -> io::Result<i32> {
         let mut channel = lock(&self.channel);
         let channel = channel.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         channel.write_all(wish.as_bytes())?;
@@ -193,6 +210,11 @@ impl Helper {
                 self.channel.write_all(&answer.to_ne_bytes())?;
                 // Nobody has to wait for this one's closing.
                 drop(file);
+            }
+            (SET_DIRECT, _) => {
+                let result = seccomp::set_direct(wish.notification as i32, wish.listener as i32);
+                let answer = result.map_or_else(|error| -errno(&error), |()| 0);
+                self.channel.write_all(&answer.to_ne_bytes())?;
             }
             (ADD_LISTENER, Some(listener)) => {
                 self.listeners

@@ -19,7 +19,7 @@ use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
 use crate::installer::Gift;
 use crate::session::{self, Call, Shared, Then};
-use crate::sys::seccomp::{self, ARCH_X86_64, Answer, Listener, Notification};
+use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
 use crate::world::{HIDDEN_DIRECTORY, NODE_DIRECTORIES};
@@ -399,16 +399,7 @@ impl Door {
         if descriptor.flags & libc::O_DIRECT as u64 != 0 || self.shared.files.handles.is_seekable(handle) {
             return;
         }
-        let Some(leader) = self
-            .shared
-            .guests
-            .lock()
-            .process(pid)
-            .map(|process| process.leader)
-        else {
-            return;
-        };
-        if let Err(error) = seccomp::set_direct(leader, number as i32) {
+        if let Err(error) = self.shared.installer.set_direct(pid, number) {
             debug!("a descriptor of {pid}: {error}");
         }
     }

@@ -224,7 +224,8 @@ pub fn steal_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Sets `O_DIRECT` on the open file behind descriptor `number` of a process.
+/// Sets `O_DIRECT` on the open file behind descriptor `number` of a process. For a file of the world's root only a process of the
+/// world may do so: it holds the file meanwhile.
 pub fn set_direct(leader: i32, number: RawFd) -> io::Result<()> {
     let pid = rustix::process::Pid::from_raw(leader).ok_or(io::ErrorKind::InvalidInput)?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
