@@ -18,7 +18,7 @@ use crate::fs::handles::{self, HIDDEN_PROC};
 use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
 use crate::installer::Gift;
-use crate::session::{self, Call, Shared, Then};
+use crate::session::{self, Call, Shared, Then, Unsent};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
@@ -46,6 +46,11 @@ pub(super) enum Verdict {
     Answer(Answer),
     /// Home answers later.
     Later,
+}
+
+/// Home has been asked, or could not be.
+pub(super) fn later(asked: Result<(), Unsent>) -> Result<Verdict, i32> {
+    asked.map(|()| Verdict::Later).map_err(|unsent| unsent.errno)
 }
 
 /// Lists the network's interfaces.
@@ -453,10 +458,7 @@ impl Door {
                 (&data, 0),
             )
         };
-        match self.shared.begin(call, false, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, false, send))
     }
 
     /// `ioctl(SIOCGIFCONF)`: the only one for sockets whose structure has a pointer.
@@ -502,10 +504,7 @@ impl Door {
         );
         let what = (0, u64::from(SIOCGIFCONF), room);
         let send = |id| handles::send_operation(&self.shared, id, pid, HandleOp::Ioctl, handle, what);
-        match self.shared.begin(call, false, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, false, send))
     }
 
     /// Whether a guest has executed a program of its own since it was forked, by the flags in `/proc/PID/stat`.
@@ -654,10 +653,7 @@ impl Door {
             // Its owner's deputy has it.
             let what = (0, 0, size);
             let send = |id| handles::send_operation(&self.shared, id, owner, HandleOp::Name, handle, what);
-            return match self.shared.begin(call, false, send) {
-                Ok(()) => Ok(Verdict::Later),
-                Err(unsent) => Err(unsent.errno),
-            };
+            return later(self.shared.begin(call, false, send));
         }
         // What is in the world's own `/proc` shows the name by which it was opened.
         let hidden = format!("/{HIDDEN_DIRECTORY}");
@@ -845,10 +841,7 @@ impl Door {
     ) -> Result<Verdict, i32> {
         let call = self.call(notification, who, then, Restart::Restart, Some(handle));
         let send = |id| handles::send_operation(&self.shared, id, who.1, op, handle, what);
-        match self.shared.begin(call, false, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, false, send))
     }
 
     /// Sends a call home.
@@ -1003,10 +996,7 @@ impl Door {
                     libc::EIO
                 })
         };
-        match self.shared.begin(call, row.blocks, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, row.blocks, send))
     }
 
     /// A call on a descriptor that is not home's is the node's kernel's, but must not give an address to what home knows nothing of.

@@ -19,7 +19,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::calls::settle;
 use super::descriptors::Descriptor;
-use super::notify::{Door, Verdict};
+use super::notify::{Door, Verdict, later};
 use crate::fs::handles;
 use crate::installer::Gift;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
@@ -160,8 +160,31 @@ struct Letter {
     names: Vec<Option<Vec<u8>>>,
     controls: Vec<Vec<u8>>,
     objects: Vec<Passed>,
+    /// Which of the objects wait here for whom the messages reach.
+    kept: Kept,
     /// Address of the `struct mmsghdr`s of `sendmmsg`.
     vector: Option<u64>,
+}
+
+/// What waits for a guest that is to get it. If it was not sent it does not wait any longer: it would keep pipes open.
+struct Kept {
+    shared: Arc<Shared>,
+    promises: Vec<u64>,
+}
+
+impl Kept {
+    /// It is on its way.
+    fn sent(&mut self) {
+        self.promises.clear();
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for promise in &self.promises {
+            self.shared.promises.take(*promise, false);
+        }
+    }
 }
 
 impl Door {
@@ -199,6 +222,10 @@ impl Door {
             names: Vec::new(),
             controls: Vec::new(),
             objects: Vec::new(),
+            kept: Kept {
+                shared: Arc::clone(&self.shared),
+                promises: Vec::new(),
+            },
             vector,
         };
         for index in 0..letter.layouts.len() {
@@ -213,7 +240,7 @@ impl Door {
                 return Err(libc::ENOBUFS);
             }
             let mut control = read_bytes(tid, address, length)?;
-            self.objects_of(tid, pid, &mut control, &mut letter.objects)?;
+            self.objects_of(tid, pid, &mut control, &mut letter.objects, &mut letter.kept)?;
             letter.names.push(name);
             letter.controls.push(control);
         }
@@ -225,13 +252,11 @@ impl Door {
             Restart::Restart,
             Some(handle),
         );
-        let promised = |object: &Passed| matches!(object, Passed::Promise(_));
-        if letter.objects.iter().any(promised) {
+        if !letter.kept.promises.is_empty() {
             let sent = send_to_guest(&shared, call, letter, handle, flags);
-            return sent.map_or_else(|unsent| Err(unsent.errno), |()| Ok(Verdict::Later));
+            return later(sent);
         }
-        send_from(&shared, call, letter, handle, flags, 0)
-            .map_or_else(|unsent| Err(unsent.errno), |()| Ok(Verdict::Later))
+        later(send_from(&shared, call, letter, handle, flags, 0))
     }
 
     /// Puts indices of home objects into the places of descriptors in ancillary data.
@@ -241,6 +266,7 @@ impl Door {
         pid: u32,
         control: &mut [u8],
         objects: &mut Vec<Passed>,
+        kept: &mut Kept,
     ) -> Result<(), i32> {
         for piece in sockets::controls(control)? {
             if !piece.has_descriptors() {
@@ -260,11 +286,12 @@ impl Door {
                     Some((handle, _)) => Passed::Handle(handle),
                     None => match file_of_home(tid, descriptor, &found) {
                         Some(file) => file,
-                        None => Passed::Promise(self.shared.promises.keep(copy_of(
-                            pid,
-                            &self.shared,
-                            descriptor,
-                        )?)?),
+                        None => {
+                            let copy = copy_of(pid, &self.shared, descriptor)?;
+                            let promise = self.shared.promises.keep(copy)?;
+                            kept.promises.push(promise);
+                            Passed::Promise(promise)
+                        }
                     },
                 };
                 *place = (objects.len() as i32).to_ne_bytes();
@@ -324,7 +351,7 @@ impl Door {
             None,
         );
         let shared = Arc::clone(&self.shared);
-        share(&shared, call, travelling).map_or_else(|unsent| Err(unsent.errno), |()| Ok(Verdict::Later))
+        later(share(&shared, call, travelling))
     }
 
     /// The calls that receive.
@@ -452,10 +479,7 @@ impl Door {
                 (&request, 0),
             )
         };
-        match shared.begin(call, true, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(shared.begin(call, true, send))
     }
 
     /// Receives into memory that does not exist: waits and fails as any, but leaves everything where it is.
@@ -500,10 +524,7 @@ impl Door {
                 (&request, 0),
             )
         };
-        match self.shared.begin(call, true, send) {
-            Ok(()) => Ok(Verdict::Later),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, true, send))
     }
 
     /// Options whose value is more than bytes; `None` for all others.
@@ -561,10 +582,7 @@ impl Door {
                 (&instructions, 0),
             )
         };
-        match self.shared.begin(call, false, send) {
-            Ok(()) => Ok(Some(Verdict::Later)),
-            Err(unsent) => Err(unsent.errno),
-        }
+        later(self.shared.begin(call, false, send)).map(Some)
     }
 }
 
@@ -666,7 +684,7 @@ fn send_from(
         .layouts
         .first()
         .is_none_or(|layout| done + sent >= layout.total);
-    if many || !whole || done > 0 {
+    if many || !whole || done > 0 || !letter.kept.promises.is_empty() {
         call.then = Then::Continue(Box::new(move |shared, call, reply| {
             sent_some(shared, call, reply, letter, handle, flags, (done, sent));
         }));
@@ -703,11 +721,6 @@ fn send_to_guest(
                 Err(unsent) => unsent,
             }
         } else {
-            for object in &letter.objects {
-                if let Passed::Promise(promise) = object {
-                    shared.promises.take(*promise, false);
-                }
-            }
             let message = ToHome::Unsupported {
                 pid,
                 call: nr::SENDMSG,
@@ -768,11 +781,14 @@ fn sent_some(
     shared: &Arc<Shared>,
     call: Call,
     mut reply: Reply,
-    letter: Letter,
+    mut letter: Letter,
     handle: u64,
     flags: u32,
     (done, sent): (usize, usize),
 ) {
+    if reply.result >= 0 {
+        letter.kept.sent();
+    }
     if let Some(vector) = letter.vector {
         let (counts, _) = reply.data.as_chunks::<4>();
         let size = size_of::<CountedMessage>() as u64;
