@@ -3,13 +3,17 @@
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
 //! * [`message`]: the messages of sockets, inside operations on home objects.
+//! * [`byte_stream`]: what a link between machines runs over: TCP, or TCP encrypted.
+//! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
 //!
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
 
+pub mod byte_stream;
 pub mod frame;
 pub mod message;
+pub mod preamble;
 pub mod stream;
 pub mod wire;
 
