@@ -1,7 +1,11 @@
 //! Where a guest's kernel requests come out, other than the file door ([`crate::fs`]).
 
 pub mod calls;
+mod control;
 pub mod descriptors;
+mod forward;
 pub mod notify;
+mod paths;
 pub mod promises;
+mod signals;
 mod sockets;

@@ -2,29 +2,38 @@
 //!
 //! Every request becomes an operation of the deputy whose process asks, and completes when that answers.
 
+mod hidden;
+mod known;
+mod open;
+mod operations;
 mod replies;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use afield_abi::fuse::{
-    AllocateRequest, Attributes, AttributesReply, EntryReply, FileLock, FlushRequest, IoctlRequest,
-    LockRequest, Opcode, OpenReply, OpenRequest, POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, ReadRequest,
-    ReleaseRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest, SyncRequest, WriteRequest, open_reply_flag,
+    AllocateRequest, AttributesReply, FileLock, FlushRequest, IoctlRequest, LockRequest, Opcode, OpenRequest,
+    POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, ReadRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest,
+    SyncRequest, WriteRequest,
 };
-use afield_link::frame::{FILE_ID, Kind};
-use afield_link::wire::{HandleHeader, HandleOp, NODE_HANDLE, ToHome, deaf, note};
-use tracing::debug;
+use afield_link::frame::FILE_ID;
+use afield_link::wire::HandleOp;
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use hidden::hidden_entry;
+pub use known::Handles;
+pub use operations::{send_operation, send_operation_with};
 pub use replies::{raise_broken_pipe, replied};
 
-use super::owners::Owner;
+use hidden::hidden;
+use known::poll_events;
+use open::{open_known, open_special, release, without_caller};
+use operations::{Operation, follow_seek, is_positional};
+
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
-use crate::session::{Asking, Shared};
-use crate::sys::{memory, signals};
+use crate::session::Shared;
+use crate::sys::memory;
 use crate::trace::is_status_call;
 
 /// A request that waits for the deputy.
@@ -93,250 +102,8 @@ enum What {
     Plain,
 }
 
-/// Most processes that are woken for one object.
-const POLLERS_MAX: usize = 64;
-
 /// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
 pub const HIDDEN_PROC: &str = "proc";
-
-const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
-
-/// What the node knows of a home object.
-#[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    /// It has no offset.
-    stream: bool,
-    /// Where the node's kernel believes the shared offset to be, after the last operation that moved it.
-    offset: i64,
-    /// Job control applies to it.
-    terminal: bool,
-    /// Open files of it in the world.
-    opens: u32,
-    /// What it is ready for (`POLL*`); whatever is missing, home will tell. `None` if that has to be asked.
-    ready: Option<u32>,
-    /// The process whose deputy tells.
-    watcher: u32,
-    /// How often it has.
-    told: u32,
-    /// Programs want to know of every arrival (`EPOLLET`), not only of the first.
-    edge: bool,
-    /// The agent keeps a copy for guests who get it from others.
-    shared: bool,
-}
-
-/// The home objects of a session.
-#[derive(Debug)]
-pub struct Handles {
-    /// Whom they are shown to belong to: one whom the world knows.
-    owner: Owner,
-    known: Mutex<HashMap<u64, Known>>,
-    /// Polling open files, in the kernel's numbering, by handle.
-    watchers: Mutex<HashMap<u64, Vec<u64>>>,
-    /// Processes that have polled objects, by handle.
-    pollers: Mutex<HashMap<u64, Vec<u32>>>,
-}
-
-impl Handles {
-    /// No objects yet.
-    pub fn new(owner: Owner) -> Self {
-        Self {
-            owner,
-            known: Mutex::default(),
-            watchers: Mutex::default(),
-            pollers: Mutex::default(),
-        }
-    }
-
-    /// Attributes under which the node's kernel sees an object; what guests see is corrected at the end of their call.
-    fn stand_in(&self, node: u64) -> Attributes {
-        Attributes {
-            inode: node,
-            mode: libc::S_IFREG | 0o666,
-            links: 1,
-            block_size: 4096,
-            uid: self.owner.0,
-            gid: self.owner.1,
-            ..Attributes::default()
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes an object known.
-    pub fn add(&self, handle: u64, stream: bool, offset: i64) {
-        let known = Known {
-            stream,
-            offset,
-            ..Known::default()
-        };
-        self.known().insert(handle, known);
-    }
-
-    /// An object is a terminal.
-    pub fn mark_terminal(&self, handle: u64) {
-        self.change(handle, |known| known.terminal = true);
-    }
-
-    /// What home has to know of a thread's signals for an operation on this object; see [`deaf`].
-    pub fn deafness(&self, tid: i32, handle: u64) -> u32 {
-        if !self.get(handle).is_some_and(|known| known.terminal) {
-            return 0;
-        }
-        let Ok(state) = signals::State::of(tid) else {
-            return 0;
-        };
-        let deaf_to = state.blocked | state.ignored;
-        let mut flags = 0;
-        for (signal, flag) in [(libc::SIGTTIN, deaf::TO_INPUT), (libc::SIGTTOU, deaf::TO_OUTPUT)] {
-            if deaf_to & signals::bit(signal) != 0 {
-                flags |= flag;
-            }
-        }
-        flags
-    }
-
-    fn get(&self, handle: u64) -> Option<Known> {
-        self.known().get(&handle).copied()
-    }
-
-    fn change<T>(&self, handle: u64, change: impl FnOnce(&mut Known) -> T) -> Option<T> {
-        self.known().get_mut(&handle).map(change)
-    }
-
-    /// An object is no more.
-    pub fn forget(&self, handle: u64) {
-        self.known().remove(&handle);
-        self.take_watchers(handle);
-        self.pollers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&handle);
-    }
-
-    /// True if the object has an offset that is shared with home.
-    pub fn is_seekable(&self, handle: u64) -> bool {
-        self.get(handle).is_some_and(|known| !known.stream)
-    }
-
-    /// Sets where the node's kernel believes the offset to be.
-    pub fn set_offset(&self, handle: u64, offset: i64) {
-        self.change(handle, |known| known.offset = offset);
-    }
-
-    fn advance(&self, handle: u64, count: i64) {
-        self.change(handle, |known| known.offset += count);
-    }
-
-    /// How often home has told that the object is ready: goes with a question, for [`Self::learn`].
-    pub fn ask(&self, handle: u64) -> Asking {
-        let told = self.get(handle).map_or(0, |known| known.told);
-        Asking { handle, told }
-    }
-
-    /// What a reply says of the object's readiness; without [`note::READY`] that it is not known any more.
-    pub fn learn(&self, asking: Asking, pid: u32, ready: u32, notes: u32) {
-        self.change(asking.handle, |known| {
-            if notes & note::READY == 0 {
-                known.ready = None;
-                return;
-            }
-            // What home told since the question may be newer than the reply.
-            let since = if known.told == asking.told {
-                0
-            } else {
-                known.ready.unwrap_or_default()
-            };
-            known.ready = Some(ready | since);
-            known.watcher = pid;
-        });
-    }
-
-    /// Home tells that the object is ready.
-    pub fn tell(&self, handle: u64, pid: u32, events: u32) {
-        self.change(handle, |known| {
-            known.told = known.told.wrapping_add(1);
-            // Of a broken connection nothing more is told.
-            let broken = events & (libc::POLLHUP | libc::POLLERR) as u32 != 0;
-            known.ready = match known.ready {
-                Some(ready) if known.watcher == pid && !broken => Some(ready | events),
-                _ => None,
-            };
-        });
-    }
-
-    /// Programs want to know of every arrival from now on.
-    pub fn want_edges(&self, handle: u64) {
-        self.change(handle, |known| {
-            if !std::mem::replace(&mut known.edge, true) {
-                known.ready = None;
-            }
-        });
-    }
-
-    /// The agent keeps a copy of it.
-    pub fn set_shared(&self, handle: u64) {
-        self.change(handle, |known| known.shared = true);
-    }
-
-    /// Those who poll an object, who will have to ask again.
-    pub fn take_watchers(&self, handle: u64) -> Vec<u64> {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.remove(&handle).unwrap_or_default()
-    }
-
-    /// How many processes are to be woken when an object is ready: each wake reaches one of those that wait exclusively
-    /// (`EPOLLEXCLUSIVE`), and that may be one for which another has taken what there was.
-    pub fn poller_count(&self, handle: u64) -> usize {
-        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
-        pollers.get(&handle).map_or(1, Vec::len)
-    }
-
-    fn note_poller(&self, handle: u64, pid: u32) {
-        let mut pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = pollers.entry(handle).or_default();
-        if !list.contains(&pid) {
-            if list.len() >= POLLERS_MAX {
-                list.remove(0);
-            }
-            list.push(pid);
-        }
-    }
-
-    fn watch(&self, handle: u64, kernel_handle: u64) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = watchers.entry(handle).or_default();
-        if !list.contains(&kernel_handle) {
-            list.push(kernel_handle);
-        }
-    }
-}
-
-/// Entries can be reached by those who know them, and are listed to nobody.
-fn directory(node: u64) -> Attributes {
-    Attributes {
-        inode: node,
-        mode: libc::S_IFDIR | 0o711,
-        links: 2,
-        block_size: 4096,
-        ..Attributes::default()
-    }
-}
-
-/// The hidden directory's entry in the root.
-pub fn hidden_entry(unique: u64) -> Vec<u8> {
-    directory_entry(unique, HIDDEN)
-}
-
-fn directory_entry(unique: u64, node: u64) -> Vec<u8> {
-    let entry = EntryReply {
-        node,
-        attributes: directory(node),
-        ..EntryReply::default()
-    };
-    data_reply(unique, &[entry.as_bytes()])
-}
 
 impl Driver for Handles {
     fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
@@ -346,134 +113,6 @@ impl Driver for Handles {
             object(shared, request.opcode, &request.header, request.body())
         }
     }
-}
-
-/// The hidden directory, and in it the one on which init mounts the world's own `/proc`.
-fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, i32> {
-    let Request { opcode, header, .. } = request;
-    let reply = match opcode {
-        Opcode::GetAttributes => {
-            let reply = AttributesReply {
-                attributes: directory(header.node),
-                ..AttributesReply::default()
-            };
-            data_reply(header.unique, &[reply.as_bytes()])
-        }
-        Opcode::Lookup if header.node == HIDDEN => {
-            let name = request.name()?;
-            if name == HIDDEN_PROC.as_bytes() {
-                directory_entry(header.unique, HIDDEN_PROC_NODE)
-            } else {
-                let handle: u64 = std::str::from_utf8(name)
-                    .ok()
-                    .and_then(|name| name.parse().ok())
-                    .ok_or(libc::ENOENT)?;
-                // Only a thread of init's making is not a guest yet. Others have their descriptors already.
-                let stranger = shared.guests.process(header.pid).is_none_or(|executed| !executed);
-                if shared.files.handles.get(handle).is_none() || !stranger {
-                    return Err(libc::ENOENT);
-                }
-                let node = HANDLE | handle;
-                let entry = EntryReply {
-                    node,
-                    attributes: shared.files.handles.stand_in(node),
-                    ..EntryReply::default()
-                };
-                data_reply(header.unique, &[entry.as_bytes()])
-            }
-        }
-        Opcode::Access => error_reply(header.unique, 0),
-        _ => return Err(libc::EACCES),
-    };
-    Ok(Outcome::Reply(reply))
-}
-
-/// The reads and writes that name their offset.
-fn is_positional(tid: i32) -> bool {
-    match current_call(tid).map(|call| call.number as i64) {
-        Some(libc::SYS_pread64 | libc::SYS_pwrite64 | libc::SYS_preadv | libc::SYS_pwritev) => true,
-        Some(libc::SYS_preadv2 | libc::SYS_pwritev2) => {
-            current_call(tid).is_some_and(|call| call.arguments[3] != u64::MAX)
-        }
-        Some(_) => false,
-        // A page fault.
-        None => true,
-    }
-}
-
-struct Operation<'a> {
-    op: HandleOp,
-    handle: u64,
-    offset: i64,
-    argument: u64,
-    size: usize,
-    flags: u32,
-    data: &'a [u8],
-}
-
-impl Operation<'_> {
-    fn new(op: HandleOp, handle: u64) -> Self {
-        Self {
-            op,
-            handle,
-            offset: -1,
-            argument: 0,
-            size: 0,
-            flags: 0,
-            data: &[],
-        }
-    }
-
-    fn send(&self, shared: &Shared, pid: u32, id: u64) -> Result<(), i32> {
-        let header = HandleHeader {
-            pid: pid.into(),
-            op: (self.op as u32).into(),
-            handle: self.handle.into(),
-            offset: self.offset.into(),
-            argument: self.argument.into(),
-            size: (self.size as u32).into(),
-            flags: self.flags.into(),
-        };
-        shared
-            .writer
-            .write_frame(Kind::Handle, id, &[header.as_bytes(), self.data])
-            .map_err(|error| {
-                debug!("{:?}: {error}", self.op);
-                libc::EIO
-            })
-    }
-}
-
-/// Sends an operation of home's deputy `pid` that is not a file request, under a call's frame id.
-pub fn send_operation(
-    shared: &Shared,
-    id: u64,
-    pid: u32,
-    op: HandleOp,
-    handle: u64,
-    what: (i64, u64, usize),
-) -> Result<(), i32> {
-    send_operation_with(shared, id, pid, (op, handle), what, (&[], 0))
-}
-
-/// The same with data and the flags of the guest's open file.
-pub fn send_operation_with(
-    shared: &Shared,
-    id: u64,
-    pid: u32,
-    (op, handle): (HandleOp, u64),
-    (offset, argument, size): (i64, u64, usize),
-    (data, flags): (&[u8], u32),
-) -> Result<(), i32> {
-    Operation {
-        offset,
-        argument,
-        size,
-        flags,
-        data,
-        ..Operation::new(op, handle)
-    }
-    .send(shared, pid, id)
 }
 
 fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Result<Outcome, i32> {
@@ -682,162 +321,9 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
     }
 }
 
-/// A request by nobody in particular, or by a thread of init on its way to become a guest.
-fn without_caller(
-    shared: &Shared,
-    opcode: Opcode,
-    header: &RequestHeader,
-    body: &[u8],
-) -> Result<Outcome, i32> {
-    match opcode {
-        Opcode::GetAttributes => {
-            let reply = AttributesReply {
-                attributes: shared.files.handles.stand_in(header.node),
-                ..AttributesReply::default()
-            };
-            Ok(Outcome::Reply(data_reply(header.unique, &[reply.as_bytes()])))
-        }
-        Opcode::Open if header.node & HANDLE != 0 => open_known(shared, header),
-        Opcode::Release => {
-            release(shared, header, body);
-            Ok(Outcome::Reply(error_reply(header.unique, 0)))
-        }
-        Opcode::Flush | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
-        _ => Err(libc::EIO),
-    }
-}
-
-/// Opens an object that is known.
-fn open_known(shared: &Shared, header: &RequestHeader) -> Result<Outcome, i32> {
-    let handle = header.node & !HANDLE;
-    let opened = shared.files.handles.change(handle, |known| {
-        known.opens += 1;
-        known.stream
-    });
-    let stream = opened.ok_or(libc::ENOENT)?;
-    Ok(Outcome::Reply(open_reply(header.unique, handle, stream)))
-}
-
-/// An open file is closed for good. What a job has inherited can be opened again, through `/proc`; what guests have opened
-/// themselves is then no more.
-fn release(shared: &Shared, header: &RequestHeader, body: &[u8]) {
-    let Ok((release, _)) = ReleaseRequest::read_from_prefix(body) else {
-        return;
-    };
-    let handles = &shared.files.handles;
-    if header.node & HANDLE == 0 {
-        return handles.forget(release.handle);
-    }
-    let last = handles.change(release.handle, |known| {
-        known.opens = known.opens.saturating_sub(1);
-        (known.opens == 0).then_some(known.shared)
-    });
-    let Some(Some(kept)) = last else {
-        return;
-    };
-    if kept {
-        handles.change(release.handle, |known| known.shared = false);
-        let message = ToHome::Released {
-            handle: release.handle,
-        };
-        if let Err(error) = shared.writer.write_control(0, &message) {
-            debug!("telling home: {error}");
-        }
-    }
-    if release.handle & NODE_HANDLE != 0 {
-        handles.forget(release.handle);
-    }
-}
-
-/// The kernel has several bits for what is one thing here.
-fn poll_events(ready: u32) -> u32 {
-    let mut events = ready;
-    if ready & libc::POLLIN as u32 != 0 {
-        events |= libc::POLLRDNORM as u32;
-    }
-    if ready & libc::POLLOUT as u32 != 0 {
-        events |= libc::POLLWRNORM as u32;
-    }
-    events
-}
-
 fn poll_reply(unique: u64, events: u32) -> Vec<u8> {
     let reply = PollReply { events, padding: 0 };
     data_reply(unique, &[reply.as_bytes()])
-}
-
-fn open_reply(unique: u64, handle: u64, stream: bool) -> Vec<u8> {
-    let kind = if stream { open_reply_flag::STREAM } else { 0 };
-    let reply = OpenReply {
-        handle,
-        open_flags: open_reply_flag::DIRECT_IO | open_reply_flag::PARALLEL_DIRECT_WRITES | kind,
-        backing: 0,
-    };
-    data_reply(unique, &[reply.as_bytes()])
-}
-
-/// If the guest has moved the offset on the node alone, moves it at home, ahead of the operation that relies on it.
-fn follow_seek(shared: &Shared, pid: u32, handle: u64, known: Known, offset: i64) -> Result<(), i32> {
-    if known.stream || known.offset == offset {
-        return Ok(());
-    }
-    shared.files.handles.set_offset(handle, offset);
-    Operation {
-        offset,
-        argument: libc::SEEK_SET as u64,
-        ..Operation::new(HandleOp::Seek, handle)
-    }
-    .send(shared, pid, 0)
-}
-
-/// Opens a special file at home. FUSE does not pass `O_NOCTTY` on; the call in which the caller waits has it.
-fn open_special(
-    shared: &Arc<Shared>,
-    header: &RequestHeader,
-    (tid, pid): (i32, u32),
-    flags: u32,
-) -> Result<Outcome, i32> {
-    let (unique, node) = (header.unique, header.node);
-    let file = shared.files.special.node(node).ok_or(libc::ESTALE)?;
-    let pending = Pending::Handle(Asked {
-        pid,
-        interrupted: false,
-        tid,
-        handle: 0,
-        told: 0,
-        kind: What::Open { node },
-    });
-    let send = move |shared: &Shared, asked: u64| {
-        shared.files.expect(unique, pending);
-        let operation = Operation {
-            argument: u64::from(flags) | asked & libc::O_NOCTTY as u64,
-            ..Operation::new(HandleOp::Open, file)
-        };
-        if let Err(errno) = operation.send(shared, pid, unique | FILE_ID) {
-            shared.files.take(unique);
-            shared.files.reply(&error_reply(unique, errno));
-        }
-    };
-    let call = current_call(tid);
-    let argument = |index: usize| call.map_or(0, |call| call.arguments[index]);
-    match call.map(|call| call.number as i64) {
-        Some(libc::SYS_open) => send(shared, argument(1)),
-        Some(libc::SYS_openat) => send(shared, argument(2)),
-        Some(libc::SYS_openat2) => {
-            let place = argument(2);
-            shared.with_memory(Box::new(move |shared| {
-                let mut asked = [0; 8];
-                match memory::read(tid, place, &mut asked) {
-                    Ok(()) => send(shared, u64::from_ne_bytes(asked)),
-                    Err(error) => shared
-                        .files
-                        .reply(&error_reply(unique, crate::sys::errno(&error))),
-                }
-            }));
-        }
-        _ => send(shared, 0),
-    }
-    Ok(Outcome::Later)
 }
 
 fn ioctl(

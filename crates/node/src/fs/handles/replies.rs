@@ -11,7 +11,9 @@ use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::super::{data_reply, error_reply};
-use super::{Asked, What, open_reply, poll_events, poll_reply};
+use super::known::poll_events;
+use super::open::open_reply;
+use super::{Asked, What, poll_reply};
 use crate::session::{Asking, Shared};
 use crate::sys::{memory, signals};
 use crate::trace::{Correction, Order, STAT_BYTES};

@@ -1,0 +1,480 @@
+//! The calls that send.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use afield_abi::sockets::{self, CountedMessage, Message};
+use afield_abi::syscalls::{Restart, nr};
+use afield_link::frame::Kind;
+use afield_link::message::{self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, Outgoing, Passed};
+use afield_link::wire::{self, Buffer, CallHeader, HandleOp, ToHome};
+use zerocopy::IntoBytes;
+
+use super::CHUNK_BYTES;
+use super::layout::{Layout, read_bytes, read_vector, write_bytes};
+use crate::door::calls::settle;
+use crate::door::descriptors::{Descriptor, look_up};
+use crate::door::notify::{Door, Verdict, later};
+use crate::fs::handles;
+use crate::session::{Call, Reply, Shared, Then, Unsent};
+use crate::sys::errno;
+use crate::sys::seccomp::{Answer, Notification, steal_descriptor};
+use crate::world::HIDDEN_DIRECTORY;
+
+/// Everything a sending call has to say.
+struct Letter {
+    layouts: Vec<Layout>,
+    names: Vec<Option<Vec<u8>>>,
+    controls: Vec<Vec<u8>>,
+    objects: Vec<Passed>,
+    /// Which of the objects wait here for whom the messages reach.
+    kept: Kept,
+    /// Address of the `struct mmsghdr`s of `sendmmsg`.
+    vector: Option<u64>,
+}
+
+/// What waits for a guest that is to get it. If it was not sent it does not wait any longer: it would keep pipes open.
+struct Kept {
+    shared: Arc<Shared>,
+    promises: Vec<u64>,
+}
+
+impl Kept {
+    /// It is on its way.
+    fn sent(&mut self) {
+        self.promises.clear();
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for promise in &self.promises {
+            self.shared.promises.take(*promise, false);
+        }
+    }
+}
+
+impl Door {
+    /// The calls that send.
+    pub(in crate::door) fn send(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+    ) -> Result<Verdict, i32> {
+        let arguments = notification.arguments;
+        let number = notification.number as u32;
+        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+            return self.send_privately(notification, (tid, pid));
+        };
+        let flags = match number {
+            nr::SENDMSG => arguments[2],
+            _ => arguments[3],
+        } as u32;
+        let (layouts, vector) = match number {
+            nr::SENDTO => {
+                let name = match (arguments[4], arguments[5] as i32) {
+                    (0, _) => None,
+                    (_, length) if !(0..=NAME_BYTES_MAX as i32).contains(&length) => {
+                        return Err(libc::EINVAL);
+                    }
+                    (address, length) => Some((address, length as usize)),
+                };
+                (vec![Layout::flat(arguments[1], arguments[2], name)], None)
+            }
+            nr::SENDMSG => (vec![Layout::read(tid, arguments[1])?], None),
+            _ => (read_vector(tid, arguments[1], arguments[2])?, Some(arguments[1])),
+        };
+        let mut letter = Letter {
+            layouts,
+            names: Vec::new(),
+            controls: Vec::new(),
+            objects: Vec::new(),
+            kept: Kept {
+                shared: Arc::clone(&self.shared),
+                promises: Vec::new(),
+            },
+            vector,
+        };
+        for index in 0..letter.layouts.len() {
+            let layout = &letter.layouts[index];
+            // The kernel takes longer names of messages as what is longest.
+            let name = layout
+                .name
+                .map(|(address, length)| read_bytes(tid, address, length.min(NAME_BYTES_MAX)))
+                .transpose()?;
+            let (address, length) = layout.control;
+            if length > CONTROL_BYTES_MAX {
+                return Err(libc::ENOBUFS);
+            }
+            let mut control = read_bytes(tid, address, length)?;
+            self.objects_of(tid, pid, &mut control, &mut letter.objects, &mut letter.kept)?;
+            letter.names.push(name);
+            letter.controls.push(control);
+        }
+        let shared = Arc::clone(&self.shared);
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Answer, Vec::new()),
+            Restart::Restart,
+            Some(handle),
+        );
+        if !letter.kept.promises.is_empty() {
+            let sent = send_to_guest(&shared, call, letter, handle, flags);
+            return later(sent);
+        }
+        later(send_from(&shared, call, letter, handle, flags, 0))
+    }
+
+    /// Puts indices of home objects into the places of descriptors in ancillary data.
+    fn objects_of(
+        &mut self,
+        tid: i32,
+        pid: u32,
+        control: &mut [u8],
+        objects: &mut Vec<Passed>,
+        kept: &mut Kept,
+    ) -> Result<(), i32> {
+        for piece in sockets::controls(control)? {
+            if !piece.has_descriptors() {
+                continue;
+            }
+            let (places, _) = control[piece.data()].as_chunks_mut::<4>();
+            if places.len() > sockets::DESCRIPTORS_MAX || objects.len() + places.len() > message::OBJECTS_MAX
+            {
+                return Err(libc::EINVAL);
+            }
+            for place in places {
+                let descriptor = i32::from_ne_bytes(*place);
+                let Some(found) = look_up(tid, descriptor as u32) else {
+                    return Err(libc::EBADF);
+                };
+                let object = match self.home_object(tid, descriptor as u32) {
+                    Some((handle, _)) => Passed::Handle(handle),
+                    None => match file_of_home(tid, descriptor, &found) {
+                        Some(file) => file,
+                        None => {
+                            let copy = copy_of(pid, &self.shared, descriptor)?;
+                            let promise = self.shared.promises.keep(copy)?;
+                            kept.promises.push(promise);
+                            Passed::Promise(promise)
+                        }
+                    },
+                };
+                *place = (objects.len() as i32).to_ne_bytes();
+                objects.push(object);
+            }
+        }
+        Ok(())
+    }
+
+    /// On a socket of the node's own. Home objects that travel over it are kept for whom they reach.
+    fn send_privately(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Verdict = Verdict::Answer(Answer::Continue);
+        let arguments = notification.arguments;
+        let layouts = match notification.number as u32 {
+            nr::SENDMSG => Layout::read(tid, arguments[1]).map(|layout| vec![layout]),
+            nr::SENDMMSG => read_vector(tid, arguments[1], arguments[2]),
+            _ => return Ok(EXECUTE),
+        };
+        // What is wrong with the call, the kernel says best.
+        let Ok(layouts) = layouts else {
+            return Ok(EXECUTE);
+        };
+        let mut travelling = Vec::new();
+        for layout in layouts {
+            let (address, length) = layout.control;
+            if length == 0 || length > CONTROL_BYTES_MAX {
+                continue;
+            }
+            let Ok(control) = read_bytes(tid, address, length) else {
+                return Ok(EXECUTE);
+            };
+            for piece in sockets::controls(&control).unwrap_or_default() {
+                if !piece.has_descriptors() {
+                    continue;
+                }
+                let (places, _) = control[piece.data()].as_chunks::<4>();
+                for place in places {
+                    let descriptor = i32::from_ne_bytes(*place) as u32;
+                    if let Some((handle, _)) = self.home_object(tid, descriptor) {
+                        travelling.push(handle);
+                    }
+                }
+            }
+        }
+        if travelling.is_empty() {
+            return Ok(EXECUTE);
+        }
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Execute, Vec::new()),
+            Restart::Never,
+            None,
+        );
+        let shared = Arc::clone(&self.shared);
+        later(share(&shared, call, travelling))
+    }
+}
+
+/// A file that has a name at home: of home's tree, or one of the devices that are the node's own.
+fn file_of_home(tid: i32, number: i32, descriptor: &Descriptor) -> Option<Passed> {
+    let path = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).ok()?;
+    let path = path.into_os_string().into_encoded_bytes();
+    let hidden = format!("/{HIDDEN_DIRECTORY}");
+    let named =
+        path.starts_with(b"/") && !path.starts_with(hidden.as_bytes()) && !path.ends_with(b" (deleted)");
+    named.then_some(Passed::File {
+        path,
+        flags: descriptor.flags as u32,
+        offset: descriptor.offset,
+    })
+}
+
+/// A copy of a guest's descriptor of something of the node's own. It must not be a file of the world's root: a session that holds
+/// one cannot end, since closing it is a request to the session.
+fn copy_of(pid: u32, shared: &Shared, number: i32) -> Result<OwnedFd, i32> {
+    const OWN: [&[u8]; 4] = [b"pipe:[", b"socket:[", b"anon_inode:", b"/memfd:"];
+    let leader = shared.guests.lock().process(pid).map(|process| process.leader);
+    let leader = leader
+        .and_then(rustix::process::Pid::from_raw)
+        .ok_or(libc::ESRCH)?;
+    let link = std::fs::read_link(format!("/proc/{}/fd/{number}", leader.as_raw_nonzero()))
+        .map_err(|error| errno(&error))?;
+    let link = link.as_os_str().as_encoded_bytes();
+    if !OWN.iter().any(|prefix| link.starts_with(prefix)) {
+        return Err(libc::EOPNOTSUPP);
+    }
+    let process = rustix::process::pidfd_open(leader, rustix::process::PidfdFlags::empty())
+        .map_err(rustix::io::Errno::raw_os_error)?;
+    steal_descriptor(process.as_fd(), number).map_err(|error| errno(&error))
+}
+
+/// Sends what is left of a call's messages; of a single one, `done` bytes are gone.
+fn send_from(
+    shared: &Arc<Shared>,
+    mut call: Call,
+    letter: Letter,
+    handle: u64,
+    flags: u32,
+    done: usize,
+) -> Result<(), Unsent> {
+    let (tid, pid) = (call.tid, call.pid);
+    let many = letter.vector.is_some();
+    let mut contents = Vec::with_capacity(letter.layouts.len());
+    let mut left = DATA_BYTES_MAX;
+    for layout in &letter.layouts {
+        let limit = if many { left } else { CHUNK_BYTES };
+        if many && layout.total > left && !contents.is_empty() {
+            break;
+        }
+        let bytes = match layout.gather(tid, done, limit) {
+            Ok(bytes) => bytes,
+            Err(_) if !contents.is_empty() => break,
+            Err(errno) => {
+                return Err(Unsent {
+                    errno,
+                    call: Some(Box::new(call)),
+                });
+            }
+        };
+        left = left.saturating_sub(bytes.len());
+        contents.push(bytes);
+    }
+    let messages: Vec<_> = contents
+        .iter()
+        .zip(&letter.names)
+        .zip(&letter.controls)
+        .map(|((data, name), control)| Outgoing {
+            name: name.as_deref(),
+            // Ancillary data has gone with the first byte.
+            control: if done == 0 { control } else { &[] },
+            data,
+        })
+        .collect();
+    let objects = if done == 0 { &letter.objects[..] } else { &[] };
+    let request = message::encode_outgoing(&messages, objects);
+    let sent = contents.first().map_or(0, Vec::len);
+    let whole = letter
+        .layouts
+        .first()
+        .is_none_or(|layout| done + sent >= layout.total);
+    if many || !whole || done > 0 || !letter.kept.promises.is_empty() {
+        call.then = Then::Continue(Box::new(move |shared, call, reply| {
+            sent_some(shared, call, reply, letter, handle, flags, (done, sent));
+        }));
+    }
+    call.object = Some(shared.files.handles.ask(handle));
+    shared.begin(call, true, |id| {
+        handles::send_operation_with(
+            shared,
+            id,
+            pid,
+            (HandleOp::Send, handle),
+            (0, u64::from(flags), usize::from(many)),
+            (&request, 0),
+        )
+    })
+}
+
+/// Sends messages with something of the node's own, if the socket's peer is a guest.
+fn send_to_guest(
+    shared: &Arc<Shared>,
+    mut call: Call,
+    letter: Letter,
+    handle: u64,
+    flags: u32,
+) -> Result<(), Unsent> {
+    let (pid, tid) = (call.pid, call.tid);
+    call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        call.then = Then::Answer;
+        let peer = reply.data.first_chunk::<4>().map(|pid| u32::from_ne_bytes(*pid));
+        let known = reply.result >= 0 && peer.is_some_and(|peer| shared.guests.has_been(peer));
+        let failed = if known {
+            match send_from(shared, call, letter, handle, flags, 0) {
+                Ok(()) => return,
+                Err(unsent) => unsent,
+            }
+        } else {
+            let message = ToHome::Unsupported {
+                pid,
+                call: nr::SENDMSG,
+                errno: libc::EOPNOTSUPP,
+            };
+            if let Err(error) = shared.writer.write_control(0, &message) {
+                tracing::debug!("telling home: {error}");
+            }
+            Unsent {
+                errno: libc::EOPNOTSUPP,
+                call: Some(Box::new(call)),
+            }
+        };
+        if let Some(call) = failed.call {
+            let result = -i64::from(failed.errno);
+            settle(shared, *call, &Reply { result, ..reply });
+        }
+    }));
+    // `getsockopt(SO_PEERCRED)`: `struct ucred`, which begins with the pid.
+    const CREDENTIALS_BYTES: usize = 12;
+    let header = CallHeader {
+        pid: pid.into(),
+        tid: (tid as u32).into(),
+        number: nr::GETSOCKOPT.into(),
+        buffers: 2.into(),
+        arguments: [
+            handle.into(),
+            (libc::SOL_SOCKET as u64).into(),
+            (libc::SO_PEERCRED as u64).into(),
+            0.into(),
+            0.into(),
+            0.into(),
+        ],
+        result: 0.into(),
+    };
+    let mut payload = header.as_bytes().to_vec();
+    let length = (CREDENTIALS_BYTES as u32).to_ne_bytes();
+    for (argument, data, bytes) in [(3, &[][..], CREDENTIALS_BYTES), (4, &length[..], length.len())] {
+        let buffer = Buffer {
+            argument,
+            input: !data.is_empty(),
+            output: true,
+            length: bytes,
+            data,
+        };
+        wire::encode_buffer(&mut payload, &buffer);
+    }
+    shared.begin(call, false, |id| {
+        shared
+            .writer
+            .write_frame(Kind::Call, id, &[&payload])
+            .map_err(|_| libc::EIO)
+    })
+}
+
+/// Home has sent some of a call's messages, or the next piece of one.
+fn sent_some(
+    shared: &Arc<Shared>,
+    call: Call,
+    mut reply: Reply,
+    mut letter: Letter,
+    handle: u64,
+    flags: u32,
+    (done, sent): (usize, usize),
+) {
+    if reply.result >= 0 {
+        letter.kept.sent();
+    }
+    if let Some(vector) = letter.vector {
+        let (counts, _) = reply.data.as_chunks::<4>();
+        let size = size_of::<CountedMessage>() as u64;
+        for (index, count) in (0..).zip(counts) {
+            let place = vector.wrapping_add(index * size + size_of::<Message>() as u64);
+            if let Err(errno) = write_bytes(call.tid, place, count) {
+                reply.result = -i64::from(errno);
+            }
+        }
+        return settle(shared, call, &reply);
+    }
+    let total = letter.layouts.first().map_or(0, |layout| layout.total);
+    if reply.result == sent as i64 && done + sent < total && !call.cancelled {
+        let (tid, listener, notification) = (call.tid, Arc::clone(&call.listener), call.notification);
+        if let Err(Unsent { call, .. }) = send_from(shared, call, letter, handle, flags, done + sent) {
+            let result = (done + sent) as i64;
+            match call {
+                Some(call) => settle(shared, *call, &Reply { result, ..reply }),
+                None => {
+                    if let Err(error) = listener.answer(notification, Answer::Result(result)) {
+                        tracing::warn!("answering a call of thread {tid}: {error}");
+                    }
+                }
+            }
+        }
+        return;
+    }
+    if done > 0 {
+        // The error comes again with the next call.
+        reply.result = reply.result.max(0) + done as i64;
+        reply.notes = 0;
+    }
+    settle(shared, call, &reply);
+}
+
+/// Has the agent keep home objects that travel between guests, one after the other; then the node's kernel sends them.
+fn share(shared: &Arc<Shared>, mut call: Call, mut objects: Vec<u64>) -> Result<(), Unsent> {
+    let Some(handle) = objects.pop() else {
+        settle(
+            shared,
+            call,
+            &Reply {
+                result: 0,
+                notes: 0,
+                data: Vec::new(),
+            },
+        );
+        return Ok(());
+    };
+    let pid = call.pid;
+    shared.files.handles.set_shared(handle);
+    call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        call.then = Then::Execute;
+        if reply.result < 0 {
+            return settle(shared, call, &reply);
+        }
+        if let Err(Unsent {
+            errno,
+            call: Some(call),
+        }) = share(shared, call, objects)
+        {
+            let result = -i64::from(errno);
+            settle(shared, *call, &Reply { result, ..reply });
+        }
+    }));
+    shared.begin(call, false, |id| {
+        handles::send_operation(shared, id, pid, HandleOp::Share, handle, (0, 0, 0))
+    })
+}

@@ -1,0 +1,75 @@
+//! The hidden directory itself, in which the objects are files.
+
+use afield_abi::fuse::{Attributes, AttributesReply, EntryReply, Opcode};
+use zerocopy::IntoBytes;
+
+use super::HIDDEN_PROC;
+use crate::fs::{HANDLE, HIDDEN, Outcome, Request, data_reply, error_reply};
+use crate::session::Shared;
+
+pub(super) const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
+
+/// Entries can be reached by those who know them, and are listed to nobody.
+pub(super) fn directory(node: u64) -> Attributes {
+    Attributes {
+        inode: node,
+        mode: libc::S_IFDIR | 0o711,
+        links: 2,
+        block_size: 4096,
+        ..Attributes::default()
+    }
+}
+
+/// The hidden directory's entry in the root.
+pub fn hidden_entry(unique: u64) -> Vec<u8> {
+    directory_entry(unique, HIDDEN)
+}
+
+pub(super) fn directory_entry(unique: u64, node: u64) -> Vec<u8> {
+    let entry = EntryReply {
+        node,
+        attributes: directory(node),
+        ..EntryReply::default()
+    };
+    data_reply(unique, &[entry.as_bytes()])
+}
+
+/// The hidden directory, and in it the one on which init mounts the world's own `/proc`.
+pub(super) fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, i32> {
+    let Request { opcode, header, .. } = request;
+    let reply = match opcode {
+        Opcode::GetAttributes => {
+            let reply = AttributesReply {
+                attributes: directory(header.node),
+                ..AttributesReply::default()
+            };
+            data_reply(header.unique, &[reply.as_bytes()])
+        }
+        Opcode::Lookup if header.node == HIDDEN => {
+            let name = request.name()?;
+            if name == HIDDEN_PROC.as_bytes() {
+                directory_entry(header.unique, HIDDEN_PROC_NODE)
+            } else {
+                let handle: u64 = std::str::from_utf8(name)
+                    .ok()
+                    .and_then(|name| name.parse().ok())
+                    .ok_or(libc::ENOENT)?;
+                // Only a thread of init's making is not a guest yet. Others have their descriptors already.
+                let stranger = shared.guests.process(header.pid).is_none_or(|executed| !executed);
+                if shared.files.handles.get(handle).is_none() || !stranger {
+                    return Err(libc::ENOENT);
+                }
+                let node = HANDLE | handle;
+                let entry = EntryReply {
+                    node,
+                    attributes: shared.files.handles.stand_in(node),
+                    ..EntryReply::default()
+                };
+                data_reply(header.unique, &[entry.as_bytes()])
+            }
+        }
+        Opcode::Access => error_reply(header.unique, 0),
+        _ => return Err(libc::EACCES),
+    };
+    Ok(Outcome::Reply(reply))
+}
