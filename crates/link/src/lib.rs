@@ -5,6 +5,7 @@
 //! * [`message`]: the messages of sockets, inside operations on home objects.
 //! * [`byte_stream`]: what a link between machines runs over: TCP, or TCP encrypted.
 //! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
+//! * [`secure`]: keys, and TLS on TCP.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
 //!
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
@@ -14,6 +15,7 @@ pub mod byte_stream;
 pub mod frame;
 pub mod message;
 pub mod preamble;
+pub mod secure;
 pub mod stream;
 pub mod wire;
 
