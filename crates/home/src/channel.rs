@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use afield_link::frame::{self, Decoder, Frame, FrameError, HEADER_BYTES, Kind};
+use afield_link::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
 use afield_link::wire;
-use rustix::io::Errno;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -67,31 +69,50 @@ pub enum Received {
 /// The receiving half: call [`receive`](Self::receive), then [`next_frame`](Self::next_frame) until it gives `None`.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    decoder: Decoder,
+    /// Bytes as they came, made with the first.
+    buffer: Box<[u8]>,
+    /// The part of `buffer` that is not spent.
+    range: Range<usize>,
+    /// A frame longer than the buffer, as far as it has come: it is read straight to its place.
+    long: Option<(Head, Vec<u8>)>,
     /// Received and not yet taken, oldest first.
     descriptors: VecDeque<OwnedFd>,
-    /// Most bytes that the decoder held; its memory is given back when it was much.
-    held_bytes_max: usize,
 }
 
 impl Incoming {
     /// Takes what the socket has. With `wait` it sleeps until there is something.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, wait: bool) -> Result<Received, ChannelError> {
-        let mut bytes = [0u8; READ_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut flags = RecvFlags::CMSG_CLOEXEC;
         if !wait {
             flags |= RecvFlags::DONTWAIT;
         }
-        let count = loop {
-            match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-                Ok(message) => break message.bytes,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Received::Nothing),
-                Err(Errno::CONNRESET) => break 0,
-                Err(errno) => return Err(errno.into()),
-            }
+        if let Some((head, payload)) = &mut self.long
+            && payload.capacity() == head.length
+        {
+            // Descriptors come with a frame's first byte, which is here.
+            let got = retry_on_intr(|| rustix::net::recv(socket, spare_capacity(payload), flags));
+            return match got {
+                Ok((0, _)) | Err(Errno::CONNRESET) => Ok(Received::End),
+                Ok(_) => Ok(Received::Some),
+                Err(Errno::AGAIN) => Ok(Received::Nothing),
+                Err(errno) => Err(errno.into()),
+            };
+        }
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; READ_BYTES].into_boxed_slice();
+        }
+        // What is left is the beginning of a frame.
+        self.buffer.copy_within(self.range.clone(), 0);
+        self.range = 0..self.range.len();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut room = [IoSliceMut::new(&mut self.buffer[self.range.end..])];
+        let got = retry_on_intr(|| rustix::net::recvmsg(socket, &mut room, &mut control, flags));
+        let count = match got {
+            Ok(message) => message.bytes,
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(Errno::CONNRESET) => 0,
+            Err(errno) => return Err(errno.into()),
         };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
@@ -104,19 +125,39 @@ impl Incoming {
         if count == 0 {
             return Ok(Received::End);
         }
-        self.decoder.feed(&bytes[..count]);
-        self.held_bytes_max = self.held_bytes_max.max(self.decoder.pending_bytes());
+        self.range.end += count;
         Ok(Received::Some)
     }
 
     /// The next whole frame, if it is here.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, ChannelError> {
-        let frame = self.decoder.next_frame()?;
-        if frame.is_none() && self.held_bytes_max > 4 * READ_BYTES && self.decoder.pending_bytes() == 0 {
-            self.decoder = Decoder::default();
-            self.held_bytes_max = 0;
+        if let Some((head, mut payload)) = self.long.take() {
+            let missing = (head.length - payload.len()).min(self.range.len());
+            payload.extend_from_slice(&self.buffer[self.range.start..][..missing]);
+            self.range.start += missing;
+            if payload.len() < head.length {
+                self.long = Some((head, payload));
+                return Ok(None);
+            }
+            return Ok(Some(frame_of(head, payload)));
         }
-        Ok(frame)
+        let unspent = &self.buffer[self.range.clone()];
+        let Some((head, rest)) = unspent.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let head = frame::decode_head(head)?;
+        if let Some(payload) = rest.get(..head.length) {
+            let payload = payload.to_vec();
+            self.range.start += HEADER_BYTES + head.length;
+            return Ok(Some(frame_of(head, payload)));
+        }
+        if HEADER_BYTES + head.length > self.buffer.len() {
+            let mut payload = Vec::with_capacity(head.length);
+            payload.extend_from_slice(rest);
+            self.range = 0..0;
+            self.long = Some((head, payload));
+        }
+        Ok(None)
     }
 
     /// Waits for a whole frame.
@@ -137,6 +178,14 @@ impl Incoming {
     /// The descriptor of the message just taken, whose contents say that it has one.
     pub fn take_descriptor(&mut self) -> Result<OwnedFd, ChannelError> {
         self.descriptors.pop_front().ok_or(ChannelError::Missing)
+    }
+}
+
+fn frame_of(head: Head, payload: Vec<u8>) -> Frame {
+    Frame {
+        kind: head.kind,
+        id: head.id,
+        payload,
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
 //! * [`secure`]: keys, and TLS on TCP.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
+//! * [`turns`]: several threads that read it.
 //!
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
@@ -17,6 +18,7 @@ pub mod message;
 pub mod preamble;
 pub mod secure;
 pub mod stream;
+pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.

@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use thiserror::Error;
 
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
@@ -104,6 +106,7 @@ pub fn split(socket: Socket) -> io::Result<(Reader, Writer)> {
         socket: Arc::clone(&socket),
         buffer: vec![0; READ_BYTES].into_boxed_slice(),
         range: 0..0,
+        drained: false,
     };
     let writer = Writer {
         shared: Arc::new(WriterShared {
@@ -125,6 +128,8 @@ pub struct Reader {
     buffer: Box<[u8]>,
     /// The part of `buffer` not yet taken.
     range: std::ops::Range<usize>,
+    /// The last read brought less than it asked for: there was no more.
+    drained: bool,
 }
 
 impl Reader {
@@ -137,14 +142,58 @@ impl Reader {
             Err((_, error)) => return Err(error.into()),
         }
         let Head { kind, id, length } = frame::decode_head(&head)?;
-        let mut payload = vec![0; length];
-        self.fill(&mut payload).map_err(|(_, error)| error)?;
+        let payload = self.payload(length)?;
         Ok(Frame { kind, id, payload })
     }
 
-    /// True if a frame's first bytes have been read ahead, so that [`read_frame`](Self::read_frame) may not wait.
-    pub fn has_buffered(&self) -> bool {
-        !self.range.is_empty()
+    /// The next frame if any of it is here, for the rest of which it waits; `None` if nothing is. With `trusts` a read that brought less than it asked for
+    /// counts as one that found nothing more: right for those who are told of everything that arrives later.
+    pub fn read_frame_now(&mut self, trusts: bool) -> Result<Option<Frame>, LinkError> {
+        if self.range.is_empty() {
+            if std::mem::take(&mut self.drained) && trusts {
+                return Ok(None);
+            }
+            match rustix::net::recv(&*self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(LinkError::Closed),
+                Ok((count, _)) => self.hold(count),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+        self.read_frame().map(Some)
+    }
+
+    /// True if everything that had come has been taken, so that what else there is arrives later.
+    pub fn is_drained(&self) -> bool {
+        self.range.is_empty() && self.drained
+    }
+
+    /// So many bytes have been read into the buffer.
+    fn hold(&mut self, count: usize) {
+        self.range = 0..count;
+        self.drained = count < self.buffer.len();
+    }
+
+    /// The payload of a frame whose header has been taken.
+    fn payload(&mut self, length: usize) -> Result<Vec<u8>, LinkError> {
+        let mut payload = Vec::with_capacity(length);
+        let ahead = self.range.len().min(length);
+        payload.extend_from_slice(&self.buffer[self.range.start..][..ahead]);
+        self.range.start += ahead;
+        // What is long is read straight to its place, which nobody has to clear before.
+        while length - payload.len() >= self.buffer.len() && payload.capacity() == length {
+            let asked = length - payload.len();
+            match rustix::io::read(&*self.socket, rustix::buffer::spare_capacity(&mut payload)) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(count) => self.drained = count < asked,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+        let done = payload.len();
+        payload.resize(length, 0);
+        self.fill(&mut payload[done..]).map_err(|(_, error)| error)?;
+        Ok(payload)
     }
 
     /// Bounds each wait for the peer's bytes.
@@ -171,8 +220,11 @@ impl Reader {
                 };
                 match got {
                     Ok(0) => return Err((done, io::ErrorKind::UnexpectedEof.into())),
-                    Ok(count) if direct => done += count,
-                    Ok(count) => self.range = 0..count,
+                    Ok(count) if direct => {
+                        self.drained = count < target.len() - done;
+                        done += count;
+                    }
+                    Ok(count) => self.hold(count),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err((done, error)),
                 }

@@ -2,11 +2,12 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | main | reads the link; never touches guest memory, never writes to the link |
+//! | main | waits for the link's end |
+//! | link (several) | read the link in turn; in its turn none touches guest memory or writes to the link |
 //! | file door | reads the FUSE device |
 //! | notify door (one per job) | takes notified calls |
 //! | tracer | all ptrace |
-//! | memory | completes calls that write to guest memory |
+//! | memory | completes calls that touch guest memory, where the link's readers are too few |
 //! | titles | looks what guests call themselves |
 //! | spawner | starts first guests, with init |
 
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,11 +24,13 @@ use std::time::Duration;
 use afield_abi::syscalls::Restart;
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
+use afield_link::turns::{Next, Turns};
 use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome};
 use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::door::calls;
+use crate::door::looks;
 use crate::door::promises::Promises;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
@@ -216,10 +219,25 @@ impl Shared {
             self.orders.give(Order::Look { tid });
         }
         // A signal that came before the thread was known to wait at home has woken nobody.
-        if waits && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0) {
-            self.cancel_call(id);
+        if waits && !looks::note(id) {
+            self.look_at_call(id);
         }
         Ok(())
+    }
+
+    /// Whether a call has not been answered yet.
+    pub fn has_call(&self, id: u64) -> bool {
+        self.calls().contains_key(&id)
+    }
+
+    /// Interrupts a call if a signal is pending for its thread.
+    pub fn look_at_call(&self, id: u64) {
+        let tid = self.calls().get(&id).map(|call| call.tid);
+        if let Some(tid) = tid
+            && State::of(tid).is_ok_and(|state| state.interrupting(state.pending) != 0)
+        {
+            self.cancel_call(id);
+        }
     }
 
     /// A new frame id. Requests of every kind share them.
@@ -404,7 +422,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
             spawner.spawn(&spawn);
         }
     })?;
-    read(&mut reader, &shared, &spawns)
+    read(reader, &shared, &spawns)
 }
 
 fn install_through_init(shared: &Shared, world: &World) -> io::Result<()> {
@@ -479,39 +497,76 @@ fn welcome(writer: &Writer, name: &str, refusal: Option<String>) -> Result<(), L
     writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])
 }
 
-/// The link's reader: whatever comes is handed on without waiting for anything.
-fn read(reader: &mut Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Result<(), SessionError> {
-    loop {
-        let frame = match reader.read_frame() {
-            Ok(frame) => frame,
-            Err(LinkError::Closed) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        match frame.kind {
-            Kind::CallReply => calls::reply(shared, frame.id, frame.payload)?,
-            Kind::FileReply => shared
-                .files
-                .home_replied(shared, frame.id & !FILE_ID, frame.payload)?,
-            Kind::HandleReply if frame.id & FILE_ID == 0 => {
-                calls::handle_reply(shared, frame.id, &frame.payload)?
-            }
-            Kind::HandleReply => shared
-                .files
-                .handle_replied(shared, frame.id & !FILE_ID, &frame.payload)?,
-            Kind::Control => control(shared, spawns, &frame)?,
-            other => {
-                return Err(LinkError::Unexpected {
-                    expected: Kind::Control,
-                    got: other,
+/// Threads that read the link in turn.
+const READERS: usize = 3;
+
+/// Reads the link until its end. The calling thread only waits for that: it must be free to end the session while others wait for
+/// guest memory.
+fn read(reader: Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Result<(), SessionError> {
+    let turns = Arc::new(Turns::new(reader)?);
+    let free = Arc::new(AtomicUsize::new(READERS));
+    let (ended, end) = channel();
+    for _ in 0..READERS {
+        let (turns, free) = (Arc::clone(&turns), Arc::clone(&free));
+        let (shared, spawns, ended) = (Arc::clone(shared), spawns.clone(), ended.clone());
+        start("link", move || {
+            while let Some(task) = turns.next(|frame| {
+                let task = match frame.and_then(|frame| take(&shared, &spawns, frame)) {
+                    Ok(None) => return Next::More,
+                    Ok(Some(task)) => task,
+                    Err(error) => {
+                        let _ = ended.send(error);
+                        return Next::Stop;
+                    }
+                };
+                // Somebody must be left to read: the memory may be a file's, which comes by the link.
+                let others = |free: usize| (free > 1).then(|| free - 1);
+                match free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, others) {
+                    Ok(_) => Next::Leave(task),
+                    Err(_) => {
+                        shared.with_memory(task);
+                        Next::More
+                    }
                 }
-                .into());
+            }) {
+                task(&shared);
+                free.fetch_add(1, Ordering::SeqCst);
             }
-        }
+        })?;
+    }
+    drop(ended);
+    match end.recv() {
+        Ok(LinkError::Closed) | Err(_) => Ok(()),
+        Ok(error) => Err(error.into()),
     }
 }
 
-fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Result<(), SessionError> {
-    match wire::decode::<ToNode>(&frame.payload).map_err(LinkError::from)? {
+/// In the reader's turn: whatever comes is handed on without waiting for anything. What touches guest memory is left.
+fn take(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: Frame) -> Result<Option<MemoryTask>, LinkError> {
+    match frame.kind {
+        Kind::CallReply => return calls::reply(shared, frame.id, frame.payload),
+        Kind::FileReply => shared
+            .files
+            .home_replied(shared, frame.id & !FILE_ID, frame.payload)?,
+        Kind::HandleReply if frame.id & FILE_ID == 0 => {
+            return calls::handle_reply(shared, frame.id, frame.payload);
+        }
+        Kind::HandleReply => shared
+            .files
+            .handle_replied(shared, frame.id & !FILE_ID, &frame.payload)?,
+        Kind::Control => control(shared, spawns, &frame)?,
+        other => {
+            return Err(LinkError::Unexpected {
+                expected: Kind::Control,
+                got: other,
+            });
+        }
+    }
+    Ok(None)
+}
+
+fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Result<(), LinkError> {
+    match wire::decode::<ToNode>(&frame.payload)? {
         ToNode::Spawn(spawn) => {
             // The spawner lives as long as the session.
             let _ = spawns.send(spawn);

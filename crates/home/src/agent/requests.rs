@@ -1,8 +1,5 @@
 //! What comes from the node: threads that read the link in turn.
 
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use afield_abi::errno;
@@ -10,10 +7,8 @@ use afield_abi::fuse::{Opcode, RequestHeader};
 use afield_abi::syscalls::{self, Arg, nr};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::message::{self, Passed};
-use afield_link::stream::Reader;
+use afield_link::turns::Next;
 use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use rustix::io::Errno;
 use rustix::process::Pid;
 use zerocopy::FromBytes;
 
@@ -31,9 +26,8 @@ impl Session {
     pub(super) fn read_link(self: &Arc<Self>) -> SessionError {
         let mut reply = Vec::new();
         loop {
-            let request = match self.next_file_request() {
-                Ok(request) => request,
-                Err(error) => return error,
+            let Some(request) = self.next_file_request() else {
+                return SessionError::Stopped;
             };
             reply.clear();
             let outcome = self.files.handle(&request.payload, &mut reply);
@@ -46,41 +40,25 @@ impl Session {
         }
     }
 
-    /// Waits for the turn and something to read, and reads until there is a file request; everything else is done
-    /// meanwhile, in the link's order.
-    fn next_file_request(self: &Arc<Self>) -> Result<Frame, SessionError> {
-        loop {
+    /// Reads until there is a file request; everything else is done meanwhile, in the link's order. `None` when the session is over.
+    fn next_file_request(self: &Arc<Self>) -> Option<Frame> {
+        self.turns.next(|frame| {
+            if self.is_over() {
+                return Next::Stop;
+            }
+            match frame
+                .map_err(SessionError::from)
+                .and_then(|frame| self.take(frame))
             {
-                let mut reader = lock(&self.reader);
-                while !self.is_over() && has_more(&reader) {
-                    let taken = reader
-                        .read_frame()
-                        .map_err(SessionError::from)
-                        .and_then(|frame| self.take(frame));
-                    match taken {
-                        Ok(None) => {}
-                        Ok(Some(request)) => {
-                            // What was read ahead tells nobody that it is there.
-                            if has_more(&reader) {
-                                self.arrivals.pass_on();
-                            }
-                            return Ok(request);
-                        }
-                        Err(error) => {
-                            // In the turn, so that no other thread reads on.
-                            self.end(&error);
-                            break;
-                        }
-                    }
+                Ok(None) => Next::More,
+                Ok(Some(request)) => Next::Leave(request),
+                Err(error) => {
+                    // In the turn, so that no other thread reads on.
+                    self.end(&error);
+                    Next::Stop
                 }
             }
-            if self.is_over() {
-                // The others have to see it, too.
-                self.arrivals.pass_on();
-                return Err(SessionError::Stopped);
-            }
-            self.arrivals.wait()?;
-        }
+        })
     }
 
     /// In the reader's turn: everything but file requests is done here.
@@ -343,56 +321,6 @@ impl Session {
         let program = command.split(' ').next().unwrap_or_default();
         let text = format!("{program} ({pid}): {name} is not possible afield, it fails with {error}");
         self.tell(&root, 0, &ToDeputy::Notice(text), None)
-    }
-}
-
-/// Whether there is something to read, without waiting.
-fn has_more(reader: &Reader) -> bool {
-    if reader.has_buffered() {
-        return true;
-    }
-    let mut polls = [PollFd::from_borrowed_fd(reader.socket(), PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    matches!(poll(&mut polls, Some(&now)), Ok(count) if count > 0)
-}
-
-/// Wakes one of the threads that read a link when something arrives, and only one.
-///
-/// A thread that sleeps until it may read, as others do until it is done, would have to be woken by the one before it: that
-/// is one switch more for every request.
-#[derive(Debug)]
-pub struct Arrivals {
-    epoll: OwnedFd,
-    /// Wakes a thread for what has arrived earlier.
-    wake: OwnedFd,
-}
-
-impl Arrivals {
-    /// Of what this reader reads.
-    pub fn new(reader: &Reader) -> io::Result<Self> {
-        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, reader.socket(), epoll::EventData::new_u64(0), edge)?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(1), edge)?;
-        Ok(Self { epoll, wake })
-    }
-
-    /// Wakes one more thread.
-    pub fn pass_on(&self) {
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Sleeps until there is something for this thread.
-    fn wait(&self) -> io::Result<()> {
-        let mut events = [MaybeUninit::<epoll::Event>::uninit()];
-        match epoll::wait(&self.epoll, &mut events[..], None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use afield_link::frame::Kind;
 use afield_link::stream::{LinkError, Reader, Writer};
+use afield_link::turns::Turns;
 use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome, plain_error};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
@@ -22,7 +23,6 @@ use super::client::Process;
 use super::deputies::{DeputyEntry, SendError};
 use super::lock;
 use super::record_locks::Waiting;
-use super::requests::Arrivals;
 use super::shared::SharedObjects;
 use crate::channel::{ChannelError, Incoming};
 use crate::files::{FileService, status_reply};
@@ -94,10 +94,8 @@ pub struct Session {
     pub embedded_pid: Option<u32>,
     /// To the node.
     pub writer: Writer,
-    /// From the node; whoever has it reads.
-    pub reader: Mutex<Reader>,
-    /// Wakes those who read.
-    pub arrivals: Arrivals,
+    /// From the node.
+    pub turns: Turns,
     /// Home's files.
     pub files: FileService,
     /// The switchboard's ears.
@@ -140,8 +138,7 @@ impl Session {
             welcome,
             embedded_pid,
             writer,
-            arrivals: Arrivals::new(&reader)?,
-            reader: Mutex::new(reader),
+            turns: Turns::new(reader)?,
             files: FileService::new(Path::new("/"))?,
             epoll,
             wake,

@@ -8,7 +8,7 @@ use afield_link::wire::{self, CallReply, HandleReply, WireError, note};
 use tracing::warn;
 
 use crate::fs::handles;
-use crate::session::{Call, Reply, Shared, Then};
+use crate::session::{Call, MemoryTask, Reply, Shared, Then};
 use crate::sys::memory;
 use crate::sys::seccomp::Answer;
 use crate::trace::Order;
@@ -18,12 +18,12 @@ const ERESTARTSYS: i64 = 512;
 const INFO_BYTES: usize = 128;
 const ERESTARTNOHAND: i64 = 514;
 
-/// A forwarded call has been executed at home. Runs on the link's reader: guest memory is left to another thread.
-pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<(), LinkError> {
+/// A forwarded call has been executed at home. What is left to do if it touches guest memory, which no reader of the link may do in its turn.
+pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<Option<MemoryTask>, LinkError> {
     let (head, data) = wire::split::<CallReply>(&payload, "call reply")?;
     let (result, data) = (head.result.get(), data.to_vec());
     let Some(call) = shared.take_call(id) else {
-        return Ok(());
+        return Ok(None);
     };
     if let Some(asking) = call.object {
         // Connecting and the like change what the object is ready for.
@@ -38,10 +38,15 @@ pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<(), Link
 }
 
 /// An operation on a home object that a notified call asked for has been executed.
-pub fn handle_reply(shared: &Arc<Shared>, id: u64, payload: &[u8]) -> Result<(), LinkError> {
-    let (head, data) = wire::split::<HandleReply>(payload, "handle reply")?;
+pub fn handle_reply(
+    shared: &Arc<Shared>,
+    id: u64,
+    mut payload: Vec<u8>,
+) -> Result<Option<MemoryTask>, LinkError> {
+    let (head, _) = wire::split::<HandleReply>(&payload, "handle reply")?;
+    let head = *head;
     let Some(call) = shared.take_call(id) else {
-        return Ok(());
+        return Ok(None);
     };
     let notes = head.notes.get();
     if let Some(asking) = call.object {
@@ -50,26 +55,27 @@ pub fn handle_reply(shared: &Arc<Shared>, id: u64, payload: &[u8]) -> Result<(),
             .handles
             .learn(asking, call.pid, head.ready.get(), notes);
     }
+    payload.drain(..size_of::<HandleReply>());
     let reply = Reply {
         result: head.result.get(),
         notes,
-        data: data.to_vec(),
+        data: payload,
     };
     finish(shared, call, reply)
 }
 
-fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), LinkError> {
+fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<Option<MemoryTask>, LinkError> {
     if matches!(call.then, Then::Continue(_)) {
         let then = std::mem::replace(&mut call.then, Then::Answer);
-        if let Then::Continue(go_on) = then {
-            shared.with_memory(Box::new(move |shared| go_on(shared, call, reply)));
-        }
-        return Ok(());
+        let Then::Continue(go_on) = then else {
+            return Ok(None);
+        };
+        return Ok(Some(Box::new(move |shared| go_on(shared, call, reply))));
     }
     if let (nr::WAITID, true, Some(&(place, length))) = (call.number, reply.result < 0, call.outputs.first())
         && length == INFO_BYTES
     {
-        shared.with_memory(Box::new(move |shared| {
+        return Ok(Some(Box::new(move |shared| {
             // The kernel fills these fields whether there is something to say or not.
             let cleared = memory::write(call.tid, place, &[0; 12])
                 .and_then(|()| memory::write(call.tid, place + 16, &[0; 12]));
@@ -77,13 +83,12 @@ fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), 
                 reply.result = -i64::from(crate::sys::errno(&error));
             }
             settle(shared, call, &reply);
-        }));
-        return Ok(());
+        })));
     }
     let installs = reply.result >= 0 && matches!(call.then, Then::Install(_));
     if (reply.result < 0 || call.outputs.is_empty()) && !installs {
         settle(shared, call, &reply);
-        return Ok(());
+        return Ok(None);
     }
     if matches!(call.number, nr::READLINK | nr::READLINKAT) {
         // A name of any length, cut to the room there is.
@@ -95,7 +100,7 @@ fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), 
     } else if reply.data.len() != call.outputs.iter().map(|(_, length)| length).sum::<usize>() {
         return Err(WireError::Malformed("call reply").into());
     }
-    shared.with_memory(Box::new(move |shared| {
+    Ok(Some(Box::new(move |shared| {
         if call.number == nr::TIMES {
             add_own_times(&call, &mut reply.data);
         }
@@ -103,8 +108,7 @@ fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<(), 
             reply.result = -i64::from(errno);
         }
         settle(shared, call, &reply);
-    }));
-    Ok(())
+    })))
 }
 
 /// Writes what a call has brought to the guest's memory.

@@ -77,7 +77,7 @@ impl Door {
 
     /// The process is about to have one more descriptor of the object.
     pub(super) fn note_duplicate(&self, tid: i32, pid: u32, number: u32) {
-        if let Some((handle, _)) = self.home_object(tid, number)
+        if let Some(handle) = self.home_handle(tid, number)
             && let Some(process) = self.shared.guests.lock().process_mut(pid)
         {
             process.duplicates.add(handle);
@@ -134,7 +134,7 @@ impl Door {
         (tid, pid): (i32, u32),
     ) -> Result<Verdict, i32> {
         let arguments = notification.arguments;
-        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+        let Some(handle) = self.home_handle(tid, arguments[0] as u32) else {
             return Ok(Verdict::Answer(Answer::Continue));
         };
         // `struct ifconf`: an `int` of bytes, and the address.

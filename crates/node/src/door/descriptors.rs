@@ -1,6 +1,9 @@
 //! What a guest's descriptor refers to, by `/proc/TID/fdinfo`.
 
 use std::fs;
+use std::mem::MaybeUninit;
+
+use crate::world::HIDDEN_DIRECTORY;
 
 /// A descriptor of a guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +23,38 @@ pub struct Descriptor {
 /// Looks a descriptor up; `None` if it is not open.
 pub fn look_up(tid: i32, number: u32) -> Option<Descriptor> {
     parse(&fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}")).ok()?)
+}
+
+/// What a descriptor's name says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// A home object in the hidden directory, with this handle.
+    Handle(u64),
+    /// A file by some other name.
+    File,
+    /// Something without a place: a pipe, a socket of the node's own.
+    Private,
+}
+
+/// What a descriptor refers to, by its name in `/proc/TID/fd`; `None` if it is not open.
+pub fn shown(tid: i32, number: u32) -> Option<Shown> {
+    const LENGTH_MAX: usize = 64;
+    let mut room = [MaybeUninit::uninit(); LENGTH_MAX];
+    let path = format!("/proc/{tid}/fd/{number}");
+    let (name, _) = rustix::fs::readlinkat_raw(rustix::fs::CWD, path, &mut room).ok()?;
+    Some(read_name(name))
+}
+
+/// Names that guests can give do not lead into the hidden directory: there everything is the file door's.
+fn read_name(name: &[u8]) -> Shown {
+    let Some(path) = name.strip_prefix(b"/") else {
+        return Shown::Private;
+    };
+    let handle = path
+        .strip_prefix(HIDDEN_DIRECTORY.as_bytes())
+        .and_then(|path| path.strip_prefix(b"/"))
+        .and_then(|name| str::from_utf8(name).ok()?.parse().ok());
+    handle.map_or(Shown::File, Shown::Handle)
 }
 
 /// True if the process has a descriptor for the file door's node.

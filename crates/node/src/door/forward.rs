@@ -97,7 +97,7 @@ impl Door {
                 }
                 Arg::Value => continue,
                 Arg::Fd => {
-                    let Some((handle, _)) = self.home_object(tid, address as u32) else {
+                    let Some(handle) = self.home_handle(tid, address as u32) else {
                         return self.on_private((tid, pid), number, address as u32);
                     };
                     object = Some(handle);

@@ -4,6 +4,7 @@ pub mod calls;
 mod control;
 pub mod descriptors;
 mod forward;
+pub mod looks;
 pub mod notify;
 mod paths;
 pub mod promises;

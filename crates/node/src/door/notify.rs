@@ -9,11 +9,12 @@ use afield_link::wire::{HandleOp, ToHome};
 use tracing::{debug, warn};
 
 use super::control::SIOCGIFCONF;
-use super::descriptors::{Descriptor, has_room, look_up};
+use super::descriptors::{Descriptor, Shown, has_room, look_up, shown};
+use super::looks;
 use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
 use crate::session::{self, Shared, Then, Unsent};
-use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification};
+use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification, Received};
 use crate::sys::{errno, memory};
 use crate::trace::{Order, is_status_call};
 
@@ -54,10 +55,13 @@ const P_PIDFD: u64 = 3;
 
 impl Door {
     fn serve(mut self) {
+        looks::begin();
         loop {
-            match self.listener.receive() {
-                Ok(Some(notification)) => self.notified(&notification),
-                Ok(None) => break,
+            let limit = looks::look(&self.shared);
+            match self.listener.receive(limit) {
+                Ok(Received::Call(notification)) => self.notified(&notification),
+                Ok(Received::Nothing) => {}
+                Ok(Received::End) => break,
                 Err(error) => {
                     warn!("the notify door closes: {error}");
                     break;
@@ -104,7 +108,7 @@ impl Door {
                 }
                 if number == nr::WAITID
                     && arguments[0] == P_PIDFD
-                    && self.home_object(tid, arguments[1] as u32).is_none()
+                    && self.home_handle(tid, arguments[1] as u32).is_none()
                 {
                     let descriptor = look_up(tid, arguments[1] as u32).ok_or(libc::EBADF)?;
                     let process = self
@@ -121,7 +125,7 @@ impl Door {
                     return Ok(Verdict::Later);
                 }
                 if matches!(number, nr::ACCEPT | nr::ACCEPT4)
-                    && self.home_object(tid, arguments[0] as u32).is_some()
+                    && self.home_handle(tid, arguments[0] as u32).is_some()
                     && !has_room(tid)
                 {
                     // Before a connection is taken, that could not be given back.
@@ -232,7 +236,7 @@ impl Door {
                 let mut events = [0; 4];
                 if memory::read(tid, arguments[3], &mut events).is_ok()
                     && u32::from_ne_bytes(events) & libc::EPOLLET as u32 != 0
-                    && let Some((handle, _)) = self.home_object(tid, arguments[2] as u32)
+                    && let Some(handle) = self.home_handle(tid, arguments[2] as u32)
                 {
                     self.shared.files.handles.want_edges(handle);
                 }
@@ -240,8 +244,8 @@ impl Door {
             }
             nr::COPY_FILE_RANGE => {
                 let is_stream = |number: u64| {
-                    self.home_object(tid, number as u32)
-                        .is_some_and(|(handle, _)| !self.shared.files.handles.is_seekable(handle))
+                    self.home_handle(tid, number as u32)
+                        .is_some_and(|handle| !self.shared.files.handles.is_seekable(handle))
                 };
                 if is_stream(arguments[0]) || is_stream(arguments[2]) {
                     return Err(libc::EINVAL);
@@ -262,11 +266,11 @@ impl Door {
                 self.note_duplicate(tid, pid, arguments[0] as u32);
                 EXECUTE
             }
-            nr::FCNTL => match self.home_object(tid, arguments[0] as u32) {
-                Some((handle, _)) if arguments[1] as i32 != libc::F_SETFL => {
+            nr::FCNTL => match self.home_handle(tid, arguments[0] as u32) {
+                Some(handle) if arguments[1] as i32 != libc::F_SETFL => {
                     self.control_owner(notification, (tid, pid), handle)
                 }
-                Some((handle, _)) => {
+                Some(handle) => {
                     let change = (0, arguments[2], 0);
                     self.operate(
                         notification,
@@ -311,6 +315,15 @@ impl Door {
         }
         self.report(pid, call, libc::EPERM);
         Err(libc::EPERM)
+    }
+
+    /// The handle of the home object behind a guest's descriptor: what most calls need to know of it, at a smaller cost.
+    pub(super) fn home_handle(&self, tid: i32, number: u32) -> Option<u64> {
+        match shown(tid, number)? {
+            Shown::Handle(handle) => Some(handle),
+            Shown::Private => None,
+            Shown::File => self.home_object(tid, number).map(|(handle, _)| handle),
+        }
     }
 
     /// The home object behind a guest's descriptor.

@@ -85,7 +85,7 @@ impl Door {
         if size == 0 {
             return Ok(EXECUTE);
         }
-        if let Some((handle, _)) = self.home_object(place, descriptor) {
+        if let Some(handle) = self.home_handle(place, descriptor) {
             let call = self.call(
                 notification,
                 (tid, pid),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use afield_abi::filter::SockFilter;
 
@@ -61,6 +62,17 @@ pub enum Answer {
     Continue,
 }
 
+/// What a wait for notifications brought.
+#[derive(Debug, Clone, Copy)]
+pub enum Received {
+    /// A call.
+    Call(Notification),
+    /// None in time.
+    Nothing,
+    /// No process has the filter any more.
+    End,
+}
+
 /// Installs a filter on the calling thread and returns its listener. The thread's kernel must let it: either
 /// `CAP_SYS_ADMIN` in its user namespace or no-new-privileges.
 pub fn install(filter: &[SockFilter]) -> io::Result<OwnedFd> {
@@ -109,30 +121,36 @@ impl Listener {
         self.number
     }
 
-    /// Waits for the next notification; `None` once no process has the filter any more.
-    pub fn receive(&self) -> io::Result<Option<Notification>> {
+    /// Waits for the next notification, no longer than `limit`.
+    pub fn receive(&self, limit: Option<Duration>) -> io::Result<Received> {
         loop {
             let mut poll = libc::pollfd {
                 fd: self.descriptor.as_raw_fd(),
                 events: libc::POLLIN,
                 revents: 0,
             };
-            // SAFETY: one pollfd, alive during the call.
-            let ready = unsafe { libc::poll(&mut poll, 1, -1) };
+            let limit = limit.map(|limit| libc::timespec {
+                tv_sec: limit.as_secs() as libc::time_t,
+                tv_nsec: limit.subsec_nanos().into(),
+            });
+            let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+            // SAFETY: one pollfd and a time or none, alive during the call; no set of signals.
+            let ready = unsafe { libc::ppoll(&mut poll, 1, limit, std::ptr::null()) };
             match super::check(libc::c_long::from(ready)) {
+                Ok(0) => return Ok(Received::Nothing),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             if poll.revents & libc::POLLIN == 0 {
-                return Ok(None);
+                return Ok(Received::End);
             }
             let mut notification = Notification::default();
             // SAFETY: the structure is the kernel's, zeroed as it demands.
             let result =
                 unsafe { libc::ioctl(self.descriptor.as_raw_fd(), IOCTL_RECV, &raw mut notification) };
             match super::check(libc::c_long::from(result)) {
-                Ok(_) => return Ok(Some(notification)),
+                Ok(_) => return Ok(Received::Call(notification)),
                 // The thread died, or was interrupted, between the two calls.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
                 Err(error) => return Err(error),

@@ -35,7 +35,7 @@ impl Door {
         if value == OptionValue::Bytes {
             return Ok(None);
         }
-        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+        let Some(handle) = self.home_handle(tid, arguments[0] as u32) else {
             return Ok(Some(Verdict::Answer(Answer::Continue)));
         };
         if value == OptionValue::Refused {

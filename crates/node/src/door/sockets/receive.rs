@@ -27,7 +27,7 @@ impl Door {
     ) -> Result<Verdict, i32> {
         let arguments = notification.arguments;
         let number = notification.number as u32;
-        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+        let Some(handle) = self.home_handle(tid, arguments[0] as u32) else {
             if number != nr::RECVFROM
                 && let Some(process) = self.shared.guests.lock().process_mut(pid)
             {

@@ -63,7 +63,7 @@ impl Door {
     ) -> Result<Verdict, i32> {
         let arguments = notification.arguments;
         let number = notification.number as u32;
-        let Some((handle, _)) = self.home_object(tid, arguments[0] as u32) else {
+        let Some(handle) = self.home_handle(tid, arguments[0] as u32) else {
             return self.send_privately(notification, (tid, pid));
         };
         let flags = match number {
@@ -149,8 +149,8 @@ impl Door {
                 let Some(found) = look_up(tid, descriptor as u32) else {
                     return Err(libc::EBADF);
                 };
-                let object = match self.home_object(tid, descriptor as u32) {
-                    Some((handle, _)) => Passed::Handle(handle),
+                let object = match self.home_handle(tid, descriptor as u32) {
+                    Some(handle) => Passed::Handle(handle),
                     None => match file_of_home(tid, descriptor, &found) {
                         Some(file) => file,
                         None => {
@@ -201,7 +201,7 @@ impl Door {
                 let (places, _) = control[piece.data()].as_chunks::<4>();
                 for place in places {
                     let descriptor = i32::from_ne_bytes(*place) as u32;
-                    if let Some((handle, _)) = self.home_object(tid, descriptor) {
+                    if let Some(handle) = self.home_handle(tid, descriptor) {
                         travelling.push(handle);
                     }
                 }
