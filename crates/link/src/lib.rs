@@ -5,6 +5,7 @@
 //! * [`message`]: the messages of sockets, inside operations on home objects.
 //! * [`byte_stream`]: what a link between machines runs over: TCP, or TCP encrypted.
 //! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
+//! * [`resume`]: one end of a session that survives its connections, sans-io: numbers, acknowledgements, lanes.
 //! * [`secure`]: keys, and TLS on TCP.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
 //! * [`turns`]: several threads that read it.
@@ -16,6 +17,7 @@ pub mod byte_stream;
 pub mod frame;
 pub mod message;
 pub mod preamble;
+pub mod resume;
 pub mod secure;
 pub mod stream;
 pub mod turns;

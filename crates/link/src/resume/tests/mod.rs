@@ -1,0 +1,3 @@
+mod lanes;
+mod simulation;
+mod world;
