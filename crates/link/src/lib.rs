@@ -1,5 +1,6 @@
 //! The link between a home and a node: one ordered stream of frames.
 //!
+//! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
 //! * [`message`]: the messages of sockets, inside operations on home objects.
@@ -14,6 +15,7 @@
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
 
 pub mod byte_stream;
+pub mod carrier;
 pub mod frame;
 pub mod message;
 pub mod preamble;
