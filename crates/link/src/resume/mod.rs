@@ -412,8 +412,8 @@ impl Core {
         }
         self.outbox.cut(self.inbox.received());
         if self.closing == 1 && self.outbox.is_flushed() {
-            self.closing = 2;
             self.tell(RecordKind::Close, 0);
+            self.closing = 2;
         }
         if self.urgent.is_empty() {
             let [first, second] = self.outbox.unsent(false);
@@ -443,8 +443,9 @@ impl Core {
     }
 
     fn tell(&mut self, kind: RecordKind, number: u64) {
-        if self.urgent.len() >= URGENT_BYTES_MAX && kind != RecordKind::Close {
-            // The peer does not read. It will be told when it does.
+        let full = self.urgent.len() >= URGENT_BYTES_MAX && kind != RecordKind::Close;
+        if full || self.closing == 2 {
+            // The peer does not read, and will be told when it does; or it has been told all.
             return;
         }
         self.inbox.told_received();
