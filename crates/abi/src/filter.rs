@@ -35,7 +35,21 @@ pub struct FilterOptions {
     pub seekable: Vec<u32>,
     /// Owners of files have to be corrected: the `stat` and `chown` families come out of the notify door.
     pub correct_owners: bool,
+    /// There is a limit on the size of files: the calls that can exceed it stop in the tracer.
+    pub limit_files: bool,
 }
+
+/// The calls that can exceed a limit on the size of files, of those that name the file by their first argument.
+pub const FILE_WRITES: [u32; 8] = [
+    nr::WRITE,
+    nr::WRITEV,
+    nr::PWRITE64,
+    nr::PWRITEV,
+    nr::PWRITEV2,
+    nr::SENDFILE,
+    nr::FTRUNCATE,
+    nr::FALLOCATE,
+];
 
 /// Most entries of [`FilterOptions::seekable`] that the filter tells apart; with more of them every `lseek` comes
 /// out.
@@ -49,6 +63,7 @@ impl FilterOptions {
         }
         match row(number) {
             Some(row) if row.owners && self.correct_owners => Class::Event(Door::Notify),
+            Some(_) if self.limit_files && FILE_WRITES.contains(&number) => Class::Event(Door::Trace),
             Some(row) => row.class(arguments),
             None => Class::Never(libc::ENOSYS),
         }
@@ -71,6 +86,9 @@ impl FilterOptions {
         }
         if row.owners && self.correct_owners {
             return Leaf::Return(Action::Notify);
+        }
+        if self.limit_files && FILE_WRITES.contains(&number) {
+            return Leaf::Return(Action::Trace);
         }
         let default = Action::of(row.class);
         if row.rules.iter().all(|rule| Action::of(rule.class) == default) {
@@ -345,14 +363,17 @@ mod tests {
             FilterOptions {
                 seekable: vec![0, 1, 2, 255, 1 << 20],
                 correct_owners: true,
+                limit_files: false,
             },
             FilterOptions {
                 seekable: (0..SEEKABLE_MAX as u32).collect(),
                 correct_owners: false,
+                limit_files: true,
             },
             FilterOptions {
                 seekable: (0..4096).collect(),
                 correct_owners: true,
+                limit_files: true,
             },
         ]
     }

@@ -414,6 +414,8 @@ pub mod note {
     pub const PIPE_SIGNAL: u32 = 2;
     /// The object has a time-out, so that the interrupted operation is not made again.
     pub const NO_RESTART: u32 = 4;
+    /// Home's kernel raised `SIGXFSZ`.
+    pub const SIZE_SIGNAL: u32 = 8;
 
     /// `POLLIN`, `POLLPRI`, `POLLOUT` and `POLLRDHUP`.
     pub const WATCHED: u32 = 0x1 | 0x2 | 0x4 | 0x2000;

@@ -23,6 +23,10 @@ cases! {
     full_disk: Case::home("[ $(id -u) = 0 ] || r=-r; mkdir t; unshare $r -m sh -c 'mount -t tmpfs -o size=1m,nr_inodes=20 none t && cd t && $AF sh -c \"head -c 3000000 /dev/zero > big; echo \\$?; stat -c %s big; echo x > small; echo \\$?; echo more >> big; echo \\$?; rm big; echo x > small; echo \\$?; cat small; for i in \\$(seq 30); do : > n\\$i || break; done; ls | wc -l; cp small n1; dd if=/dev/zero of=d bs=64k count=40 conv=fsync 2>&1 | head -n 1\"; ls | wc -l'").tools(&["unshare"]);
     file_size_limit: Case::home("ulimit -f 8; $AF sh -c 'seq 1 100000 > f'; echo $?; stat -c %s f; $AF sh -c 'trap \"\" XFSZ; seq 1 100000 > g; echo $?'; stat -c %s g; $AF sh -c 'head -c 4096 /dev/zero > h; echo $?; truncate -s 1M h; echo $?'; $AF true");
     file_size_limit_on_output: Case::home("ulimit -f 8; $AF seq 1 100000 > f; echo $?; stat -c %s f; $AF sh -c 'trap \"\" XFSZ; seq 1 100000' > g; echo $?");
+    /// What is appended, or written where others have written, has its place at home.
+    file_size_limit_on_appended: Case::home("head -c 7000 /dev/zero > f; ulimit -f 16; $AF seq 1 100000 >> f; echo $?; stat -c %s f; $AF sh -c 'trap \"\" XFSZ; echo x; truncate -s 5000 /dev/stdout; head -c 200 /dev/zero; echo $?; truncate -s 9000 /dev/stdout; echo $? >&2' >> f; echo $?; stat -c %s f; (head -c 100 /dev/zero; $AF seq 1 100000; echo $?) > g; stat -c %s g");
+    /// Pipes are not files. The agent is there before the limit, which an ordinary one cannot get rid of.
+    file_size_limit_on_pipes: Case::home_bash("$AF true; ulimit -f 0; $AF seq 1 100000 | md5sum; seq 1 100000 | $AF sh -c 'cat; echo x > f; echo $?' 2> /dev/null | tail -n 1; $AF true; echo $?");
     memory_limit: Case::home("ulimit -v 200000; $AF perl -e '$x = \"x\" x 500_000_000' 2>&1 | head -c 14; $AF true; echo $?").tools(&["perl"]);
 }
 

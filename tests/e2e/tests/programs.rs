@@ -8,6 +8,7 @@ user_cases! {
     attributes: Case::program("attributes");
     children: Case::program("children");
     senders: Case::program("senders");
+    file_sizes: Case::program("file_sizes");
 }
 
 cases! {

@@ -136,6 +136,8 @@ macro_rules! user_only {
 user_only! {
     postgres: postgres();
     ssh_client: ssh("", "$AF");
+    ssh_server: ssh("$AF", "");
+    ssh_both: ssh("$AF", "$AF");
     /// Further sessions go to the first by way of a UNIX socket, their descriptors with them.
     ssh_shared: at_home(&format!("{NAMED}{SSH}/usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; $AF ssh -F config -M -S $PWD/in/mux -f -N 127.0.0.1 > /dev/null 2>&1; $AF ssh -F config -S $PWD/in/mux -O check 127.0.0.1 2>&1 | sed 's/[0-9]//g'; echo word | $AF ssh -F config -S $PWD/in/mux 127.0.0.1 'cat; echo shared; exit 5'; echo $?; $AF ssh -F config -S $PWD/in/mux 127.0.0.1 cat $PWD/large | cmp - large && echo same; $AF ssh -F config -S $PWD/in/mux -O exit 127.0.0.1 2>&1; kill $!; wait $!; echo $?{SSH_CLEAN}")).tools(&["ssh"]).needs("/usr/sbin/sshd").needs("/usr/lib/x86_64-linux-gnu/libnss_wrapper.so").seconds(120);
     /// A port of home's led through the connection.

@@ -26,8 +26,8 @@ const CLONE_NEW: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
 
-/// Limits on what only home can count or grant.
-const HOME_LIMITS: &[u32] = &[libc::RLIMIT_NPROC, libc::RLIMIT_NICE];
+/// Limits on what only home can count or grant. That of files' size is in force at both ends.
+pub const HOME_LIMITS: &[u32] = &[libc::RLIMIT_NPROC, libc::RLIMIT_NICE, libc::RLIMIT_FSIZE];
 
 pub(super) const ROWS: &[Row] = &[
     call(nr::FORK, Event(Trace)),
@@ -142,7 +142,7 @@ pub(super) const ROWS: &[Row] = &[
             0,
             Any(HOME_LIMITS),
             Home,
-            "resource is RLIMIT_NPROC or RLIMIT_NICE",
+            "resource is RLIMIT_NPROC, RLIMIT_NICE or RLIMIT_FSIZE",
         )])
         .shaped([Value, Out(Fixed(RLIMIT_BYTES))]),
     call(nr::SETRLIMIT, Node)
@@ -150,7 +150,7 @@ pub(super) const ROWS: &[Row] = &[
             0,
             Any(HOME_LIMITS),
             Home,
-            "resource is RLIMIT_NPROC or RLIMIT_NICE",
+            "resource is RLIMIT_NPROC, RLIMIT_NICE or RLIMIT_FSIZE",
         )])
         .shaped([Value, In(Fixed(RLIMIT_BYTES))]),
     call(nr::PRLIMIT64, Home)
@@ -159,7 +159,7 @@ pub(super) const ROWS: &[Row] = &[
                 1,
                 Any(HOME_LIMITS),
                 Home,
-                "resource is RLIMIT_NPROC or RLIMIT_NICE",
+                "resource is RLIMIT_NPROC, RLIMIT_NICE or RLIMIT_FSIZE",
             ),
             rule(0, Equal(0), Node, "pid is 0"),
         ])

@@ -333,6 +333,7 @@ fn filter() -> Verdict {
     let program = build(&FilterOptions {
         seekable: vec![0, 1, 2],
         correct_owners: true,
+        limit_files: false,
     });
     // In a child, whose calls have nobody to answer them: it must make allowed ones only.
     in_first_process(|| {

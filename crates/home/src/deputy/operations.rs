@@ -74,11 +74,16 @@ impl Outcome {
         }
     }
 
-    /// A failure to write. Of `SIGPIPE` the node is told, which raises it.
+    /// A failure to write. Of the signal that goes with it the node is told, which raises it.
     fn write_error(errno: i32) -> Self {
-        let raised = errno == libc::EPIPE && signals::take_pending(signals::only(libc::SIGPIPE)).is_some();
+        let (signal, note) = match errno {
+            libc::EPIPE => (libc::SIGPIPE, note::PIPE_SIGNAL),
+            libc::EFBIG => (libc::SIGXFSZ, note::SIZE_SIGNAL),
+            _ => return Self::error(errno),
+        };
+        let raised = signals::take_pending(signals::only(signal)).is_some();
         Self {
-            notes: if raised { note::PIPE_SIGNAL } else { 0 },
+            notes: if raised { note } else { 0 },
             ..Self::error(errno)
         }
     }
@@ -147,7 +152,7 @@ impl Deputy {
             }),
             HandleOp::Allocate => self.in_worker(operation, |_, worker, operation| {
                 let length = operation.data().first_chunk::<8>();
-                Outcome::plain(length.ok_or(libc::EINVAL).and_then(|length| {
+                let result = length.ok_or(libc::EINVAL).and_then(|length| {
                     let length = i64::from_le_bytes(*length);
                     worker.wait(|flag| {
                         object::allocate(
@@ -158,7 +163,8 @@ impl Deputy {
                             length,
                         )
                     })
-                }))
+                });
+                result.map_or_else(Outcome::write_error, |done| Outcome::plain(Ok(done)))
             }),
             HandleOp::Seek => {
                 let result = object::seek(operation.file(), operation.offset, operation.argument);
@@ -174,10 +180,11 @@ impl Deputy {
             }
             HandleOp::GetFlags => self.answer_operation(id, object::flags(operation.file()), &[]),
             HandleOp::SetAttributes => {
-                let result = set_attributes(&operation)
-                    .map(|()| 0)
-                    .map_err(Errno::raw_os_error);
-                self.answer_operation(id, result, &[]);
+                let outcome = match set_attributes(&operation) {
+                    Ok(()) => Outcome::plain(Ok(0)),
+                    Err(errno) => Outcome::write_error(errno.raw_os_error()),
+                };
+                self.answer_object(&operation, outcome);
             }
             HandleOp::Name => {
                 let link = format!("/proc/self/fd/{}", operation.file().as_raw_fd());

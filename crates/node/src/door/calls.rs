@@ -111,8 +111,8 @@ fn finish(shared: &Arc<Shared>, mut call: Call, mut reply: Reply) -> Result<Opti
     })))
 }
 
-/// Writes what a call has brought to the guest's memory.
-fn write_outputs(call: &Call, data: &[u8]) -> Result<(), i32> {
+/// Writes what a call has brought to the guest's memory: no more than it asked for.
+pub(super) fn write_outputs(call: &Call, data: &[u8]) -> Result<(), i32> {
     let mut starts = Vec::with_capacity(call.outputs.len());
     let mut start = 0;
     for (_, length) in &call.outputs {
@@ -129,6 +129,9 @@ fn write_outputs(call: &Call, data: &[u8]) -> Result<(), i32> {
     {
         let count = i32::from_ne_bytes(*count).max(0) as usize;
         starts[cut] = range.start..range.start + range.len().min(count);
+    }
+    if data.len() < start {
+        return Err(libc::EIO);
     }
     let mut outcome = Ok(());
     for ((address, _), range) in call.outputs.iter().zip(starts) {
@@ -178,9 +181,7 @@ pub fn settle(shared: &Shared, mut call: Call, reply: &Reply) {
             None
         }
     };
-    if reply.notes & note::PIPE_SIGNAL != 0 {
-        handles::raise_broken_pipe(shared, call.pid, call.tid);
-    }
+    handles::raise_signals(shared, (call.pid, call.tid), reply.notes);
     if result == -i64::from(libc::EINTR) && call.cancelled {
         let error = match call.restart {
             _ if reply.notes & note::NO_RESTART != 0 => -i64::from(libc::EINTR),

@@ -4,6 +4,7 @@ pub mod calls;
 mod control;
 pub mod descriptors;
 mod forward;
+mod limits;
 pub mod looks;
 pub mod notify;
 mod paths;

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::control::SIOCGIFCONF;
 use super::descriptors::{Descriptor, Shown, has_room, look_up, shown};
-use super::looks;
+use super::{limits, looks};
 use crate::fs::owners::Owner;
 use crate::fs::{HANDLE, SPECIAL};
 use crate::session::{self, Shared, Then, Unsent};
@@ -136,6 +136,9 @@ impl Door {
                 }
                 if number == nr::SETPGID {
                     arguments[2] = u64::from(self.has_executed(arguments[0] as u32));
+                }
+                if let Some(limit) = limits::of_files(tid, pid, number, &arguments)? {
+                    return self.limit_files(notification, (tid, pid), arguments, limit);
                 }
                 if number == nr::PRLIMIT64 && self.is_limit_of_guest(&arguments) {
                     return Ok(Verdict::Answer(Answer::Continue));

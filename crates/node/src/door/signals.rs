@@ -1,6 +1,6 @@
 //! Signals and limits: which of them are for a guest, and which for a process of home.
 
-use afield_abi::syscalls::nr;
+use afield_abi::syscalls::{self, nr};
 
 use super::notify::{Door, Verdict};
 use crate::session::Then;
@@ -104,7 +104,7 @@ impl Door {
 
     /// Limits of a guest are its node's kernel's to hold, but for those that concern what is at home.
     pub(super) fn is_limit_of_guest(&self, arguments: &[u64; 6]) -> bool {
-        let at_home = [libc::RLIMIT_NPROC, libc::RLIMIT_NICE].contains(&(arguments[1] as u32));
+        let at_home = syscalls::HOME_LIMITS.contains(&(arguments[1] as u32));
         !at_home && self.shared.guests.process(arguments[0] as u32).is_some()
     }
 }

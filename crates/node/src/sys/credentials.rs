@@ -150,3 +150,36 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
         other => other.map(drop),
     }
 }
+
+/// No limit.
+pub const UNLIMITED: u64 = libc::RLIM_INFINITY;
+
+fn exchange_file_limit(tid: i32, new: Option<libc::rlimit64>) -> io::Result<libc::rlimit64> {
+    let mut old = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: a live structure, and one or none.
+    let result = unsafe { libc::prlimit64(tid, libc::RLIMIT_FSIZE, new, &raw mut old) };
+    super::check(result.into())?;
+    Ok(old)
+}
+
+/// The soft limit on the size of files of a thread's process (0: the caller's).
+pub fn file_limit(tid: i32) -> io::Result<u64> {
+    Ok(exchange_file_limit(tid, None)?.rlim_cur)
+}
+
+/// Sets it, as far as the hard limit allows, which stays.
+pub fn set_file_limit(tid: i32, soft: u64) -> io::Result<()> {
+    let old = exchange_file_limit(tid, None)?;
+    exchange_file_limit(
+        tid,
+        Some(libc::rlimit64 {
+            rlim_cur: soft.min(old.rlim_max),
+            ..old
+        }),
+    )
+    .map(drop)
+}

@@ -19,6 +19,10 @@ pub struct Waited {
 /// `PTRACE_EVENT_STOP`, which the C library's header does not name.
 pub const EVENT_STOP: i32 = 128;
 
+// Requests that the C library's header does not name.
+const GET_SIGNAL_MASK: libc::c_uint = 0x420a;
+const SET_SIGNAL_MASK: libc::c_uint = 0x420b;
+
 const OPTIONS: libc::c_int = libc::PTRACE_O_TRACESYSGOOD
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
@@ -78,6 +82,18 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
         std::ptr::from_ref(registers) as usize,
     )
     .map(drop)
+}
+
+/// The signals that a stopped thread blocks; bit `n - 1` for signal `n`.
+pub fn blocked(tid: i32) -> io::Result<u64> {
+    let mut set = 0u64;
+    request(GET_SIGNAL_MASK, tid, size_of::<u64>(), &raw mut set as usize)?;
+    Ok(set)
+}
+
+/// Changes them.
+pub fn set_blocked(tid: i32, set: u64) -> io::Result<()> {
+    request(SET_SIGNAL_MASK, tid, size_of::<u64>(), &raw const set as usize).map(drop)
 }
 
 /// The siginfo of the signal the thread stopped for, 128 bytes.

@@ -62,7 +62,18 @@ impl Tracer {
         if process.is_none_or(|process| std::mem::replace(&mut process.reads_stop, true)) {
             return self.go_on(tid, Resume::Run(0));
         }
-        match install_filter(tid, &registers) {
+        let reads = READS.map(|number| number as u32);
+        let installing = filter_call(tid, &registers, &reads).and_then(|installing| {
+            ptrace::set_registers(
+                tid,
+                &Registers {
+                    orig_rax: libc::SYS_seccomp as u64,
+                    rax: -i64::from(libc::ENOSYS) as u64,
+                    ..installing
+                },
+            )
+        });
+        match installing {
             Ok(()) => {
                 thread.within = Some(Within::Installing(registers));
                 self.go_on(tid, Resume::ToCallEnd);
@@ -129,9 +140,9 @@ impl Tracer {
     }
 }
 
-/// Turns the stopped call into the installation of the filter, which goes below the caller's stack.
-fn install_filter(tid: i32, registers: &Registers) -> io::Result<()> {
-    let program = filter::tracing(&READS.map(|number| number as u32));
+/// Registers with the arguments by which a thread makes these calls stop. The filter goes below its stack.
+pub(super) fn filter_call(tid: i32, registers: &Registers, calls: &[u32]) -> io::Result<Registers> {
+    let program = filter::tracing(calls);
     // `struct sock_fprog`, and the instructions behind it.
     let mut bytes = vec![0; 16];
     bytes.extend(filter::bytes(&program));
@@ -140,13 +151,11 @@ fn install_filter(tid: i32, registers: &Registers) -> io::Result<()> {
     bytes[8..16].copy_from_slice(&(place + 16).to_ne_bytes());
     memory::write(tid, place, &bytes)?;
     let mut registers = *registers;
-    registers.orig_rax = libc::SYS_seccomp as u64;
-    registers.rax = -i64::from(libc::ENOSYS) as u64;
     registers.rdi = seccomp::SET_MODE_FILTER;
     // Some thread may have a filter of its own: then there are more of them, and this thread at least has it.
     registers.rsi = seccomp::FLAG_ALL_THREADS;
     registers.rdx = place;
-    ptrace::set_registers(tid, &registers)
+    Ok(registers)
 }
 
 /// Where the first `total` bytes of a read went.

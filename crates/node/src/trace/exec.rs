@@ -3,7 +3,7 @@
 use afield_link::wire::ToHome;
 use tracing::debug;
 
-use super::{Resume, Tracer};
+use super::{Resume, Tracer, Within};
 use crate::sys::ptrace;
 use crate::titles;
 
@@ -34,7 +34,13 @@ impl Tracer {
             if let Some(call) = call {
                 self.shared.abandon_call(call);
             }
-            if let Some(fork) = self.threads.remove(&other).and_then(|thread| thread.fork) {
+            let Some(thread) = self.threads.remove(&other) else {
+                continue;
+            };
+            if matches!(thread.within, Some(Within::Exempt)) {
+                self.end_exemption(pid, other);
+            }
+            if let Some(fork) = thread.fork {
                 self.abandon_fork(pid, other, fork);
             }
         }
@@ -47,8 +53,13 @@ impl Tracer {
             if let Some(call) = call {
                 self.shared.abandon_call(call);
             }
-            if let Some(thread) = self.threads.get_mut(&tid) {
+            let within = self.threads.get_mut(&tid).and_then(|thread| {
+                let within = thread.within.take();
                 *thread = super::Thread::new(pid);
+                within
+            });
+            if matches!(within, Some(Within::Exempt)) {
+                self.end_exemption(pid, tid);
             }
         }
         self.report_program(pid, tid);

@@ -4,7 +4,7 @@ use afield_link::wire::ToHome;
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Early, Resume, Thread, Tracer, Within, descriptors, resume};
+use super::{Early, Resume, Thread, Tracer, Within, descriptors, limits, resume};
 use crate::guests::read_inner;
 use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
 use crate::sys::ptrace::{self, Registers};
@@ -58,6 +58,7 @@ impl Tracer {
             libc::SYS_rt_sigtimedwait => return self.signal_wait(tid, registers.rsi),
             libc::SYS_signalfd | libc::SYS_signalfd4 => return self.signal_descriptor(tid, registers),
             _ if descriptors::is_read(registers.orig_rax) => return self.read_call(tid, registers),
+            _ if limits::is_write(registers.orig_rax) => return self.write_call(tid, &registers),
             _ => {}
         }
         let arguments = match arguments_of(tid, &registers) {
@@ -169,12 +170,17 @@ impl Tracer {
                     register.inherit(pid, home_pid);
                 }
                 born = self.unborn.remove(&home_pid).unwrap_or_default();
+                let parent = self.processes.get(&pid);
                 let process = super::Process {
                     executed: true,
                     held: born.held,
-                    reads_stop: self.processes.get(&pid).is_some_and(|process| process.reads_stop),
+                    reads_stop: parent.is_some_and(|parent| parent.reads_stop),
+                    writes_stop: parent.is_some_and(|parent| parent.writes_stop),
                     ..super::Process::default()
                 };
+                if let Some(parent) = parent {
+                    parent.exempt.inherit(child);
+                }
                 self.processes.insert(home_pid, process);
             }
             _ => self.shared.guests.lock().add_thread(pid, child),
@@ -215,6 +221,8 @@ impl Tracer {
                 Within::Read(read) => self.read_ended(tid, parent, &read),
                 Within::Installing(registers) => self.make_again(tid, registers),
                 Within::HandingOver(handover) => return self.handed_over(tid, handover),
+                Within::Exempt => self.end_exemption(parent, tid),
+                Within::Limiting(limiting) => return self.limited(tid, limiting),
             }
             return self.go_on(tid, Resume::Run(0));
         }

@@ -9,6 +9,7 @@ mod exec;
 mod fork;
 mod handover;
 mod hold;
+mod limits;
 mod orders;
 mod signals;
 mod truths;
@@ -21,7 +22,7 @@ use afield_link::wire::{ToHome, Usage};
 use tracing::{debug, warn};
 
 pub use correction::{Correction, STAT_BYTES, is_status_call};
-pub use orders::{Order, Orders};
+pub use orders::{Answered, Order, Orders};
 pub use signals::deliver;
 pub use truths::Truths;
 
@@ -43,6 +44,8 @@ struct Thread {
     correction: Option<Correction>,
     /// It is in a call whose end has to be looked at.
     within: Option<Within>,
+    /// It is to be given a filter for its writes at its next stop.
+    installs: bool,
     /// It is stopped because its process is held; this is how it goes on.
     parked: Option<Resume>,
 }
@@ -56,6 +59,7 @@ impl Thread {
             restart: false,
             correction: None,
             within: None,
+            installs: false,
             parked: None,
         }
     }
@@ -72,6 +76,10 @@ enum Within {
     Installing(Registers),
     /// It gets home's descriptor of the child it has made.
     HandingOver(Box<handover::Handover>),
+    /// It writes to a home object, to which the node's limit on the size of files does not apply.
+    Exempt,
+    /// It installs a filter for its writes.
+    Limiting(Box<limits::Limiting>),
 }
 
 /// What the tracer knows of a process.
@@ -87,6 +95,10 @@ struct Process {
     early_signals: Vec<[u8; 128]>,
     /// Its reads stop, because it has had a signal descriptor.
     reads_stop: bool,
+    /// Its writes stop, because there is a limit on the size of its files.
+    writes_stop: bool,
+    /// Its threads that write to home objects.
+    exempt: limits::Exempt,
 }
 
 /// Most signals that are kept for a process that cannot take them yet.
@@ -226,6 +238,11 @@ impl Tracer {
                 }
                 self.shared.files.reply(&reply);
             }
+            Order::LimitFiles {
+                process,
+                soft,
+                answer,
+            } => self.limit_files(process, soft, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
             Order::End => {}
         }
@@ -303,6 +320,9 @@ impl Tracer {
             self.put_right_child(tid, &first);
         }
         self.correct_result(tid);
+        if self.install_for_writes(tid) {
+            return;
+        }
         self.go_on(tid, Resume::Run(0));
     }
 
@@ -329,6 +349,9 @@ impl Tracer {
         };
         if let Some(fork) = thread.fork {
             self.abandon_fork(thread.pid, tid, fork);
+        }
+        if matches!(thread.within, Some(Within::Exempt)) {
+            self.end_exemption(thread.pid, tid);
         }
         let (call, leader) = {
             let mut register = self.shared.guests.lock();

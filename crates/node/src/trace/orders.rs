@@ -55,10 +55,29 @@ pub enum Order {
         correction: Correction,
         reply: Vec<u8>,
     },
+    /// A guest's files have a new limit: put it in force, then answer the call that set it.
+    LimitFiles {
+        process: u32,
+        soft: u64,
+        answer: Answered,
+    },
     /// A signal may have become pending for a thread that waits in a forwarded call.
     Look { tid: i32 },
     /// The world has ended: report what is left to report, and end the session.
     End,
+}
+
+/// A notified call and its result.
+#[derive(Debug)]
+pub struct Answered {
+    /// The calling thread.
+    pub tid: i32,
+    /// Where it was notified.
+    pub listener: Arc<Listener>,
+    /// As what.
+    pub notification: u64,
+    /// A value or a negated errno.
+    pub result: i64,
 }
 
 /// The queue of orders, and the two descriptors the tracer waits on.

@@ -152,11 +152,17 @@ fn prepare(
         &spawn.directory,
     )))?;
     rustix::process::umask(Mode::from_raw_mode(spawn.umask));
+    let mut limit_files = false;
     for (resource, &(soft, hard)) in spawn.limits.iter().enumerate() {
         // How many processes a user may have is home's to limit: that is where they are.
-        if resource as u32 != libc::RLIMIT_NPROC {
-            *step = format!("setrlimit {resource}");
-            credentials::set_limit(resource as u32, soft, hard)?;
+        *step = format!("setrlimit {resource}");
+        match resource as u32 {
+            libc::RLIMIT_NPROC => {}
+            libc::RLIMIT_FSIZE => {
+                limit_files = soft != credentials::UNLIMITED;
+                credentials::set_file_limit(0, soft)?;
+            }
+            resource => credentials::set_limit(resource, soft, hard)?,
         }
     }
     "credentials".clone_into(step);
@@ -167,6 +173,7 @@ fn prepare(
     let program = filter::build(&FilterOptions {
         seekable,
         correct_owners,
+        limit_files,
     });
     // Capabilities first: from the filter on, changing them is a call that home judges.
     credentials::keep_guest_capabilities()?;

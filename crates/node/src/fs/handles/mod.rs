@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub use hidden::hidden_entry;
 pub use known::Handles;
 pub use operations::{send_operation, send_operation_with};
-pub use replies::{raise_broken_pipe, replied};
+pub use replies::{raise_signals, replied};
 
 use hidden::hidden;
 use known::poll_events;

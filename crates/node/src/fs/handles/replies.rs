@@ -21,16 +21,13 @@ use crate::trace::{Correction, Order, STAT_BYTES};
 /// The deputy's answer.
 pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]) -> Result<(), LinkError> {
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
-    let result = reply.result.get();
+    let (result, notes) = (reply.result.get(), reply.notes.get());
     let files = &shared.files;
     let asking = Asking {
         handle: request.handle,
         told: request.told,
     };
-    files
-        .handles
-        .learn(asking, request.pid, reply.ready.get(), reply.notes.get());
-    let pipe_signal = reply.notes.get() & note::PIPE_SIGNAL != 0;
+    files.handles.learn(asking, request.pid, reply.ready.get(), notes);
     if result == -i64::from(RESTART) {
         shared.orders.give(Order::ReplyInterrupted {
             tid: request.tid,
@@ -44,9 +41,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             .filter(|errno| *errno < 512)
             .unwrap_or(libc::EIO);
         let reply = error_reply(unique, errno);
-        if pipe_signal {
-            raise_broken_pipe(shared, request.pid, request.tid);
-        }
+        raise_signals(shared, (request.pid, request.tid), notes);
         // Waiting for output to be sent is not made again after a signal.
         let drains = matches!(
             request.kind,
@@ -185,12 +180,20 @@ fn correct_status(shared: &Shared, tid: i32, data: &[u8], reply: Vec<u8>) -> Res
     Ok(())
 }
 
-/// FUSE does not raise it for a failing write.
-pub fn raise_broken_pipe(shared: &Shared, pid: u32, tid: i32) {
-    let leader = shared.guests.lock().process(pid).map(|process| process.leader);
-    if let Some(leader) = leader
-        && let Err(error) = signals::kill_thread(leader, tid, libc::SIGPIPE)
-    {
-        debug!("SIGPIPE: {error}");
+/// Raises what home's kernel raised for a failing write; FUSE does not.
+pub fn raise_signals(shared: &Shared, (pid, tid): (u32, i32), notes: u32) {
+    for (signal, note) in [
+        (libc::SIGPIPE, note::PIPE_SIGNAL),
+        (libc::SIGXFSZ, note::SIZE_SIGNAL),
+    ] {
+        if notes & note == 0 {
+            continue;
+        }
+        let leader = shared.guests.lock().process(pid).map(|process| process.leader);
+        if let Some(leader) = leader
+            && let Err(error) = signals::kill_thread(leader, tid, signal)
+        {
+            debug!("signal {signal}: {error}");
+        }
     }
 }

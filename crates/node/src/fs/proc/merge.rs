@@ -1,4 +1,4 @@
-//! `stat` and `status` of a guest, made of what home says of the deputy and the node of the guest.
+//! `stat`, `status` and `limits` of a guest, made of what home says of the deputy and the node of the guest.
 
 /// A file that is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,6 +7,8 @@ pub enum Merged {
     Stat,
     /// Lines of keys and values.
     Status,
+    /// Lines of limits.
+    Limits,
 }
 
 /// Fields of `stat`, counted from 1, that are the node's: use of memory and time, signals, addresses, processors.
@@ -36,6 +38,7 @@ impl Merged {
         match name {
             b"stat" => Some(Self::Stat),
             b"status" => Some(Self::Status),
+            b"limits" => Some(Self::Limits),
             _ => None,
         }
     }
@@ -53,8 +56,28 @@ impl Merged {
                 let node = std::fs::read(format!("/proc/{leader}/status")).ok()?;
                 Some(status(home, str::from_utf8(&node).ok()?, own))
             }
+            Self::Limits => {
+                let node = std::fs::read(format!("/proc/{leader}/limits")).ok()?;
+                Some(limits(home, str::from_utf8(&node).ok()?))
+            }
         }
     }
+}
+
+/// Limits that are home's ([`afield_abi::syscalls::HOME_LIMITS`]).
+const HOME_LIMITS: [&str; 3] = ["Max file size", "Max processes", "Max nice priority"];
+
+fn limits(home: &str, node: &str) -> Vec<u8> {
+    let mut text = String::with_capacity(node.len());
+    for line in node.lines() {
+        let of_home = HOME_LIMITS
+            .iter()
+            .find(|name| line.starts_with(**name))
+            .and_then(|name| home.lines().find(|line| line.starts_with(name)));
+        text.push_str(of_home.unwrap_or(line));
+        text.push('\n');
+    }
+    text.into_bytes()
 }
 
 /// A stop and the end are home's to say; whether it runs or waits is the node's. That it is stopped for us is nobody's

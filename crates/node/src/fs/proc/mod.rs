@@ -29,7 +29,7 @@ pub const NODE_FACTS: [&str; 6] = ["cpuinfo", "meminfo", "stat", "loadavg", "vms
 
 /// Names in a process's directory that are the node's kernel's. The first two are links natively; what `cwd` says, home knows
 /// better, though it is the node's to follow.
-const NODES: [&str; 33] = [
+const NODES: [&str; 32] = [
     "exe",
     "root",
     "cwd",
@@ -43,7 +43,6 @@ const NODES: [&str; 33] = [
     "fd",
     "fdinfo",
     "io",
-    "limits",
     "map_files",
     "maps",
     "mem",
