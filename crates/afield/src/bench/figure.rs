@@ -91,7 +91,7 @@ impl Figure {
     pub fn write_head(to: &mut impl Write) -> io::Result<()> {
         writeln!(
             to,
-            "{:<8} {:>14} {:>14} {:>8}  {:<17} floor",
+            "{:<11} {:>14} {:>14} {:>8}  {:<17} floor",
             "", "floor", "afield", "ratio", "range"
         )
     }
@@ -101,7 +101,7 @@ impl Figure {
         for floor in &self.floors {
             writeln!(
                 to,
-                "{:<8} {:>14} {:>14} {:>8.2}  {:>7.2} – {:<7.2} {}",
+                "{:<11} {:>14} {:>14} {:>8.2}  {:>7.2} – {:<7.2} {}",
                 self.name.text(),
                 self.unit.show(floor.value),
                 self.unit.show(self.afield),

@@ -5,6 +5,7 @@
 
 mod figure;
 mod floor;
+mod link;
 mod project;
 mod sockets;
 mod stop;
@@ -30,7 +31,8 @@ pub use work::do_work;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
-                  requests accept send receive ping1 ping4k ping64k.\n\n\
+                  requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
+                  link-ping link-bulk link-calls link-resume.\n\n\
                   Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
                   Of times less is better, of rates more."
 )]
@@ -89,6 +91,14 @@ pub enum Name {
     Ping4k,
     /// The same with 64 KiB
     Ping64k,
+    /// 64 bytes to and fro over the encrypted link, against TCP
+    LinkPing,
+    /// 512 MiB one way over the link, in frames of 256 KiB
+    LinkBulk,
+    /// Calls of 64 bytes over the link, 1,000 at a time
+    LinkCalls,
+    /// From the loss of a connection to the answer over the next, against connecting
+    LinkResume,
 }
 
 impl Name {
@@ -104,6 +114,7 @@ impl Name {
         match self {
             Self::Null => &["ping-pong over the transport"],
             Self::Start => &["fork and exec"],
+            _ if self.is_link() => &["TCP", "link without encryption"],
             _ if self.has_sockets() => &["relay", "native"],
             _ => &["native"],
         }
@@ -111,8 +122,8 @@ impl Name {
 
     fn unit(self) -> Unit {
         match self {
-            Self::Requests | Self::Accept => Unit::PerSecond,
-            Self::Send | Self::Receive => Unit::BytesPerSecond,
+            Self::Requests | Self::Accept | Self::LinkCalls => Unit::PerSecond,
+            Self::Send | Self::Receive | Self::LinkBulk => Unit::BytesPerSecond,
             _ => Unit::Nanoseconds,
         }
     }
@@ -121,8 +132,15 @@ impl Name {
         matches!(self, Self::Ping1 | Self::Ping4k | Self::Ping64k)
     }
 
+    fn is_link(self) -> bool {
+        matches!(
+            self,
+            Self::LinkPing | Self::LinkBulk | Self::LinkCalls | Self::LinkResume
+        )
+    }
+
     fn has_sockets(self) -> bool {
-        self.is_ping() || self.unit() != Unit::Nanoseconds
+        !self.is_link() && (self.is_ping() || self.unit() != Unit::Nanoseconds)
     }
 }
 
@@ -138,7 +156,9 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
     sys::process::ignore_broken_pipes();
     let mut output = io::stdout();
     // The agent and the world are there before anything counts.
-    run_once(&afield(on, &[OsString::from("true")])?)?;
+    if !names.iter().all(|name| name.is_link()) {
+        run_once(&afield(on, &[OsString::from("true")])?)?;
+    }
     let mut figures = Vec::new();
     for name in names {
         let figure = measure(name, on, options.runs)?;
@@ -168,6 +188,11 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
 
 /// Measures the floors, and then afield.
 fn run(name: Name, on: &str, project: Option<&Project>) -> Result<Vec<f64>, Failure> {
+    if name.is_link() {
+        let ways = [link::Way::Raw, link::Way::Plain, link::Way::Secure].into_iter();
+        let values: io::Result<_> = ways.map(|way| link::measure(name, way)).collect();
+        return values.map_err(Failure::own);
+    }
     if name.has_sockets() {
         let sides = [Side::Relay, Side::Native, Side::Afield].into_iter();
         return sides.map(|side| sockets::measure(name, side, on)).collect();

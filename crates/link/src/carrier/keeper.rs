@@ -95,11 +95,11 @@ impl Shared {
         let (stream, mut wanted, until) = {
             let inner = self.lock();
             let mut wanted = PollFlags::RDHUP;
-            if inner.blocked {
+            if inner.blocked && !inner.helped {
                 wanted |= PollFlags::OUT;
             }
-            // Those who wait for room wait for what somebody has to read; so does who waits for the peer's farewell.
-            if inner.waiting > 0 || inner.closing_until.is_some() {
+            // The peer's farewell.
+            if inner.closing_until.is_some() {
                 wanted |= PollFlags::IN;
             }
             let core = inner.core.next_timeout().map(|at| self.began + at);
@@ -135,17 +135,6 @@ impl Shared {
         }
         if timeout {
             self.tick();
-        }
-    }
-
-    /// Reads what is there. Those who take frames are told.
-    fn read_for_others(&self) {
-        let mut turn = self.turn();
-        // A peer that says more and more does not keep the keeper: the window bounds it.
-        while self.pull(&mut turn) {}
-        let mut inner = self.lock();
-        if inner.core.has_frame() {
-            self.signal(&mut inner);
         }
     }
 

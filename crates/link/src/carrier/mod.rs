@@ -117,6 +117,8 @@ struct Shared {
     arrived: OwnedFd,
     /// Wakes the keeper.
     wake: OwnedFd,
+    /// Wakes the writer that does its work.
+    help: OwnedFd,
     /// The core's time.
     began: Instant,
     session: SessionId,
@@ -134,8 +136,8 @@ struct Inner {
     generation: u64,
     /// The connection has no room; the keeper waits for some.
     blocked: bool,
-    /// Threads that wait for room in the lanes.
-    waiting: usize,
+    /// A thread that waits for room in the lanes does the keeper's work with the connection.
+    helped: bool,
     over: Option<Over>,
     /// `arrived` is readable.
     signalled: bool,
@@ -206,7 +208,7 @@ impl Carrier {
     ) -> io::Result<Self> {
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let (arrived, wake) = (eventfd(0, flags)?, eventfd(0, flags)?);
+        let (arrived, wake, help) = (eventfd(0, flags)?, eventfd(0, flags)?, eventfd(0, flags)?);
         let number = epoll::EventData::new_u64(0);
         epoll::add(&ready, &arrived, number, epoll::EventFlags::IN)?;
         let carrier = Self {
@@ -216,7 +218,7 @@ impl Carrier {
                     stream: None,
                     generation: 0,
                     blocked: false,
-                    waiting: 0,
+                    helped: false,
                     over: None,
                     signalled: false,
                     events: VecDeque::new(),
@@ -232,6 +234,7 @@ impl Carrier {
                 ready,
                 arrived,
                 wake,
+                help,
                 began: Instant::now(),
                 session,
                 secret,
@@ -289,6 +292,7 @@ impl Carrier {
     ) -> Result<(), CarrierError> {
         let length = parts.iter().map(|part| part.len()).sum();
         let mut inner = self.shared.lock();
+        let mut waited = false;
         loop {
             if let Some(over) = &inner.over {
                 return Err(over.clone().into());
@@ -296,18 +300,14 @@ impl Carrier {
             if inner.core.has_room(class, length) {
                 break;
             }
-            inner.waiting += 1;
-            // Room comes with acknowledgements, which somebody has to read.
-            self.shared.wake();
-            inner = self
-                .shared
-                .room
-                .wait(inner)
-                .unwrap_or_else(PoisonError::into_inner);
-            inner.waiting -= 1;
+            inner = self.shared.wait_for_room(inner);
+            waited = true;
         }
         inner.core.send(class, kind, id, parts)?;
         self.shared.pump(&mut inner);
+        if waited && inner.blocked && !inner.helped {
+            self.shared.wake();
+        }
         Ok(())
     }
 
@@ -464,6 +464,14 @@ impl Shared {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
+    /// Something has changed for writers that wait for room.
+    fn tell_writers(&self, inner: &Inner) {
+        if inner.helped {
+            let _ = rustix::io::write(&self.help, &1u64.to_ne_bytes());
+        }
+        self.room.notify_all();
+    }
+
     /// Gives the connection what there is to say.
     fn pump(&self, inner: &mut Inner) {
         if inner.blocked {
@@ -472,6 +480,7 @@ impl Shared {
         let Some(stream) = inner.stream.clone() else {
             return;
         };
+        let waiting = inner.core.waiting_bytes();
         loop {
             let slices = inner.core.transmit();
             let mut filled = [IoSlice::new(&[]); 3];
@@ -493,7 +502,9 @@ impl Shared {
                 Ok(count) => inner.core.transmitted(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     inner.blocked = true;
-                    self.wake();
+                    if !inner.helped {
+                        self.wake();
+                    }
                     break;
                 }
                 Err(error) => {
@@ -502,8 +513,54 @@ impl Shared {
                 }
             }
         }
-        if inner.waiting > 0 {
-            self.room.notify_all();
+        if inner.helped && inner.core.waiting_bytes() < waiting {
+            self.tell_writers(inner);
+        }
+    }
+
+    /// Waits for something that may make room. One of those who wait does in the meantime what the keeper would have to be woken for.
+    fn wait_for_room<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        let stream = match &inner.stream {
+            Some(stream) if !inner.helped => Arc::clone(stream),
+            _ => return self.room.wait(inner).unwrap_or_else(PoisonError::into_inner),
+        };
+        inner.helped = true;
+        let mut wanted = PollFlags::IN;
+        if inner.blocked {
+            wanted |= PollFlags::OUT;
+        }
+        drop(inner);
+        let mut polls = [
+            PollFd::from_borrowed_fd(stream.socket(), wanted),
+            PollFd::new(&self.help, PollFlags::IN),
+        ];
+        // Interrupted or not, everything is looked at.
+        let _ = poll(&mut polls, None);
+        let found = polls[0].revents();
+        if !polls[1].revents().is_empty() {
+            let _ = rustix::io::read(&self.help, &mut [0; 8]);
+        }
+        if !(found - PollFlags::OUT).is_empty() {
+            self.read_for_others();
+        }
+        let mut inner = self.lock();
+        inner.helped = false;
+        if found.contains(PollFlags::OUT) {
+            inner.blocked = false;
+        }
+        self.pump(&mut inner);
+        self.room.notify_all();
+        inner
+    }
+
+    /// Reads what is there. Those who take frames are told.
+    fn read_for_others(&self) {
+        let mut turn = self.turn();
+        // However much a peer says: the window bounds it.
+        while self.pull(&mut turn) {}
+        let mut inner = self.lock();
+        if inner.core.has_frame() {
+            self.signal(&mut inner);
         }
     }
 
@@ -566,6 +623,7 @@ impl Shared {
         inner.lost = why;
         inner.core.down(self.now());
         inner.note(LinkEvent::Down);
+        self.tell_writers(inner);
         self.wake();
     }
 
@@ -577,7 +635,7 @@ impl Shared {
         inner.over = Some(why);
         inner.note(LinkEvent::Dead);
         self.signal(inner);
-        self.room.notify_all();
+        self.tell_writers(inner);
         self.wake();
     }
 
@@ -612,6 +670,7 @@ impl Shared {
             self.signal(&mut inner);
         }
         self.pump(&mut inner);
+        self.tell_writers(&inner);
         self.wake();
         Ok(true)
     }

@@ -245,6 +245,11 @@ impl Core {
         }
     }
 
+    /// Bytes of frames that wait to be sent.
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox.waiting_bytes()
+    }
+
     /// The smoothed and the least round trip.
     pub fn round_trip(&self) -> Option<(Duration, Duration)> {
         self.pulse.round_trip()
@@ -388,6 +393,7 @@ impl Core {
                 Due::Nothing => {}
                 Due::Lost => return Timeout::Lost,
                 Due::Ping(number) => {
+                    self.outbox.trim();
                     self.tell(RecordKind::Ping, number);
                     if self.inbox.wants_telling(true) {
                         self.tell_taken();

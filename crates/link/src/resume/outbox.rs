@@ -21,7 +21,7 @@ use super::record::{FIRST, HEAD_BYTES, Head, LAST};
 use super::{Class, Limits, ProtocolError};
 use crate::frame::HEADER_BYTES;
 
-/// Memory that the kept pieces may go on holding when there are few.
+/// Memory that the kept pieces may hold on to when there are few.
 const KEPT_SPARE_BYTES: usize = 256 << 10;
 
 /// A frame that has not been cut whole.
@@ -148,22 +148,18 @@ impl Outbox {
         received: u64,
     ) {
         let length = HEADER_BYTES + parts.iter().map(|part| part.len()).sum::<usize>();
+        let fits = self.unsent_bytes() + length <= self.limits.ordered_bytes_max;
         if !matches!(class, Class::Data { .. })
             && may_cut
             && self.is_idle()
-            && length <= self.limits.piece_bytes_max
-            && self.unsent_bytes() + length <= self.limits.ahead_bytes_max
+            && fits
             && self.fits_window(length)
         {
-            // The common case: it is cut at once.
+            // The common case: it is cut at once, since nothing that comes later goes before it.
             self.ordered_in += 1;
             self.ordered_out += 1;
             self.begun_bytes += length as u64;
-            self.keep_head(FIRST | LAST, length, 0, received);
-            self.kept.extend(head);
-            for part in parts {
-                self.kept.extend(*part);
-            }
+            self.keep_whole(length, head, parts, received);
             return;
         }
         let mut bytes = Vec::with_capacity(length);
@@ -348,6 +344,36 @@ impl Outbox {
         length
     }
 
+    /// Cuts a whole frame from its parts.
+    fn keep_whole(&mut self, length: usize, head: &[u8; HEADER_BYTES], parts: &[&[u8]], received: u64) {
+        let all = std::iter::once(&head[..]).chain(parts.iter().copied());
+        let (mut left, mut room, mut flags) = (length, 0, FIRST);
+        for mut part in all {
+            while !part.is_empty() {
+                if room == 0 {
+                    room = left.min(self.limits.piece_bytes_max);
+                    left -= room;
+                    if left == 0 {
+                        flags |= LAST;
+                    }
+                    self.keep_head(flags, room, 0, received);
+                    flags = 0;
+                }
+                let (now, later) = part.split_at(part.len().min(room));
+                self.kept.extend(now);
+                room -= now.len();
+                part = later;
+            }
+        }
+    }
+
+    /// Gives memory back. There is a time for that when nothing much goes on.
+    pub fn trim(&mut self) {
+        if self.kept.capacity() > KEPT_SPARE_BYTES && self.kept.len() < KEPT_SPARE_BYTES / 4 {
+            self.kept.shrink_to(KEPT_SPARE_BYTES / 4);
+        }
+    }
+
     fn keep_head(&mut self, flags: u8, length: usize, slot: u32, received: u64) {
         let number = self.base + self.lengths.len() as u64;
         self.lengths.push_back((HEAD_BYTES + length) as u32);
@@ -412,9 +438,6 @@ impl Outbox {
         self.base += count as u64;
         self.sent -= count;
         self.sent_bytes -= bytes;
-        if self.kept.capacity() > KEPT_SPARE_BYTES && self.kept.len() < self.kept.capacity() / 16 {
-            self.kept.shrink_to(KEPT_SPARE_BYTES / 4);
-        }
     }
 
     /// The peer says that so many bytes of frames have been taken.
