@@ -39,7 +39,7 @@ pub enum Kind {
     Hello = 1,
     /// First frame from the node: a [`wire::Welcome`](crate::wire::Welcome).
     Welcome = 2,
-    /// A [`wire::ToNode`](crate::wire::ToNode) or [`wire::ToHome`](crate::wire::ToHome).
+    /// A call of [`control`](crate::control), or what belongs to one.
     Control = 3,
     /// Node to home: a forwarded system call, [`wire::CallHeader`](crate::wire::CallHeader) and its buffers.
     Call = 4,

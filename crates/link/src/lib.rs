@@ -16,6 +16,7 @@
 
 pub mod byte_stream;
 pub mod carrier;
+pub mod control;
 pub mod frame;
 pub mod message;
 pub mod preamble;
@@ -26,4 +27,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;

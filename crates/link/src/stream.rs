@@ -282,12 +282,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a control message.
-    pub fn write_control<T: serde::Serialize>(&self, id: u64, message: &T) -> Result<(), LinkError> {
-        let payload = crate::wire::encode(message)?;
-        self.write_frame(Kind::Control, id, &[&payload])
-    }
-
     /// Ends the link in both directions: the peer's and this side's readers see its end.
     pub fn shutdown(&self) {
         self.shared.socket.shutdown();

@@ -4,6 +4,7 @@
 //! serde types in postcard's format. Everything a peer sends is checked where it is decoded: lengths against the
 //! frame, counts against the bounds named here.
 
+use afield_rpc::Offer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zerocopy::byteorder::little_endian::{I64, U32, U64};
@@ -57,6 +58,8 @@ pub struct Hello {
     pub monotonic_ns: u64,
     /// Home's `CLOCK_BOOTTIME` in nanoseconds when this was sent.
     pub boottime_ns: u64,
+    /// What home can be asked to do.
+    pub interfaces: Vec<Offer>,
 }
 
 /// The node's first words.
@@ -72,6 +75,8 @@ pub struct Welcome {
     pub name: String,
     /// CPUs that guests may use.
     pub cpus: u32,
+    /// What the node can be asked to do.
+    pub interfaces: Vec<Offer>,
 }
 
 /// What an inherited descriptor is at home, and so what the guest gets on the node.
@@ -129,29 +134,6 @@ pub struct Spawn {
     pub descriptors: Vec<Descriptor>,
 }
 
-/// Control messages from home to node. The frame's `id` is zero unless said otherwise.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub enum ToNode {
-    /// Start a guest; answered by [`ToHome::Spawned`].
-    Spawn(Spawn),
-    /// Answer to [`ToHome::Fork`] (same frame `id`): the child deputy's pid, or the errno of the failed fork.
-    Forked(Result<u32, i32>),
-    /// A signal arrived at the deputy. `info` is the kernel's `siginfo_t`, 128 bytes.
-    Signal { pid: u32, info: Vec<u8> },
-    /// The deputy is gone: end the guest at once. Nobody waits for its status.
-    Kill { pid: u32 },
-    /// The deputy is stopped: the guest must not compute.
-    Hold { pid: u32 },
-    /// The deputy runs again.
-    Release { pid: u32 },
-    /// The deputy's priority (`nice`) is this now.
-    Priority { pid: u32, nice: i8 },
-    /// A home object for which a poll was asked with notification by `pid` has become ready for `events` (`POLL*`).
-    Ready { pid: u32, handle: u64, events: u32 },
-    /// Answer to [`ToHome::Ping`] (same frame `id`): nothing but the round trip.
-    Pong,
-}
-
 /// Resource use of a guest process, its own threads only.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Usage {
@@ -184,49 +166,6 @@ pub fn plain_error(errno: i32) -> String {
         Some((meaning, _)) => meaning.to_owned(),
         None => text,
     }
-}
-
-/// Control messages from node to home. The frame's `id` is zero unless said otherwise.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub enum ToHome {
-    /// The answer to a [`ToNode::Spawn`]. On success the program has been executed.
-    Spawned {
-        pid: u32,
-        result: Result<(), SpawnError>,
-    },
-    /// A guest forks: the deputy of `pid` forks too and [`ToNode::Forked`] brings the child's pid (frame `id` set).
-    Fork {
-        pid: u32,
-        /// Signal for the parent when the child ends (`SIGCHLD` as a rule, 0 for none).
-        exit_signal: u32,
-        /// The child becomes the caller's sibling (`CLONE_PARENT`).
-        sibling: bool,
-    },
-    /// A child deputy that was made for a fork is not needed after all: end it without a trace.
-    Unfork { parent: u32, pid: u32 },
-    /// The guest executes another program now.
-    Exec {
-        pid: u32,
-        /// The command name, at most 15 bytes.
-        name: Vec<u8>,
-        /// Arguments, NUL-separated, as in `/proc/PID/cmdline`; at most 128 KiB.
-        arguments: Vec<u8>,
-    },
-    /// The guest changed its command name (`PR_SET_NAME` by its main thread).
-    Name { pid: u32, name: Vec<u8> },
-    /// The guest has written over its arguments; they are NUL-separated.
-    Title { pid: u32, arguments: Vec<u8> },
-    /// The guest ended with this wait status (of `waitpid`).
-    Exit { pid: u32, status: i32, usage: Usage },
-    /// A stop signal's default action: the deputy stops itself with it. Answered by [`ToNode::Release`] when the
-    /// deputy runs again (which is at once if home's kernel ignores the stop).
-    Stop { pid: u32, signal: u32 },
-    /// A call was refused because it is not possible afield.
-    Unsupported { pid: u32, call: u32, errno: i32 },
-    /// Asks for a [`ToNode::Pong`], for measurements.
-    Ping,
-    /// No guest has the object of a [`HandleOp::Share`] any more.
-    Released { handle: u64 },
 }
 
 /// Head of a forwarded system call (frame kind `Call`), followed by `buffers` times a [`BufferHeader`], each of direction
@@ -284,7 +223,7 @@ pub enum HandleOp {
     Read = 1,
     /// Write the data; at the shared offset if `offset` is -1. Reply: count.
     Write = 2,
-    /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ToNode::Ready`] follows
+    /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ready`](crate::control::Node::ready) follows
     /// once; see also [`note::READY`]. Reply: ready events.
     Poll = 3,
     /// `ioctl` with command `argument`, the data as input and `size` bytes of room. Reply: result, the memory after
@@ -321,7 +260,7 @@ pub enum HandleOp {
     /// messages, and [`Incoming`] messages.
     Receive = 17,
     /// The agent keeps a copy of the object for guests that get a descriptor of it from another guest, until
-    /// [`ToHome::Released`]. Reply: 0.
+    /// [`released`](crate::control::Home::released). Reply: 0.
     Share = 18,
     /// `fcntl` with command `argument` (those about the receiver of signals) and the number in `offset`, or `size` bytes of
     /// memory which are the data. Reply: result, the memory.
@@ -408,7 +347,7 @@ pub struct HandleReply {
 /// What a [`HandleReply`] says besides its result.
 pub mod note {
     /// The readiness is known, after the operation, and for every one of [`WATCHED`] that is not there
-    /// [`ToNode::Ready`](super::ToNode::Ready) will follow when it comes.
+    /// [`ready`](crate::control::Node::ready) will follow when it comes.
     pub const READY: u32 = 1;
     /// Home's kernel raised `SIGPIPE`.
     pub const PIPE_SIGNAL: u32 = 2;
@@ -533,14 +472,9 @@ mod tests {
 
     #[test]
     fn control_messages_refuse_trailing_bytes() {
-        let message = ToHome::Exit {
-            pid: 7,
-            status: 9,
-            usage: Usage::default(),
-        };
-        let mut bytes = encode(&message).unwrap();
-        assert_eq!(decode::<ToHome>(&bytes).unwrap(), message);
+        let mut bytes = encode(&Usage::default()).unwrap();
+        assert_eq!(decode::<Usage>(&bytes).unwrap(), Usage::default());
         bytes.push(0);
-        assert!(decode::<ToHome>(&bytes).is_err());
+        assert!(decode::<Usage>(&bytes).is_err());
     }
 }

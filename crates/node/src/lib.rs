@@ -13,6 +13,7 @@ mod door;
 mod fs;
 mod guests;
 mod installer;
+mod server;
 pub mod session;
 mod spawner;
 mod sys;

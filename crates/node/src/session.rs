@@ -22,10 +22,13 @@ use std::thread;
 use std::time::Duration;
 
 use afield_abi::syscalls::Restart;
+use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE, dispatch_node};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::turns::{Next, Turns};
-use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, ToHome, ToNode, Welcome};
+use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, Welcome};
+use afield_rpc::endpoint::{self, Endpoint, ReceiveError, Remote};
+use afield_rpc::{Answer, BindError, DispatchError};
 use thiserror::Error;
 use tracing::{debug, warn};
 
@@ -35,11 +38,12 @@ use crate::door::promises::Promises;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
+use crate::server::Server;
 use crate::spawner::Spawner;
 use crate::sys;
 use crate::sys::seccomp::Listener;
 use crate::sys::signals::State;
-use crate::trace::{self, Order, Orders, Tracer, Truths};
+use crate::trace::{Order, Orders, Tracer, Truths};
 use crate::world::{World, WorldError};
 
 /// How long a peer may take for its first words.
@@ -64,6 +68,12 @@ pub enum SessionError {
         /// Ours.
         node: u32,
     },
+    /// The home has not what is needed.
+    #[error("{0}: install the same version on both")]
+    Interface(#[from] BindError),
+    /// It asks for what cannot be.
+    #[error("protocol violation: {0}")]
+    Violation(String),
     /// No world could be made.
     #[error("no world for this session: {0}")]
     World(#[from] WorldError),
@@ -154,6 +164,21 @@ impl std::fmt::Debug for Then {
     }
 }
 
+impl From<ReceiveError> for SessionError {
+    fn from(error: ReceiveError) -> Self {
+        Self::Violation(error.to_string())
+    }
+}
+
+impl From<DispatchError<SessionError>> for SessionError {
+    fn from(error: DispatchError<SessionError>) -> Self {
+        match error {
+            DispatchError::Fault(error) => error,
+            error => Self::Violation(error.to_string()),
+        }
+    }
+}
+
 /// Work that touches guest memory.
 pub type MemoryTask = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 
@@ -162,6 +187,10 @@ pub type MemoryTask = Box<dyn FnOnce(&Arc<Shared>) + Send>;
 pub struct Shared {
     /// To home.
     pub writer: Writer,
+    /// What home can be asked to do.
+    pub home: HomeClient<Remote<Writer>>,
+    /// Guests that are being started, by pid: who wants to know.
+    starting: Mutex<HashMap<u32, Answer<Result<(), SpawnError>>>>,
     /// Who is in the world.
     pub guests: Guests,
     /// To the tracer.
@@ -344,6 +373,34 @@ impl Shared {
         !self.threads_under_timer().is_empty()
     }
 
+    /// Tells home how the start of a guest has gone.
+    pub fn started(&self, pid: u32, result: Result<(), SpawnError>) {
+        let answer = self.starting().remove(&pid);
+        if let Some(answer) = answer
+            && let Err(error) = answer.send(&result)
+        {
+            debug!("telling home: {error}");
+        }
+    }
+
+    fn starting(&self) -> MutexGuard<'_, HashMap<u32, Answer<Result<(), SpawnError>>>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that home wants to know how a guest's start goes.
+    pub fn note_start(&self, pid: u32, answer: Answer<Result<(), SpawnError>>) {
+        let earlier = self.starting().insert(pid, answer);
+        // Home has given the pid to another job. To let go of an answer is to say something, which is not for this thread.
+        if earlier.is_some() {
+            self.with_memory(Box::new(|_| drop(earlier)));
+        }
+    }
+
+    /// Calls that wait for home.
+    pub fn call_count(&self) -> usize {
+        self.calls().len()
+    }
+
     /// Has the memory thread do something.
     pub fn with_memory(&self, task: MemoryTask) {
         // The thread lives as long as the session.
@@ -363,7 +420,7 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     let hello = match greet(&mut reader) {
         Ok(hello) => hello,
         Err(error) => {
-            if let SessionError::Version { .. } = &error {
+            if let SessionError::Version { .. } | SessionError::Interface(_) = &error {
                 welcome(&writer, name, Some(error.to_string()))?;
             }
             return Err(error);
@@ -379,8 +436,16 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
     rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
     let (memory, tasks) = channel::<MemoryTask>();
+    let endpoint = Endpoint::new(
+        writer.clone(),
+        &[&NODE_INTERFACE],
+        &[&HOME_INTERFACE],
+        &hello.interfaces,
+    )?;
     let shared = Arc::new(Shared {
         writer: writer.clone(),
+        home: HomeClient::new(endpoint.remote(0)),
+        starting: Mutex::default(),
         guests: Guests::default(),
         orders: Orders::new()?,
         truths: Truths::default(),
@@ -422,7 +487,11 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
             spawner.spawn(&spawn);
         }
     })?;
-    read(reader, &shared, &spawns)
+    let server = Server {
+        shared: Arc::clone(&shared),
+        spawns,
+    };
+    read(reader, &endpoint, server)
 }
 
 fn install_through_init(shared: &Shared, world: &World) -> io::Result<()> {
@@ -483,6 +552,7 @@ fn greet(reader: &mut Reader) -> Result<Hello, SessionError> {
             node: afield_link::PROTOCOL,
         });
     }
+    endpoint::agree(&[&HOME_INTERFACE], &hello.interfaces)?;
     Ok(hello)
 }
 
@@ -493,6 +563,7 @@ fn welcome(writer: &Writer, name: &str, refusal: Option<String>) -> Result<(), L
         refusal,
         name: name.to_owned(),
         cpus: thread::available_parallelism().map_or(1, |count| count.get() as u32),
+        interfaces: vec![NODE_INTERFACE.offer()],
     };
     writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])
 }
@@ -502,16 +573,19 @@ const READERS: usize = 3;
 
 /// Reads the link until its end. The calling thread only waits for that: it must be free to end the session while others wait for
 /// guest memory.
-fn read(reader: Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Result<(), SessionError> {
+fn read(reader: Reader, endpoint: &Arc<Endpoint<Writer>>, server: Server) -> Result<(), SessionError> {
     let turns = Arc::new(Turns::new(reader)?);
     let free = Arc::new(AtomicUsize::new(READERS));
+    let server = Arc::new(server);
     let (ended, end) = channel();
     for _ in 0..READERS {
         let (turns, free) = (Arc::clone(&turns), Arc::clone(&free));
-        let (shared, spawns, ended) = (Arc::clone(shared), spawns.clone(), ended.clone());
+        let (server, endpoint, ended) = (Arc::clone(&server), Arc::clone(endpoint), ended.clone());
         start("link", move || {
+            let shared = &server.shared;
             while let Some(task) = turns.next(|frame| {
-                let task = match frame.and_then(|frame| take(&shared, &spawns, frame)) {
+                let taken = frame.map_err(SessionError::from);
+                let task = match taken.and_then(|frame| take(&server, &endpoint, frame)) {
                     Ok(None) => return Next::More,
                     Ok(Some(task)) => task,
                     Err(error) => {
@@ -529,80 +603,50 @@ fn read(reader: Reader, shared: &Arc<Shared>, spawns: &Sender<Spawn>) -> Result<
                     }
                 }
             }) {
-                task(&shared);
+                task(shared);
                 free.fetch_add(1, Ordering::SeqCst);
             }
         })?;
     }
     drop(ended);
     match end.recv() {
-        Ok(LinkError::Closed) | Err(_) => Ok(()),
-        Ok(error) => Err(error.into()),
+        Ok(SessionError::Link(LinkError::Closed)) | Err(_) => Ok(()),
+        Ok(error) => Err(error),
     }
 }
 
 /// In the reader's turn: whatever comes is handed on without waiting for anything. What touches guest memory is left.
-fn take(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: Frame) -> Result<Option<MemoryTask>, LinkError> {
+fn take(
+    server: &Server,
+    endpoint: &Arc<Endpoint<Writer>>,
+    frame: Frame,
+) -> Result<Option<MemoryTask>, SessionError> {
+    let shared = &server.shared;
     match frame.kind {
-        Kind::CallReply => return calls::reply(shared, frame.id, frame.payload),
+        Kind::CallReply => return Ok(calls::reply(shared, frame.id, frame.payload)?),
         Kind::FileReply => shared
             .files
             .home_replied(shared, frame.id & !FILE_ID, frame.payload)?,
         Kind::HandleReply if frame.id & FILE_ID == 0 => {
-            return calls::handle_reply(shared, frame.id, frame.payload);
+            return Ok(calls::handle_reply(shared, frame.id, frame.payload)?);
         }
         Kind::HandleReply => shared
             .files
             .handle_replied(shared, frame.id & !FILE_ID, &frame.payload)?,
-        Kind::Control => control(shared, spawns, &frame)?,
+        Kind::Control => {
+            if let Some(execution) = endpoint.receive(&frame.payload)? {
+                dispatch_node(server, execution)?;
+            }
+        }
         other => {
             return Err(LinkError::Unexpected {
                 expected: Kind::Control,
                 got: other,
-            });
+            }
+            .into());
         }
     }
     Ok(None)
-}
-
-fn control(shared: &Arc<Shared>, spawns: &Sender<Spawn>, frame: &Frame) -> Result<(), LinkError> {
-    match wire::decode::<ToNode>(&frame.payload)? {
-        ToNode::Spawn(spawn) => {
-            // The spawner lives as long as the session.
-            let _ = spawns.send(spawn);
-        }
-        ToNode::Forked(result) => shared.orders.give(Order::Forked { id: frame.id, result }),
-        ToNode::Signal { pid, info } => match <[u8; 128]>::try_from(info) {
-            Ok(info) => trace::deliver(shared, pid, &info),
-            Err(info) => warn!("a siginfo of {} bytes from home", info.len()),
-        },
-        ToNode::Kill { pid } => shared.orders.give(Order::Kill { pid }),
-        ToNode::Hold { pid } => shared.orders.give(Order::Hold { pid }),
-        ToNode::Release { pid } => shared.orders.give(Order::Release { pid }),
-        ToNode::Priority { pid, nice } => {
-            let leader = shared.guests.lock().process(pid).map(|process| process.leader);
-            if let Some(leader) = leader
-                && let Err(error) = sys::process::set_priority(leader, nice)
-            {
-                // To lower it again may be more than the node's user may do.
-                debug!("priority of {pid}: {error}");
-            }
-        }
-        ToNode::Ready { pid, handle, events } => shared.files.ready(pid, handle, events),
-        ToNode::Pong => {}
-    }
-    Ok(())
-}
-
-/// Tells home that a guest could not be started.
-pub fn refuse_spawn(shared: &Shared, pid: u32, error: SpawnError) {
-    let message = ToHome::Spawned {
-        pid,
-        result: Err(error),
-    };
-    if let Err(error) = shared.writer.write_control(0, &message) {
-        debug!("telling home: {error}");
-    }
 }
 
 /// Serves a home over a socketpair whose end was inherited.

@@ -11,7 +11,7 @@ use afield_link::wire::{Inherited, Spawn, SpawnError};
 use tracing::debug;
 
 use crate::door::notify;
-use crate::session::{self, Shared};
+use crate::session::Shared;
 use crate::sys::{seccomp, sockets};
 use crate::trace::Order;
 use crate::world::{World, WorldError};
@@ -39,7 +39,7 @@ impl Spawner {
         if let Err(error) = result
             && !self.is_dying()
         {
-            session::refuse_spawn(&self.shared, spawn.pid, error);
+            self.shared.started(spawn.pid, Err(error));
         }
         if self.ready.is_err() {
             // The job has been told why; the next one gets another session, whose world may do better.

@@ -5,7 +5,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use afield_link::wire::ToHome;
 use tracing::debug;
 
 use crate::session::Shared;
@@ -60,9 +59,8 @@ pub fn watch(shared: &Arc<Shared>) {
                     .filter(|process| process.leader == leader && process.title == known)
                     .map(|process| process.title = title)
             };
-            let message = ToHome::Title { pid, arguments };
             if same.is_some()
-                && let Err(error) = shared.writer.write_control(0, &message)
+                && let Err(error) = shared.home.title(pid, arguments)
             {
                 return debug!("telling home: {error}");
             }

@@ -4,9 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use afield_abi::fuse::{Attributes, AttributesReply, Opcode, ROOT_NODE, ReplyHeader, RequestHeader};
+use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
-use afield_link::wire::{self, Hello, Spawn, ToHome, ToNode, Welcome};
+use afield_link::wire::{self, Hello, Spawn, Welcome};
+use afield_rpc::endpoint::Endpoint;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Set in the process that is to be the session, to the descriptor of its link.
@@ -22,6 +24,7 @@ fn hello() -> Hello {
         uname: ["Linux", "home", "1", "1", "x86_64", ""].map(str::to_owned),
         monotonic_ns: 5_000_000_000,
         boottime_ns: 7_000_000_000,
+        interfaces: vec![HOME_INTERFACE.offer()],
     }
 }
 
@@ -118,7 +121,9 @@ fn an_empty_world_is_made_and_goes() {
         ids: [1000; 6],
         descriptors: vec![],
     };
-    writer.write_control(0, &ToNode::Spawn(spawn)).unwrap();
+    let calls = Endpoint::new(writer.clone(), &[], &[&NODE_INTERFACE], &welcome.interfaces).unwrap();
+    let node = NodeClient::new(calls.remote(0));
+    let mut start = node.begin_start(spawn).unwrap();
     // This home has a root directory and nothing in it.
     let error = loop {
         let frame = reader.read_frame().unwrap();
@@ -130,13 +135,12 @@ fn an_empty_world_is_made_and_goes() {
                         .unwrap();
                 }
             }
-            Kind::Control => match wire::decode::<ToHome>(&frame.payload).unwrap() {
-                ToHome::Spawned { pid, result } => {
-                    assert_eq!(pid, 4321);
-                    break result.unwrap_err();
+            Kind::Control => {
+                assert!(calls.receive(&frame.payload).unwrap().is_none());
+                if let Some(result) = start.poll() {
+                    break result.unwrap().unwrap_err();
                 }
-                other => panic!("{other:?}"),
-            },
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -158,6 +162,22 @@ fn another_version_is_refused() {
     let refusal = welcome(&mut reader).refusal.unwrap();
     let theirs = format!("protocol {}", other.protocol);
     assert!(refusal.contains(&theirs), "{refusal}");
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
+fn another_interface_is_refused() {
+    let (mut child, mut reader, writer) = start();
+    let mut other = hello();
+    other.interfaces[0].version += 1;
+    writer
+        .write_frame(Kind::Hello, 0, &[&wire::encode(&other).unwrap()])
+        .unwrap();
+    let refusal = welcome(&mut reader).refusal.unwrap();
+    assert!(
+        refusal.contains("the other side has version 2 of interface afield.home, this side needs version 1"),
+        "{refusal}"
+    );
     assert!(!child.wait().unwrap().success());
 }
 

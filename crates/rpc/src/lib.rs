@@ -109,6 +109,9 @@ pub enum CallError {
     /// The arguments cannot be sent.
     #[error("the arguments of the call cannot be marshalled")]
     Unmarshallable,
+    /// The arguments are more than the transport takes at once.
+    #[error("the arguments of the call take {0} bytes, which is too much")]
+    TooLarge(usize),
     /// The transport did not take it.
     #[error("the connection is at its end: {0}")]
     Connection(String),

@@ -121,6 +121,7 @@ fn peer_of_another_version() {
             refusal: None,
             name: "future".into(),
             cpus: 1,
+            interfaces: vec![],
         };
         let payload = wire::encode(&welcome).unwrap();
         stream

@@ -9,6 +9,7 @@ mod listener;
 mod nodes;
 mod record_locks;
 mod requests;
+mod server;
 mod session;
 mod shared;
 mod switchboard;
@@ -325,14 +326,17 @@ impl Agent {
             welcome,
         } = connection;
         tracing::info!(node = name, its_name = welcome.name, "session begins");
-        let session = Arc::new(Session::new(
-            name.to_owned(),
-            self.options.runtime.clone(),
-            welcome,
-            embedded_pid,
-            reader,
-            writer,
-        )?);
+        let session = Arc::new(
+            Session::new(
+                name.to_owned(),
+                self.options.runtime.clone(),
+                welcome,
+                embedded_pid,
+                reader,
+                writer,
+            )
+            .map_err(io::Error::other)?,
+        );
         for _ in 0..self.options.readers.max(1) {
             let reading = Arc::clone(&session);
             spawn("link", move || {

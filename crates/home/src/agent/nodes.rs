@@ -7,9 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use afield_link::PROTOCOL;
+use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE};
 use afield_link::frame::Kind;
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::wire::{self, Hello, Welcome};
+use afield_rpc::BindError;
+use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
@@ -61,6 +64,14 @@ pub enum NodeError {
         node: String,
         /// Its words.
         why: String,
+    },
+    /// It has not what home needs.
+    #[error("node {node}: {source}: install the same version on both")]
+    Interface {
+        /// As the user named it.
+        node: String,
+        /// What is missing.
+        source: BindError,
     },
     /// Whatever is there is not a node.
     #[error("node {node} does not answer as a node: {source}")]
@@ -163,6 +174,10 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
             why,
         });
     }
+    endpoint::agree(&[&NODE_INTERFACE], &welcome.interfaces).map_err(|source| NodeError::Interface {
+        node: name.to_owned(),
+        source,
+    })?;
     reader.set_timeout(None).map_err(|error| strange(error.into()))?;
     Ok(Connection {
         reader,
@@ -205,6 +220,7 @@ fn hello() -> Hello {
         ],
         monotonic_ns: now(ClockId::Monotonic),
         boottime_ns: now(ClockId::Boottime),
+        interfaces: vec![HOME_INTERFACE.offer()],
     }
 }
 

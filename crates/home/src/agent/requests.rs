@@ -5,16 +5,18 @@ use std::sync::Arc;
 use afield_abi::errno;
 use afield_abi::fuse::{Opcode, RequestHeader};
 use afield_abi::syscalls::{self, Arg, nr};
+use afield_link::control::dispatch_home;
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::message::{self, Passed};
 use afield_link::turns::Next;
-use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, ToHome, ToNode, Usage};
+use afield_link::wire::{self, CallHeader, HandleHeader, HandleOp, Usage};
 use rustix::process::Pid;
 use zerocopy::FromBytes;
 
 use super::deputies::DeputyEntry;
 use super::lock;
 use super::record_locks::Waiting;
+use super::server::Server;
 use super::session::{Outstanding, Session, SessionError};
 use crate::messages::ToDeputy;
 
@@ -76,7 +78,11 @@ impl Session {
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,
             Kind::Cancel => self.cancel(frame.id)?,
-            Kind::Control => self.control(frame.id, wire::decode(&frame.payload)?)?,
+            Kind::Control => {
+                if let Some(execution) = self.calls.receive(&frame.payload)? {
+                    dispatch_home(&Server { session: self }, execution)?;
+                }
+            }
             Kind::Hello | Kind::Welcome | Kind::CallReply | Kind::FileReply | Kind::HandleReply => {
                 return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
             }
@@ -192,71 +198,7 @@ impl Session {
         self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
     }
 
-    fn control(self: &Arc<Self>, id: u64, message: ToHome) -> Result<(), SessionError> {
-        match message {
-            ToHome::Spawned { pid, result } => {
-                if let Some(deputy) = self.deputy(pid) {
-                    {
-                        let way = self.files.end_start(pid);
-                        let mut status = lock(&deputy.status);
-                        status.directory.extend(way);
-                        status.started = true;
-                        status.ending |= result.is_err();
-                    }
-                    self.tell(&deputy, 0, &ToDeputy::Spawned(result), None)?;
-                }
-            }
-            ToHome::Fork {
-                pid,
-                exit_signal,
-                sibling,
-            } => {
-                let Some(deputy) = self.deputy(pid) else {
-                    self.writer.write_control(id, &ToNode::Forked(Err(libc::ESRCH)))?;
-                    return Ok(());
-                };
-                let what = Outstanding::Fork {
-                    deputy: Arc::clone(&deputy),
-                    sibling,
-                };
-                self.expect(id, what)?;
-                let message = ToDeputy::Fork { exit_signal, sibling };
-                self.tell(&deputy, id, &message, None)?;
-            }
-            ToHome::Unfork { parent, pid } => self.unfork(parent, pid)?,
-            ToHome::Exec { pid, name, arguments } => {
-                if let Some(deputy) = self.deputy(pid) {
-                    lock(&deputy.status).command = words_of(&arguments);
-                    self.tell(&deputy, 0, &ToDeputy::Exec { name, arguments }, None)?;
-                }
-            }
-            ToHome::Title { pid, arguments } => {
-                if let Some(deputy) = self.deputy(pid) {
-                    lock(&deputy.status).command = words_of(&arguments);
-                    self.tell(&deputy, 0, &ToDeputy::Title(arguments), None)?;
-                }
-            }
-            ToHome::Name { pid, name } => {
-                if let Some(deputy) = self.deputy(pid) {
-                    self.tell(&deputy, 0, &ToDeputy::Name(name), None)?;
-                }
-            }
-            ToHome::Exit { pid, status, usage } => self.exit(pid, status, usage)?,
-            ToHome::Stop { pid, signal } => match self.deputy(pid) {
-                Some(deputy) => {
-                    lock(&deputy.status).stopping = true;
-                    self.tell(&deputy, 0, &ToDeputy::Stop { signal }, None)?;
-                }
-                None => self.writer.write_control(0, &ToNode::Release { pid })?,
-            },
-            ToHome::Unsupported { pid, call, errno } => self.unsupported(pid, call, errno)?,
-            ToHome::Released { handle } => self.shared.remove(handle),
-            ToHome::Ping => self.writer.write_control(id, &ToNode::Pong)?,
-        }
-        Ok(())
-    }
-
-    fn unfork(&self, parent: u32, pid: u32) -> Result<(), SessionError> {
+    pub(super) fn unfork(&self, parent: u32, pid: u32) -> Result<(), SessionError> {
         let Some(child) = self.deputy(pid) else {
             return Ok(());
         };
@@ -281,7 +223,7 @@ impl Session {
         }
     }
 
-    fn exit(&self, pid: u32, status: i32, usage: Usage) -> Result<(), SessionError> {
+    pub(super) fn exit(&self, pid: u32, status: i32, usage: Usage) -> Result<(), SessionError> {
         let Some(deputy) = self.deputy(pid) else {
             return Ok(());
         };
@@ -301,7 +243,7 @@ impl Session {
         self.tell(&deputy, 0, &ToDeputy::Exit { status }, None)
     }
 
-    fn unsupported(&self, pid: u32, call: u32, number: i32) -> Result<(), SessionError> {
+    pub(super) fn unsupported(&self, pid: u32, call: u32, number: i32) -> Result<(), SessionError> {
         let Some(deputy) = self.deputy(pid) else {
             return Ok(());
         };
@@ -325,7 +267,7 @@ impl Session {
 }
 
 /// NUL-separated arguments as one line.
-fn words_of(arguments: &[u8]) -> String {
+pub(super) fn words_of(arguments: &[u8]) -> String {
     let arguments = arguments.strip_suffix(b"\0").unwrap_or(arguments);
     let line: Vec<u8> = arguments
         .iter()

@@ -11,10 +11,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
 use afield_link::frame::Kind;
 use afield_link::stream::{LinkError, Reader, Writer};
 use afield_link::turns::Turns;
-use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, ToNode, Welcome, plain_error};
+use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, Welcome, plain_error};
+use afield_rpc::endpoint::{Endpoint, ReceiveError, Remote};
+use afield_rpc::{Answer, BindError, CallError, DispatchError};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use zerocopy::IntoBytes;
@@ -47,12 +50,34 @@ pub enum SessionError {
     /// A deputy's channel is not as it should be.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The node could not be asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The node has not what is needed.
+    #[error("{0}: install the same version on both")]
+    Interface(#[from] BindError),
     /// The kernel refused something.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The agent ends.
     #[error("the agent was stopped")]
     Stopped,
+}
+
+impl From<ReceiveError> for SessionError {
+    fn from(error: ReceiveError) -> Self {
+        Self::Violation(error.to_string())
+    }
+}
+
+impl From<DispatchError<SessionError>> for SessionError {
+    fn from(error: DispatchError<SessionError>) -> Self {
+        match error {
+            DispatchError::Fault(error) => error,
+            DispatchError::Call(error) => error.into(),
+            error @ DispatchError::Arguments { .. } => Self::Violation(error.to_string()),
+        }
+    }
 }
 
 impl From<rustix::io::Errno> for SessionError {
@@ -74,6 +99,8 @@ pub enum Outstanding {
         deputy: Arc<DeputyEntry>,
         /// The child is to be its sibling.
         sibling: bool,
+        /// Who wants to know.
+        answer: Answer<Result<u32, i32>>,
     },
     /// A file request that waits for something else than a file.
     File(Waiting),
@@ -94,6 +121,10 @@ pub struct Session {
     pub embedded_pid: Option<u32>,
     /// To the node.
     pub writer: Writer,
+    /// Calls of both sides.
+    pub(super) calls: Arc<Endpoint<Writer>>,
+    /// What the node can be asked to do.
+    pub node: NodeClient<Remote<Writer>>,
     /// From the node.
     pub turns: Turns,
     /// Home's files.
@@ -105,6 +136,7 @@ pub struct Session {
     deputies: Mutex<HashMap<u32, Arc<DeputyEntry>>>,
     pub(super) outstanding: Mutex<HashMap<u64, Outstanding>>,
     handle_next: AtomicU64,
+    own_next: AtomicU64,
     /// Home objects that guests pass to each other.
     pub(super) shared: SharedObjects,
     /// Why it is over, when it is.
@@ -113,6 +145,9 @@ pub struct Session {
 
 /// Most requests that a node may have open at a time.
 const OUTSTANDING_MAX: usize = 1 << 16;
+
+/// Bit of the ids under which deputies are asked for what the node has not numbered as it does its requests.
+const OWN_ID: u64 = 1 << 62;
 
 impl Session {
     /// A session on a link whose first words have been exchanged.
@@ -123,7 +158,13 @@ impl Session {
         embedded_pid: Option<u32>,
         reader: Reader,
         writer: Writer,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, SessionError> {
+        let calls = Endpoint::new(
+            writer.clone(),
+            &[&HOME_INTERFACE],
+            &[&NODE_INTERFACE],
+            &welcome.interfaces,
+        )?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(
@@ -138,6 +179,8 @@ impl Session {
             welcome,
             embedded_pid,
             writer,
+            node: NodeClient::new(calls.remote(0)),
+            calls,
             turns: Turns::new(reader)?,
             files: FileService::new(Path::new("/"))?,
             epoll,
@@ -145,6 +188,7 @@ impl Session {
             deputies: Mutex::default(),
             outstanding: Mutex::default(),
             handle_next: AtomicU64::new(1),
+            own_next: AtomicU64::new(0),
             shared: SharedObjects::default(),
             over: Mutex::new(None),
         })
@@ -152,7 +196,7 @@ impl Session {
 
     /// Starts a job whose root deputy is at the other end of `channel`.
     pub fn start_job(
-        &self,
+        self: &Arc<Self>,
         pid: u32,
         mut request: RunRequest,
         directory: Option<OwnedFd>,
@@ -193,8 +237,16 @@ impl Session {
             let _ = entry.tell(0, &ToDeputy::Gone(self.gone(&why)), None);
             return Ok(());
         }
-        match self.writer.write_control(0, &ToNode::Spawn(request.spawn)) {
-            Err(LinkError::Frame(error)) => {
+        let (session, deputy) = (Arc::downgrade(self), Arc::clone(&entry));
+        let began = self.node.start_then(request.spawn, move |result| {
+            if let Some(session) = session.upgrade()
+                && let Err(error) = session.started(&deputy, result)
+            {
+                session.end(&error);
+            }
+        });
+        match began {
+            Err(error @ CallError::TooLarge(_)) => {
                 self.unregister(pid);
                 let _ = entry.tell(
                     0,
@@ -352,6 +404,13 @@ impl Session {
         Ok(())
     }
 
+    /// Takes note of a request that the node has not numbered; the number that it has now.
+    pub fn expect_own(&self, what: Outstanding) -> Result<u64, SessionError> {
+        let id = OWN_ID | self.own_next.fetch_add(1, Ordering::Relaxed);
+        self.expect(id, what)?;
+        Ok(id)
+    }
+
     /// A request is about to be answered.
     pub fn answered(&self, id: u64) -> Option<Outstanding> {
         lock(&self.outstanding).remove(&id)
@@ -374,7 +433,7 @@ impl Session {
             let _ = std::fs::remove_dir_all(self.runtime.dump_of(entry.pid));
         }
         if !lock(&entry.status).ending {
-            self.writer.write_control(0, &ToNode::Kill { pid: entry.pid })?;
+            self.node.kill(entry.pid)?;
         }
         let of_this = |what: &mut Outstanding| match what {
             Outstanding::Call(deputy)
@@ -390,9 +449,7 @@ impl Session {
             match what {
                 Outstanding::Call(_) => self.fail_call(id, libc::EINTR)?,
                 Outstanding::Handle(_) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
-                Outstanding::Fork { .. } => {
-                    self.writer.write_control(id, &ToNode::Forked(Err(libc::ESRCH)))?;
-                }
+                Outstanding::Fork { answer, .. } => answer.send(&Err(libc::ESRCH))?,
                 Outstanding::File(waiting) => self.finish_waiting(id, waiting, libc::EINTR)?,
             }
         }
@@ -448,6 +505,7 @@ impl Session {
             deputies.values().cloned().collect::<Vec<_>>()
         };
         self.writer.shutdown();
+        self.calls.close(&why);
         let text = self.gone(&why);
         let stopped = matches!(error, SessionError::Stopped);
         for entry in deputies {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_link::frame::{Frame, Kind};
-use afield_link::wire::{self, ToNode};
+use afield_link::wire;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -179,18 +179,17 @@ impl Session {
         let pid = deputy.pid;
         match message {
             FromDeputy::Forked(result) => return self.forked(deputy, id, result, descriptor),
-            FromDeputy::Signal(info) => self.writer.write_control(0, &ToNode::Signal { pid, info })?,
+            FromDeputy::Signal(info) => self.node.signal(pid, info)?,
             FromDeputy::Released => {
                 {
                     let mut status = lock(&deputy.status);
                     status.stopping = false;
                     status.held = false;
                 }
-                self.writer.write_control(0, &ToNode::Release { pid })?;
+                self.node.release(pid)?;
             }
             FromDeputy::Ready { handle, events } => {
-                let message = ToNode::Ready { pid, handle, events };
-                self.writer.write_control(0, &message)?;
+                self.node.ready(pid, handle, events)?;
             }
             FromDeputy::Shared(result) => self.keep_shared(deputy, id, result, descriptor)?,
             FromDeputy::Locked(result) => self.finish_lock(id, result)?,
@@ -213,7 +212,12 @@ impl Session {
         result: Result<u32, i32>,
         descriptor: Option<std::os::fd::OwnedFd>,
     ) -> Result<(), SessionError> {
-        let Some(Outstanding::Fork { deputy, sibling }) = self.answered(id) else {
+        let Some(Outstanding::Fork {
+            deputy,
+            sibling,
+            answer,
+        }) = self.answered(id)
+        else {
             return Ok(());
         };
         if !Arc::ptr_eq(&deputy, parent) {
@@ -242,7 +246,7 @@ impl Session {
             (Ok(_), None) => Err(libc::EAGAIN),
             (Err(errno), _) => Err(errno),
         };
-        Ok(self.writer.write_control(id, &ToNode::Forked(result))?)
+        Ok(answer.send(&result)?)
     }
 
     /// Looks for deputies that somebody has stopped or continued, or given another priority.
@@ -270,14 +274,13 @@ impl Session {
                 (other_nice, other_stop)
             };
             if other_nice {
-                self.writer.write_control(0, &ToNode::Priority { pid, nice })?;
+                self.node.priority(pid, nice)?;
             }
             if other_stop {
-                let message = match stopped {
-                    true => ToNode::Hold { pid },
-                    false => ToNode::Release { pid },
-                };
-                self.writer.write_control(0, &message)?;
+                match stopped {
+                    true => self.node.hold(pid)?,
+                    false => self.node.release(pid)?,
+                }
             }
         }
         Ok(())

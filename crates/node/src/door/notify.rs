@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use afield_abi::syscalls::{self, Class, nr};
-use afield_link::wire::{HandleOp, ToHome};
+use afield_link::wire::HandleOp;
 use tracing::{debug, warn};
 
 use super::control::SIOCGIFCONF;
@@ -167,10 +167,7 @@ impl Door {
     /// Tells the user once that a call is not possible.
     pub(super) fn report(&mut self, pid: u32, call: u32, errno: i32) {
         if self.reported.insert(call)
-            && let Err(error) = self
-                .shared
-                .writer
-                .write_control(0, &ToHome::Unsupported { pid, call, errno })
+            && let Err(error) = self.shared.home.unsupported(pid, call, errno)
         {
             debug!("telling home: {error}");
         }
@@ -225,7 +222,7 @@ impl Door {
                         memory::read(tid, arguments[1], &mut name).map(|()| name)
                     });
                     let name = name.map_err(|error| errno(&error))?;
-                    if let Err(error) = self.shared.writer.write_control(0, &ToHome::Name { pid, name }) {
+                    if let Err(error) = self.shared.home.name(pid, name) {
                         debug!("telling home: {error}");
                     }
                 }

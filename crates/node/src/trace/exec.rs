@@ -1,6 +1,5 @@
 //! A guest has executed a program.
 
-use afield_link::wire::ToHome;
 use tracing::debug;
 
 use super::{Resume, Tracer, Within};
@@ -77,14 +76,14 @@ impl Tracer {
         }
         let early = std::mem::take(&mut process.early_signals);
         if first {
-            self.tell(0, &ToHome::Spawned { pid, result: Ok(()) });
+            self.shared.started(pid, Ok(()));
         }
         match program_of(tid) {
             Ok((name, arguments)) => {
                 if let Some(process) = self.shared.guests.lock().process_mut(pid) {
                     process.title = titles::digest(&arguments);
                 }
-                self.tell(0, &ToHome::Exec { pid, name, arguments });
+                self.tell(self.shared.home.exec(pid, name, arguments));
             }
             Err(error) => debug!("name of {pid}: {error}"),
         }

@@ -1,10 +1,11 @@
 //! Making processes: home forks the deputy first, then the guest is made with the pid that home's kernel chose.
 
-use afield_link::wire::ToHome;
+use std::sync::Arc;
+
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Early, Resume, Thread, Tracer, Within, descriptors, limits, resume};
+use super::{Early, Order, Resume, Thread, Tracer, Within, descriptors, limits, resume};
 use crate::guests::read_inner;
 use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
 use crate::sys::ptrace::{self, Registers};
@@ -71,14 +72,7 @@ impl Tracer {
         if arguments.flags & (NAMESPACES | CLONE_INTO_CGROUP) != 0 || arguments.set_tid_size != 0 {
             if let Some(thread) = self.threads.get(&tid) {
                 let (pid, call) = (thread.pid, registers.orig_rax as u32);
-                self.tell(
-                    0,
-                    &ToHome::Unsupported {
-                        pid,
-                        call,
-                        errno: libc::EPERM,
-                    },
-                );
+                self.tell(self.shared.home.unsupported(pid, call, libc::EPERM));
             }
             return self.finish_call(tid, registers, -i64::from(libc::EPERM));
         }
@@ -98,13 +92,17 @@ impl Tracer {
         let pid = thread.pid;
         let id = self.shared.next_id();
         self.forks.insert(id, tid);
+        let shared = Arc::clone(&self.shared);
+        let exit_signal = arguments.exit_signal as u32;
+        let sibling = arguments.flags & libc::CLONE_PARENT as u64 != 0;
         self.tell(
-            id,
-            &ToHome::Fork {
-                pid,
-                exit_signal: arguments.exit_signal as u32,
-                sibling: arguments.flags & libc::CLONE_PARENT as u64 != 0,
-            },
+            self.shared
+                .home
+                .fork_then(pid, exit_signal, sibling, move |result| {
+                    // Without an answer the session is about to end.
+                    let result = result.unwrap_or(Err(libc::EAGAIN));
+                    shared.orders.give(Order::Forked { id, result });
+                }),
         );
     }
 
@@ -118,7 +116,7 @@ impl Tracer {
         let Some(fork) = thread.fork.as_mut() else {
             // The thread died, or was replaced by an `execve`, in between.
             if let Ok(pid) = result {
-                self.tell(0, &ToHome::Unfork { parent, pid });
+                self.tell(self.shared.home.unfork(parent, pid));
             }
             return;
         };
@@ -137,7 +135,7 @@ impl Tracer {
             let registers = fork.registers;
             thread.fork = None;
             self.unborn.remove(&child);
-            self.tell(0, &ToHome::Unfork { parent, pid: child });
+            self.tell(self.shared.home.unfork(parent, child));
             return self.finish_call(tid, registers, -i64::from(errno(&error)));
         }
         self.go_on(tid, Resume::ToCallEnd);
@@ -243,7 +241,7 @@ impl Tracer {
         if result < 0 {
             if let (Some(pid), false) = (fork.child, fork.made) {
                 self.unborn.remove(&pid);
-                self.tell(0, &ToHome::Unfork { parent, pid });
+                self.tell(self.shared.home.unfork(parent, pid));
             }
             if result == -i64::from(libc::EEXIST) {
                 // A thread of the world has that pid: make the call again, home will choose another.
@@ -276,7 +274,7 @@ impl Tracer {
         match fork.child {
             Some(pid) if !fork.made => {
                 self.unborn.remove(&pid);
-                self.tell(0, &ToHome::Unfork { parent, pid });
+                self.tell(self.shared.home.unfork(parent, pid));
                 self.doomed.insert(pid);
                 let early: Vec<i32> = self.early.keys().copied().collect();
                 for tid in early {

@@ -18,7 +18,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use afield_link::wire::{ToHome, Usage};
+use afield_link::control::Statistics;
+use afield_link::wire::Usage;
+use afield_rpc::CallError;
 use tracing::{debug, warn};
 
 pub use correction::{Correction, STAT_BYTES, is_status_call};
@@ -244,6 +246,15 @@ impl Tracer {
                 answer,
             } => self.limit_files(process, soft, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
+            Order::Statistics { answer } => {
+                let held = self.processes.values().filter(|process| process.held).count();
+                let statistics = Statistics {
+                    guests: self.processes.len() as u32,
+                    held: held as u32,
+                    calls: self.shared.call_count() as u32,
+                };
+                self.tell(answer.send(&statistics));
+            }
             Order::End => {}
         }
     }
@@ -373,14 +384,7 @@ impl Tracer {
         if executed {
             let pid = thread.pid;
             self.settle_files();
-            self.tell(
-                0,
-                &ToHome::Exit {
-                    pid,
-                    status,
-                    usage: usage_of(&usage),
-                },
-            );
+            self.tell(self.shared.home.exit(pid, status, usage_of(&usage)));
         }
     }
 
@@ -391,9 +395,9 @@ impl Tracer {
         }
     }
 
-    /// Tells home. If the link is gone the session is about to end.
-    fn tell(&self, id: u64, message: &ToHome) {
-        if let Err(error) = self.shared.writer.write_control(id, message) {
+    /// Takes note of whether home could be told. If the link is gone the session is about to end.
+    fn tell(&self, told: Result<(), CallError>) {
+        if let Err(error) = told {
             debug!("telling home: {error}");
         }
     }

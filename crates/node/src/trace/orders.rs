@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use afield_link::control::Statistics;
+use afield_rpc::Answer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::Correction;
@@ -63,6 +65,8 @@ pub enum Order {
     },
     /// A signal may have become pending for a thread that waits in a forwarded call.
     Look { tid: i32 },
+    /// Tell home how the session is.
+    Statistics { answer: Answer<Statistics> },
     /// The world has ended: report what is left to report, and end the session.
     End,
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use afield_link::wire::ToHome;
 use tracing::debug;
 
 use super::{EARLY_SIGNALS_MAX, Order, Resume, Tracer, Within};
@@ -146,13 +145,7 @@ impl Tracer {
         let pid = thread.pid;
         if bit(signal) & signals::STOPS != 0 && self.stops_by_default(tid, signal) {
             self.hold(pid);
-            self.tell(
-                0,
-                &ToHome::Stop {
-                    pid,
-                    signal: signal as u32,
-                },
-            );
+            self.tell(self.shared.home.stop(pid, signal as u32));
             return self.go_on(tid, Resume::Run(0));
         }
         self.give_true_info(tid, pid);

@@ -80,8 +80,7 @@ fn a_hostile_node_loses_its_session() {
         ),
         (
             |node, pid| {
-                let message = ToHome::Unfork { parent: 1, pid };
-                node.writer.write_control(0, &message).unwrap();
+                node.home.unfork(1, pid).unwrap();
             },
             "not made by",
         ),
@@ -109,6 +108,7 @@ fn the_end_of_the_link_is_told() {
         session,
         reader,
         writer,
+        ..
     } = node;
     writer.shutdown();
     drop((reader, writer));

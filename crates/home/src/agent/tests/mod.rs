@@ -2,16 +2,22 @@
 
 mod hostile;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use afield_link::control::{
+    HOME_INTERFACE, HomeClient, NODE_INTERFACE, Node as Asked, Statistics, dispatch_node,
+};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{Reader, Writer, split};
 use afield_link::wire::{
-    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, Inherited, Spawn, SpawnError, ToHome,
-    ToNode, Usage, Welcome,
+    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, Inherited, Spawn, SpawnError, Usage,
+    Welcome,
 };
+use afield_rpc::endpoint::{Endpoint, Remote};
+use afield_rpc::{Answer, Pending};
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -24,6 +30,67 @@ struct Node {
     session: Arc<Session>,
     reader: Reader,
     writer: Writer,
+    calls: Arc<Endpoint<Writer>>,
+    home: HomeClient<Remote<Writer>>,
+    heard: Heard,
+}
+
+/// What home asks for, as it comes.
+#[derive(Default)]
+struct Heard(Mutex<VecDeque<Said>>);
+
+#[derive(Debug)]
+enum Said {
+    Start(Box<Spawn>, Answer<Result<(), SpawnError>>),
+    Signal(u32, Vec<u8>),
+    Kill(u32),
+    /// What no test looks at closely.
+    #[expect(dead_code, reason = "shown when a test fails")]
+    Other(String),
+}
+
+impl Heard {
+    fn add(&self, said: Said) -> Result<(), String> {
+        lock(&self.0).push_back(said);
+        Ok(())
+    }
+}
+
+impl Asked for Heard {
+    type Fault = String;
+
+    fn start(&self, spawn: Spawn, answer: Answer<Result<(), SpawnError>>) -> Result<(), String> {
+        self.add(Said::Start(Box::new(spawn), answer))
+    }
+
+    fn signal(&self, pid: u32, info: Vec<u8>) -> Result<(), String> {
+        self.add(Said::Signal(pid, info))
+    }
+
+    fn kill(&self, pid: u32) -> Result<(), String> {
+        self.add(Said::Kill(pid))
+    }
+
+    fn hold(&self, pid: u32) -> Result<(), String> {
+        self.add(Said::Other(format!("hold {pid}")))
+    }
+
+    fn release(&self, pid: u32) -> Result<(), String> {
+        self.add(Said::Other(format!("release {pid}")))
+    }
+
+    fn priority(&self, pid: u32, nice: i8) -> Result<(), String> {
+        self.add(Said::Other(format!("priority {pid} {nice}")))
+    }
+
+    fn ready(&self, pid: u32, handle: u64, events: u32) -> Result<(), String> {
+        self.add(Said::Other(format!("ready {pid} {handle} {events}")))
+    }
+
+    fn statistics(&self, answer: Answer<Statistics>) -> Result<(), String> {
+        drop(answer);
+        self.add(Said::Other("statistics".to_owned()))
+    }
 }
 
 impl Node {
@@ -38,7 +105,15 @@ impl Node {
             refusal: None,
             name: "made up".to_owned(),
             cpus: 1,
+            interfaces: vec![NODE_INTERFACE.offer()],
         };
+        let calls = Endpoint::new(
+            writer.clone(),
+            &[&NODE_INTERFACE],
+            &[&HOME_INTERFACE],
+            &[HOME_INTERFACE.offer()],
+        )
+        .unwrap();
         let session = Session::new(
             "test".to_owned(),
             RuntimeDir::at("/nonexistent"),
@@ -59,11 +134,19 @@ impl Node {
             session,
             reader,
             writer,
+            home: HomeClient::new(calls.remote(0)),
+            calls,
+            heard: Heard::default(),
         }
     }
 
     /// A job whose deputy is played by the test.
     fn start_job(&mut self, pid: u32) -> Played {
+        self.start_job_that(pid, Ok(()))
+    }
+
+    /// One that starts, or fails, like this.
+    fn start_job_that(&mut self, pid: u32, outcome: Result<(), SpawnError>) -> Played {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let spawn = Spawn {
@@ -102,7 +185,7 @@ impl Node {
         let ToDeputy::Accepted { handle_first } = played.told().1 else {
             panic!("not accepted");
         };
-        let ToNode::Spawn(spawn) = self.control().1 else {
+        let Said::Start(spawn, answer) = self.control() else {
             panic!("no spawn");
         };
         assert_eq!(spawn.pid, pid);
@@ -110,23 +193,54 @@ impl Node {
             spawn.descriptors[0].object,
             Inherited::Handle { handle, .. } if handle == handle_first
         ));
-        self.say(0, &ToHome::Spawned { pid, result: Ok(()) });
-        assert!(matches!(played.told().1, ToDeputy::Spawned(Ok(()))));
+        answer.send(&outcome).unwrap();
+        assert!(matches!(played.told().1, ToDeputy::Spawned(told) if told == outcome));
         played
     }
 
-    fn say(&mut self, id: u64, message: &ToHome) {
-        self.writer.write_control(id, message).unwrap();
+    /// Nothing has come that was not asked for, and everything has been heard.
+    fn ping(&mut self) {
+        let ping = self.home.begin_ping().unwrap();
+        self.wait(ping);
+        assert!(lock(&self.heard.0).is_empty());
+    }
+
+    fn fork(&self, pid: u32) -> Fork {
+        self.home.begin_fork(pid, 17, false).unwrap()
+    }
+
+    /// Reads until an answer has come.
+    fn wait<T: serde::de::DeserializeOwned>(&mut self, mut pending: Pending<T, Remote<Writer>>) -> T {
+        loop {
+            if let Some(result) = pending.poll() {
+                return result.unwrap();
+            }
+            let frame = self.frame();
+            assert_eq!(frame.kind, Kind::Control);
+            self.take(&frame);
+        }
+    }
+
+    fn take(&mut self, frame: &Frame) {
+        if let Some(execution) = self.calls.receive(&frame.payload).unwrap() {
+            dispatch_node(&self.heard, execution).unwrap();
+        }
     }
 
     fn frame(&mut self) -> Frame {
         self.reader.read_frame().unwrap()
     }
 
-    fn control(&mut self) -> (u64, ToNode) {
-        let frame = self.frame();
-        assert_eq!(frame.kind, Kind::Control);
-        (frame.id, wire::decode(&frame.payload).unwrap())
+    /// What home asks next.
+    fn control(&mut self) -> Said {
+        loop {
+            if let Some(said) = lock(&self.heard.0).pop_front() {
+                return said;
+            }
+            let frame = self.frame();
+            assert_eq!(frame.kind, Kind::Control);
+            self.take(&frame);
+        }
     }
 
     fn call(&mut self, id: u64, pid: u32) {
@@ -183,6 +297,8 @@ impl Node {
     }
 }
 
+type Fork = Pending<Result<u32, i32>, Remote<Writer>>;
+
 /// A deputy that the test plays.
 struct Played {
     pid: u32,
@@ -231,21 +347,16 @@ fn calls_and_signals_cross_in_order() {
         assert_eq!((frame.kind, frame.id), (Kind::Call, id));
         deputy.tell(0, &FromDeputy::Signal(vec![id as u8; 128]));
         deputy.answer(Kind::CallReply, id, id as i64 * 3);
-        let (_, message) = node.control();
-        assert_eq!(
-            message,
-            ToNode::Signal {
-                pid: deputy.pid,
-                info: vec![id as u8; 128]
-            }
-        );
+        let Said::Signal(pid, info) = node.control() else {
+            panic!("no signal");
+        };
+        assert_eq!((pid, info), (deputy.pid, vec![id as u8; 128]));
         assert_eq!(node.result(Kind::CallReply, id), id as i64 * 3);
     }
     // What was not asked is not passed on.
     deputy.answer(Kind::CallReply, 999, 1);
     deputy.answer(Kind::HandleReply, 999, 1);
-    node.say(77, &ToHome::Ping);
-    assert_eq!(node.control(), (77, ToNode::Pong));
+    node.ping();
     assert_eq!(node.session.processes()[0].home_calls, 199);
     assert_eq!(node.session.processes()[0].command, "x y");
 }
@@ -257,24 +368,21 @@ fn everything_outstanding_is_answered_when_a_deputy_dies() {
     let pid = deputy.pid;
     node.call(1, pid);
     node.operate(2 | FILE_ID, pid, HandleOp::Read, &[]);
-    node.say(
-        3,
-        &ToHome::Fork {
-            pid,
-            exit_signal: 17,
-            sibling: false,
-        },
-    );
-    node.say(4, &ToHome::Ping);
-    assert_eq!(node.control(), (4, ToNode::Pong));
+    let mut fork = node.fork(pid);
+    node.ping();
     drop(deputy);
-    assert_eq!(node.control(), (0, ToNode::Kill { pid }));
+    assert!(matches!(node.control(), Said::Kill(killed) if killed == pid));
     let mut answered = Vec::new();
     for _ in 0..3 {
-        answered.push(node.frame().id);
+        let frame = node.frame();
+        match frame.kind {
+            Kind::Control => node.take(&frame),
+            _ => answered.push(frame.id),
+        }
     }
     answered.sort_unstable();
-    assert_eq!(answered, [1, 3, 2 | FILE_ID]);
+    assert_eq!(answered, [1, 2 | FILE_ID]);
+    assert_eq!(fork.poll(), Some(Ok(Err(libc::ESRCH))));
     // And so is what comes late.
     node.call(5, pid);
     assert_eq!(node.result(Kind::CallReply, 5), -i64::from(libc::EINTR));
@@ -284,15 +392,8 @@ fn everything_outstanding_is_answered_when_a_deputy_dies() {
         -i64::from(libc::EINTR)
     );
     node.operate(7 | FILE_ID, pid, HandleOp::Close, &[]);
-    node.say(
-        8,
-        &ToHome::Fork {
-            pid,
-            exit_signal: 17,
-            sibling: false,
-        },
-    );
-    assert_eq!(node.control(), (8, ToNode::Forked(Err(libc::ESRCH))));
+    let late = node.fork(pid);
+    assert_eq!(node.wait(late), Err(libc::ESRCH));
 }
 
 #[test]
@@ -300,36 +401,21 @@ fn forks_exits_and_usage() {
     let mut node = Node::new();
     let mut parent = node.start_job(4_000_003);
     let (childs, agents) = UnixStream::pair().unwrap();
-    node.say(
-        9,
-        &ToHome::Fork {
-            pid: parent.pid,
-            exit_signal: 17,
-            sibling: false,
-        },
-    );
-    assert!(matches!(
-        parent.told(),
-        (9, ToDeputy::Fork { exit_signal: 17, .. })
-    ));
+    let fork = node.fork(parent.pid);
+    let (id, ToDeputy::Fork { exit_signal: 17, .. }) = parent.told() else {
+        panic!("no fork");
+    };
     let message = FromDeputy::Forked(Ok(4_000_004));
-    channel::send_control(parent.channel.as_fd(), 9, &message, Some(agents.as_fd())).unwrap();
+    channel::send_control(parent.channel.as_fd(), id, &message, Some(agents.as_fd())).unwrap();
     drop(agents);
-    assert_eq!(node.control(), (9, ToNode::Forked(Ok(4_000_004))));
+    assert_eq!(node.wait(fork), Ok(4_000_004));
     let mut child = Played::new(4_000_004, childs);
     assert_eq!(node.session.processes().len(), 2);
     let usage = Usage {
         user_us: 5,
         ..Usage::default()
     };
-    node.say(
-        0,
-        &ToHome::Exit {
-            pid: child.pid,
-            status: 256,
-            usage,
-        },
-    );
+    node.home.exit(child.pid, 256, usage).unwrap();
     let (_, message) = parent.told();
     assert!(
         matches!(message, ToDeputy::ChildUsage { pid: 4_000_004, usage: told } if told == usage),
@@ -339,8 +425,7 @@ fn forks_exits_and_usage() {
     drop(child);
     parent.tell(0, &FromDeputy::Reaped { pid: 4_000_004 });
     // What the child used counts for the parent; and no `Kill` was sent for it.
-    node.say(10, &ToHome::Ping);
-    assert_eq!(node.control(), (10, ToNode::Pong));
+    node.ping();
     let total = |node: &Node| {
         let entry = node.session.deputy(4_000_003).unwrap();
         lock(&entry.status).children_usage.user_us
@@ -358,26 +443,13 @@ fn a_fork_taken_back_keeps_its_channel_until_its_end() {
     let mut parent = node.start_job(4_000_005);
     let (childs, agents) = UnixStream::pair().unwrap();
     let pid = parent.pid;
-    node.say(
-        1,
-        &ToHome::Fork {
-            pid,
-            exit_signal: 17,
-            sibling: false,
-        },
-    );
-    parent.told();
+    let fork = node.fork(pid);
+    let (id, _) = parent.told();
     let message = FromDeputy::Forked(Ok(4_000_006));
-    channel::send_control(parent.channel.as_fd(), 1, &message, Some(agents.as_fd())).unwrap();
+    channel::send_control(parent.channel.as_fd(), id, &message, Some(agents.as_fd())).unwrap();
     drop(agents);
-    node.control();
-    node.say(
-        0,
-        &ToHome::Unfork {
-            parent: pid,
-            pid: 4_000_006,
-        },
-    );
+    assert_eq!(node.wait(fork), Ok(4_000_006));
+    node.home.unfork(pid, 4_000_006).unwrap();
     assert!(matches!(parent.told().1, ToDeputy::Unfork { pid: 4_000_006 }));
     let mut child = Played::new(4_000_006, childs);
     assert_eq!(
@@ -386,30 +458,21 @@ fn a_fork_taken_back_keeps_its_channel_until_its_end() {
     );
     assert_eq!(node.session.processes().len(), 1);
     drop(child);
-    node.say(10, &ToHome::Ping);
-    assert_eq!(node.control(), (10, ToNode::Pong));
+    node.ping();
 }
 
 #[test]
 fn a_program_that_cannot_be_executed_is_not_killed() {
     let mut node = Node::new();
-    let mut deputy = node.start_job(4_000_007);
     let error = SpawnError {
         step: "execve".to_owned(),
         errno: libc::ENOEXEC,
     };
-    node.say(
-        0,
-        &ToHome::Spawned {
-            pid: deputy.pid,
-            result: Err(error.clone()),
-        },
-    );
-    assert!(matches!(deputy.told().1, ToDeputy::Spawned(Err(told)) if told == error));
+    let deputy = node.start_job_that(4_000_007, Err(error));
     drop(deputy);
     let again = node.start_job(4_000_007);
     drop(again);
-    assert_eq!(node.control(), (0, ToNode::Kill { pid: 4_000_007 }));
+    assert!(matches!(node.control(), Said::Kill(4_000_007)));
 }
 
 #[test]
@@ -417,14 +480,7 @@ fn unsupported_calls_are_told_once() {
     let mut node = Node::new();
     let mut deputy = node.start_job(4_000_008);
     for _ in 0..3 {
-        node.say(
-            0,
-            &ToHome::Unsupported {
-                pid: deputy.pid,
-                call: 101,
-                errno: libc::EPERM,
-            },
-        );
+        node.home.unsupported(deputy.pid, 101, libc::EPERM).unwrap();
     }
     node.call(1, deputy.pid);
     let (_, message) = deputy.told();

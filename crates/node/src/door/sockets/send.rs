@@ -7,7 +7,7 @@ use afield_abi::sockets::{self, CountedMessage, Message};
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::frame::Kind;
 use afield_link::message::{self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, Outgoing, Passed};
-use afield_link::wire::{self, Buffer, CallHeader, HandleOp, ToHome};
+use afield_link::wire::{self, Buffer, CallHeader, HandleOp};
 use zerocopy::IntoBytes;
 
 use super::CHUNK_BYTES;
@@ -341,12 +341,8 @@ fn send_to_guest(
                 Err(unsent) => unsent,
             }
         } else {
-            let message = ToHome::Unsupported {
-                pid,
-                call: nr::SENDMSG,
-                errno: libc::EOPNOTSUPP,
-            };
-            if let Err(error) = shared.writer.write_control(0, &message) {
+            let told = shared.home.unsupported(pid, nr::SENDMSG, libc::EOPNOTSUPP);
+            if let Err(error) = told {
                 tracing::debug!("telling home: {error}");
             }
             Unsent {

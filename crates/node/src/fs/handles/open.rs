@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use afield_abi::fuse::{AttributesReply, Opcode, OpenReply, ReleaseRequest, RequestHeader, open_reply_flag};
 use afield_link::frame::FILE_ID;
-use afield_link::wire::{HandleOp, NODE_HANDLE, ToHome};
+use afield_link::wire::{HandleOp, NODE_HANDLE};
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -70,10 +70,7 @@ pub(super) fn release(shared: &Shared, header: &RequestHeader, body: &[u8]) {
     };
     if kept {
         handles.change(release.handle, |known| known.shared = false);
-        let message = ToHome::Released {
-            handle: release.handle,
-        };
-        if let Err(error) = shared.writer.write_control(0, &message) {
+        if let Err(error) = shared.home.released(release.handle) {
             debug!("telling home: {error}");
         }
     }

@@ -1,0 +1,80 @@
+//! What home asks of the session. The link's reader executes it, so nothing here waits, or writes to the link.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use afield_link::control::{Node, Statistics};
+use afield_link::wire::{Spawn, SpawnError};
+use afield_rpc::Answer;
+use tracing::debug;
+
+use crate::session::{SessionError, Shared};
+use crate::sys;
+use crate::trace::{self, Order};
+
+/// The session, as home sees it.
+pub struct Server {
+    /// The session.
+    pub shared: Arc<Shared>,
+    /// To the spawner.
+    pub spawns: Sender<Spawn>,
+}
+
+impl Node for Server {
+    type Fault = SessionError;
+
+    fn start(&self, spawn: Spawn, answer: Answer<Result<(), SpawnError>>) -> Result<(), SessionError> {
+        self.shared.note_start(spawn.pid, answer);
+        // The spawner lives as long as the session.
+        let _ = self.spawns.send(spawn);
+        Ok(())
+    }
+
+    fn signal(&self, pid: u32, info: Vec<u8>) -> Result<(), SessionError> {
+        let info = <[u8; 128]>::try_from(info)
+            .map_err(|info| SessionError::Violation(format!("a siginfo of {} bytes", info.len())))?;
+        trace::deliver(&self.shared, pid, &info);
+        Ok(())
+    }
+
+    fn kill(&self, pid: u32) -> Result<(), SessionError> {
+        self.shared.orders.give(Order::Kill { pid });
+        Ok(())
+    }
+
+    fn hold(&self, pid: u32) -> Result<(), SessionError> {
+        self.shared.orders.give(Order::Hold { pid });
+        Ok(())
+    }
+
+    fn release(&self, pid: u32) -> Result<(), SessionError> {
+        self.shared.orders.give(Order::Release { pid });
+        Ok(())
+    }
+
+    fn priority(&self, pid: u32, nice: i8) -> Result<(), SessionError> {
+        let leader = self
+            .shared
+            .guests
+            .lock()
+            .process(pid)
+            .map(|process| process.leader);
+        if let Some(leader) = leader
+            && let Err(error) = sys::process::set_priority(leader, nice)
+        {
+            // To lower it again may be more than the node's user may do.
+            debug!("priority of {pid}: {error}");
+        }
+        Ok(())
+    }
+
+    fn ready(&self, pid: u32, handle: u64, events: u32) -> Result<(), SessionError> {
+        self.shared.files.ready(pid, handle, events);
+        Ok(())
+    }
+
+    fn statistics(&self, answer: Answer<Statistics>) -> Result<(), SessionError> {
+        self.shared.orders.give(Order::Statistics { answer });
+        Ok(())
+    }
+}
