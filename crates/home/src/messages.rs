@@ -241,6 +241,8 @@ pub enum FromDeputy {
         handle: u64,
         /// For what: `POLL*`.
         events: u32,
+        /// At which look.
+        look: u32,
     },
     /// Answer to [`ToDeputy::Share`] (same `id`), on success with the object's descriptor.
     Shared(Result<(), i32>),

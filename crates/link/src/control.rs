@@ -34,9 +34,10 @@ pub trait Node {
     /// The deputy's priority (`nice`) is this now.
     #[maybe]
     fn priority(&self, pid: u32, nice: i8);
-    /// A home object for which a poll was asked with notification by `pid` has become ready for `events` (`POLL*`).
+    /// A home object for which a poll was asked with notification by `pid` has become ready: at the deputy's look
+    /// number `look` (see [`crate::wire::HandleReply::look`]) it is so for `events` (`POLL*`).
     #[maybe]
-    fn ready(&self, pid: u32, handle: u64, events: u32);
+    fn ready(&self, pid: u32, handle: u64, events: u32, look: u32);
     /// How the session is.
     #[at_least_once(timeout = "5s")]
     #[later]

@@ -342,6 +342,8 @@ pub struct HandleReply {
     pub ready: U32,
     /// Bits of [`note`].
     pub notes: U32,
+    /// When the deputy looked at the readiness: the number of its look, which wraps. News and replies may cross.
+    pub look: U32,
 }
 
 /// What a [`HandleReply`] says besides its result.

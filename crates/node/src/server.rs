@@ -8,6 +8,7 @@ use afield_link::wire::{Spawn, SpawnError};
 use afield_rpc::Answer;
 use tracing::debug;
 
+use crate::fs::handles::Look;
 use crate::session::{SessionError, Shared};
 use crate::sys;
 use crate::trace::{self, Order};
@@ -68,8 +69,9 @@ impl Node for Server {
         Ok(())
     }
 
-    fn ready(&self, pid: u32, handle: u64, events: u32) -> Result<(), SessionError> {
-        self.shared.files.ready(pid, handle, events);
+    fn ready(&self, pid: u32, handle: u64, events: u32, look: u32) -> Result<(), SessionError> {
+        let number = look;
+        self.shared.files.ready(pid, handle, Look { events, number });
         Ok(())
     }
 

@@ -106,7 +106,7 @@ pub struct Call {
     /// It has been cancelled.
     pub cancelled: bool,
     /// The home object that it is about.
-    pub object: Option<Asking>,
+    pub object: Option<u64>,
 }
 
 /// A call that could not be sent.
@@ -116,15 +116,6 @@ pub struct Unsent {
     pub errno: i32,
     /// The call, if nobody else has taken it.
     pub call: Option<Box<Call>>,
-}
-
-/// A question to a home object, in view of what the node knows of its readiness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asking {
-    /// The object.
-    pub handle: u64,
-    /// How often home had told that it is ready when the question was asked.
-    pub told: u32,
 }
 
 /// What follows on home's answer.

@@ -470,6 +470,7 @@ impl Session {
             result: (-i64::from(errno)).into(),
             ready: 0.into(),
             notes: 0.into(),
+            look: 0.into(),
         };
         Ok(self
             .writer

@@ -188,8 +188,8 @@ impl Session {
                 }
                 self.node.release(pid)?;
             }
-            FromDeputy::Ready { handle, events } => {
-                self.node.ready(pid, handle, events)?;
+            FromDeputy::Ready { handle, events, look } => {
+                self.node.ready(pid, handle, events, look)?;
             }
             FromDeputy::Shared(result) => self.keep_shared(deputy, id, result, descriptor)?,
             FromDeputy::Locked(result) => self.finish_lock(id, result)?,

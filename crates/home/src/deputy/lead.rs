@@ -114,9 +114,8 @@ impl Lead {
         }
         if ready {
             let file = |handle| lock(&deputy.handles).get(handle).map(|handle| handle.file);
-            for (handle, events) in deputy.readiness.take(file) {
-                let events = u32::from(events.bits());
-                deputy.tell(0, &FromDeputy::Ready { handle, events });
+            for news in deputy.readiness.take(file) {
+                deputy.tell(0, &news);
             }
         }
         if channel && self.incoming.receive(deputy.channel.as_fd(), false)? == Received::End {

@@ -210,6 +210,7 @@ impl Deputy {
             result: result.into(),
             ready: known.ready.into(),
             notes: known.notes.into(),
+            look: known.look.into(),
         };
         self.send(Kind::HandleReply, id, &[head.as_bytes(), data]);
     }

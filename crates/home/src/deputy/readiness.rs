@@ -15,6 +15,7 @@ use afield_link::wire::{NODE_HANDLE, note};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{lock, out_of_the_way};
+use crate::messages::FromDeputy;
 
 /// Most objects watched for one guest. More are asked for every time and wait in vain only for what no program waits for
 /// with so many descriptors.
@@ -27,7 +28,14 @@ const EVENTS: usize = 64;
 pub struct Readiness {
     /// Made when the main thread first watches something: most guests poll nothing of home's.
     epoll: OnceLock<OwnedFd>,
-    watched: Mutex<HashMap<u64, Watch>>,
+    watched: Mutex<Watched>,
+}
+
+/// All that is watched. Whoever looks at a watched object holds this, so that looks have an order.
+#[derive(Debug, Default)]
+struct Watched {
+    objects: HashMap<u64, Watch>,
+    looks: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +53,8 @@ pub struct Known {
     pub ready: u32,
     /// [`note::READY`] or nothing.
     pub notes: u32,
+    /// The number of the look.
+    pub look: u32,
 }
 
 fn watched_events() -> PollFlags {
@@ -82,16 +92,17 @@ impl Readiness {
         if handle & NODE_HANDLE == 0 {
             let ready = ready_for(file, events);
             if notify && !ready.intersects(events | broken()) {
-                self.arm(handle, file, events, false);
+                self.arm(&mut lock(&self.watched), handle, file, events, false);
             }
             return (ready, Known::default());
         }
+        let mut watched = lock(&self.watched);
         if edge {
-            self.arm(handle, file, watched_events(), true);
+            self.arm(&mut watched, handle, file, watched_events(), true);
         }
         let ready = ready_for(file, events | watched_events());
-        let known = if notify || self.is_watched(handle) {
-            self.settle(handle, file, ready)
+        let known = if notify || watched.objects.contains_key(&handle) {
+            self.settle(&mut watched, handle, file, ready)
         } else {
             Known::default()
         };
@@ -100,34 +111,44 @@ impl Readiness {
 
     /// What goes along with the reply to an operation.
     pub fn after(&self, handle: u64, file: BorrowedFd<'_>) -> Known {
-        if handle & NODE_HANDLE == 0 || !self.is_watched(handle) {
+        if handle & NODE_HANDLE == 0 {
             return Known::default();
         }
-        self.settle(handle, file, ready_for(file, watched_events()))
+        let mut watched = lock(&self.watched);
+        if !watched.objects.contains_key(&handle) {
+            return Known::default();
+        }
+        let ready = ready_for(file, watched_events());
+        self.settle(&mut watched, handle, file, ready)
     }
 
     /// Has what is not there watched, after the look: what came in between is told at once.
-    fn settle(&self, handle: u64, file: BorrowedFd<'_>, ready: PollFlags) -> Known {
+    fn settle(&self, watched: &mut Watched, handle: u64, file: BorrowedFd<'_>, ready: PollFlags) -> Known {
         // Of a broken connection everything would be told for ever.
-        if ready.intersects(broken()) || !self.arm(handle, file, watched_events() - ready, false) {
+        if ready.intersects(broken()) || !self.arm(watched, handle, file, watched_events() - ready, false) {
             return Known::default();
         }
+        watched.looks = watched.looks.wrapping_add(1);
         Known {
             ready: u32::from(ready.bits()),
             notes: note::READY,
+            look: watched.looks,
         }
     }
 
-    fn is_watched(&self, handle: u64) -> bool {
-        lock(&self.watched).contains_key(&handle)
-    }
-
     /// True if all `events` will be told.
-    fn arm(&self, handle: u64, file: BorrowedFd<'_>, events: PollFlags, edge: bool) -> bool {
+    fn arm(
+        &self,
+        watched: &mut Watched,
+        handle: u64,
+        file: BorrowedFd<'_>,
+        events: PollFlags,
+        edge: bool,
+    ) -> bool {
         let Ok(epoll) = self.epoll() else {
             return false;
         };
-        let mut watched = lock(&self.watched);
+        let watched = &mut watched.objects;
         let data = epoll::EventData::new_u64(handle);
         match watched.get_mut(&handle) {
             Some(watch) if watch.edge => true,
@@ -155,7 +176,7 @@ impl Readiness {
 
     /// The object is closed.
     pub fn forget(&self, handle: u64, file: BorrowedFd<'_>) {
-        if lock(&self.watched).remove(&handle).is_some()
+        if lock(&self.watched).objects.remove(&handle).is_some()
             && let Some(epoll) = self.epoll.get()
         {
             // Others may have the same open file: closing it here does not end the watching.
@@ -163,8 +184,8 @@ impl Readiness {
         }
     }
 
-    /// Gives what there is to tell: handles and what they are ready for. `file` finds a handle's object.
-    pub fn take(&self, file: impl Fn(u64) -> Option<std::sync::Arc<OwnedFd>>) -> Vec<(u64, PollFlags)> {
+    /// Gives what there is to tell. `file` finds a handle's object.
+    pub fn take(&self, file: impl Fn(u64) -> Option<std::sync::Arc<OwnedFd>>) -> Vec<FromDeputy> {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let now = Timespec {
             tv_sec: 0,
@@ -176,29 +197,42 @@ impl Readiness {
         let Ok((events, _)) = epoll::wait(epoll, &mut events[..], Some(&now)) else {
             return Vec::new();
         };
-        let mut watched = lock(&self.watched);
         let mut told = Vec::with_capacity(events.len());
         for event in events.iter() {
             let handle = event.data.u64();
-            let flags_now = event.flags;
-            let ready = PollFlags::from_bits_retain(flags_now.bits() as u16);
-            let Some(watch) = watched.get_mut(&handle) else {
+            let Some(file) = file(handle) else {
                 continue;
             };
+            let mut watched = lock(&self.watched);
+            let Watched { objects, looks } = &mut *watched;
+            let Some(watch) = objects.get_mut(&handle) else {
+                continue;
+            };
+            // An operation may have taken what there was, and have said so.
+            let known = handle & NODE_HANDLE != 0;
+            let asked = if known { watched_events() } else { watch.armed };
+            let ready = ready_for(file.as_fd(), asked);
+            let news = ready.intersects(watch.armed | broken());
             if !watch.edge {
-                watch.armed -= ready;
-                if ready.intersects(broken()) {
-                    watch.armed = PollFlags::empty();
-                }
+                watch.armed = match (ready.intersects(broken()), known) {
+                    (true, _) => PollFlags::empty(),
+                    (false, true) => watched_events() - ready,
+                    (false, false) => watch.armed - ready,
+                };
                 // It told once; what is still missing has to be asked for again.
-                if !watch.armed.is_empty()
-                    && let Some(file) = file(handle)
-                {
+                if !watch.armed.is_empty() {
                     let data = epoll::EventData::new_u64(handle);
                     let _ = epoll::modify(epoll, &*file, data, flags(watch.armed, false));
                 }
             }
-            told.push((handle, ready));
+            if news {
+                *looks = looks.wrapping_add(1);
+                told.push(FromDeputy::Ready {
+                    handle,
+                    events: u32::from(ready.bits()),
+                    look: *looks,
+                });
+            }
         }
         told
     }

@@ -7,7 +7,7 @@ use afield_link::stream::LinkError;
 use afield_link::wire::{self, CallReply, HandleReply, WireError, note};
 use tracing::warn;
 
-use crate::fs::handles;
+use crate::fs::handles::{self, look_of};
 use crate::session::{Call, MemoryTask, Reply, Shared, Then};
 use crate::sys::memory;
 use crate::sys::seccomp::Answer;
@@ -25,9 +25,9 @@ pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<Option<M
     let Some(call) = shared.take_call(id) else {
         return Ok(None);
     };
-    if let Some(asking) = call.object {
+    if let Some(handle) = call.object {
         // Connecting and the like change what the object is ready for.
-        shared.files.handles.learn(asking, call.pid, 0, 0);
+        shared.files.handles.learn(handle, call.pid, None);
     }
     let reply = Reply {
         result,
@@ -49,11 +49,8 @@ pub fn handle_reply(
         return Ok(None);
     };
     let notes = head.notes.get();
-    if let Some(asking) = call.object {
-        shared
-            .files
-            .handles
-            .learn(asking, call.pid, head.ready.get(), notes);
+    if let Some(handle) = call.object {
+        shared.files.handles.learn(handle, call.pid, look_of(&head));
     }
     payload.drain(..size_of::<HandleReply>());
     let reply = Reply {

@@ -36,7 +36,7 @@ impl Door {
             number: notification.number as u32,
             restart,
             cancelled: false,
-            object: object.map(|handle| self.shared.files.handles.ask(handle)),
+            object,
         }
     }
 

@@ -220,8 +220,8 @@ impl Files {
     }
 
     /// Home tells that an object has become ready.
-    pub fn ready(&self, pid: u32, handle: u64, events: u32) {
-        self.handles.tell(handle, pid, events);
+    pub fn ready(&self, pid: u32, handle: u64, look: handles::Look) {
+        self.handles.tell(handle, pid, look);
         for kernel_handle in self.handles.take_watchers(handle) {
             let mut message = ReplyHeader {
                 length: (size_of::<ReplyHeader>() + size_of::<NotifyPoll>()) as u32,

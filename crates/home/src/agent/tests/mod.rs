@@ -83,8 +83,8 @@ impl Asked for Heard {
         self.add(Said::Other(format!("priority {pid} {nice}")))
     }
 
-    fn ready(&self, pid: u32, handle: u64, events: u32) -> Result<(), String> {
-        self.add(Said::Other(format!("ready {pid} {handle} {events}")))
+    fn ready(&self, pid: u32, handle: u64, events: u32, look: u32) -> Result<(), String> {
+        self.add(Said::Other(format!("ready {pid} {handle} {events} {look}")))
     }
 
     fn statistics(&self, answer: Answer<Statistics>) -> Result<(), String> {

@@ -309,7 +309,7 @@ fn send_from(
             sent_some(shared, call, reply, letter, handle, flags, (done, sent));
         }));
     }
-    call.object = Some(shared.files.handles.ask(handle));
+    call.object = Some(handle);
     shared.begin(call, true, |id| {
         handles::send_operation_with(
             shared,

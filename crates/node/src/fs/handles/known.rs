@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afield_abi::fuse::Attributes;
-use afield_link::wire::{deaf, note};
+use afield_link::wire::{HandleReply, deaf, note};
 
 use crate::fs::owners::Owner;
-use crate::session::Asking;
 use crate::sys::signals;
 
 /// Most processes that are woken for one object.
@@ -28,12 +27,35 @@ pub(super) struct Known {
     pub(super) ready: Option<u32>,
     /// The process whose deputy tells.
     pub(super) watcher: u32,
-    /// How often it has.
-    pub(super) told: u32,
+    /// The last look of its that is known here.
+    pub(super) look: u32,
     /// Programs want to know of every arrival (`EPOLLET`), not only of the first.
     pub(super) edge: bool,
     /// The agent keeps a copy for guests who get it from others.
     pub(super) shared: bool,
+}
+
+/// What a deputy saw when it looked at an object's readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// `POLL*`.
+    pub events: u32,
+    /// Its looks are numbered, and wrap.
+    pub number: u32,
+}
+
+impl Look {
+    fn is_newer_than(self, number: u32) -> bool {
+        (self.number.wrapping_sub(number) as i32) > 0
+    }
+}
+
+/// What a reply says of its object's readiness.
+pub fn look_of(reply: &HandleReply) -> Option<Look> {
+    (reply.notes.get() & note::READY != 0).then(|| Look {
+        events: reply.ready.get(),
+        number: reply.look.get(),
+    })
 }
 
 /// The home objects of a session.
@@ -141,40 +163,34 @@ impl Handles {
         self.change(handle, |known| known.offset += count);
     }
 
-    /// How often home has told that the object is ready: goes with a question, for [`Self::learn`].
-    pub fn ask(&self, handle: u64) -> Asking {
-        let told = self.get(handle).map_or(0, |known| known.told);
-        Asking { handle, told }
-    }
-
-    /// What a reply says of the object's readiness; without [`note::READY`] that it is not known any more.
-    pub fn learn(&self, asking: Asking, pid: u32, ready: u32, notes: u32) {
-        self.change(asking.handle, |known| {
-            if notes & note::READY == 0 {
-                known.ready = None;
-                return;
+    /// What a reply says of the object's readiness; `None`: it is not known any more.
+    pub fn learn(&self, handle: u64, pid: u32, look: Option<Look>) {
+        self.change(handle, |known| match look {
+            // News that were sent later have come already.
+            Some(look) if known.watcher == pid && !look.is_newer_than(known.look) => {}
+            Some(look) => {
+                known.ready = Some(look.events);
+                known.look = look.number;
+                known.watcher = pid;
             }
-            // What home told since the question may be newer than the reply.
-            let since = if known.told == asking.told {
-                0
-            } else {
-                known.ready.unwrap_or_default()
-            };
-            known.ready = Some(ready | since);
-            known.watcher = pid;
+            None => known.ready = None,
         });
     }
 
     /// Home tells that the object is ready.
-    pub fn tell(&self, handle: u64, pid: u32, events: u32) {
+    pub fn tell(&self, handle: u64, pid: u32, look: Look) {
         self.change(handle, |known| {
-            known.told = known.told.wrapping_add(1);
+            if known.watcher != pid {
+                known.ready = None;
+                return;
+            }
+            if !look.is_newer_than(known.look) {
+                return;
+            }
+            known.look = look.number;
             // Of a broken connection nothing more is told.
-            let broken = events & (libc::POLLHUP | libc::POLLERR) as u32 != 0;
-            known.ready = match known.ready {
-                Some(ready) if known.watcher == pid && !broken => Some(ready | events),
-                _ => None,
-            };
+            let broken = look.events & (libc::POLLHUP | libc::POLLERR) as u32 != 0;
+            known.ready = known.ready.filter(|_| !broken).map(|_| look.events);
         });
     }
 
@@ -235,4 +251,34 @@ pub(super) fn poll_events(ready: u32) -> u32 {
         events |= libc::POLLWRNORM as u32;
     }
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_last_counts() {
+        let handles = Handles::new((0, 0));
+        let look = |events, number| Look { events, number };
+        let ready = || handles.get(1).unwrap().ready;
+        handles.add(1, true, 0);
+        handles.tell(1, 7, look(1, 1));
+        assert_eq!(ready(), None);
+        handles.learn(1, 7, Some(look(4, u32::MAX)));
+        // Sent before the reply to the read that took what there was, and the other way round.
+        handles.learn(1, 7, Some(look(4, 1)));
+        handles.tell(1, 7, look(5, 0));
+        assert_eq!(ready(), Some(4));
+        handles.tell(1, 7, look(5, 3));
+        handles.learn(1, 7, Some(look(4, 2)));
+        assert_eq!(ready(), Some(5));
+        // Another process's deputy counts for itself.
+        handles.tell(1, 8, look(1, 9));
+        assert_eq!(ready(), None);
+        handles.learn(1, 8, Some(look(4, 1)));
+        assert_eq!(ready(), Some(4));
+        handles.tell(1, 8, look(libc::POLLHUP as u32, 2));
+        assert_eq!(ready(), None);
+    }
 }

@@ -20,7 +20,7 @@ use afield_link::wire::HandleOp;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use hidden::hidden_entry;
-pub use known::Handles;
+pub use known::{Handles, Look, look_of};
 pub use operations::{send_operation, send_operation_with};
 pub use replies::{raise_signals, replied};
 
@@ -47,8 +47,6 @@ pub struct Asked {
     tid: i32,
     /// The object.
     handle: u64,
-    /// How often home had told that it is ready.
-    told: u32,
     kind: What,
 }
 
@@ -128,7 +126,6 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             .map_err(|_| libc::EINVAL)
     }
     let ask = |handle: u64, kind: What, operation: Operation<'_>| -> Result<Outcome, i32> {
-        let told = files.handles.ask(handle).told;
         files.expect(
             unique,
             Pending::Handle(Asked {
@@ -136,7 +133,6 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 interrupted: false,
                 tid,
                 handle,
-                told,
                 kind,
             }),
         );
@@ -359,7 +355,6 @@ fn ioctl(
         interrupted: false,
         tid,
         handle,
-        told: shared.files.handles.ask(handle).told,
         kind: What::Ioctl {
             command,
             encoded,

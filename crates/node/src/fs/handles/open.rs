@@ -103,7 +103,6 @@ pub(super) fn open_special(
         interrupted: false,
         tid,
         handle: 0,
-        told: 0,
         kind: What::Open { node },
     });
     let send = move |shared: &Shared, asked: u64| {

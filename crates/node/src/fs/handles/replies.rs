@@ -13,8 +13,8 @@ use zerocopy::IntoBytes;
 use super::super::{data_reply, error_reply};
 use super::known::poll_events;
 use super::open::open_reply;
-use super::{Asked, What, poll_reply};
-use crate::session::{Asking, Shared};
+use super::{Asked, What, look_of, poll_reply};
+use crate::session::Shared;
 use crate::sys::{memory, signals};
 use crate::trace::{Correction, Order, STAT_BYTES};
 
@@ -23,11 +23,7 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
     let (result, notes) = (reply.result.get(), reply.notes.get());
     let files = &shared.files;
-    let asking = Asking {
-        handle: request.handle,
-        told: request.told,
-    };
-    files.handles.learn(asking, request.pid, reply.ready.get(), notes);
+    files.handles.learn(request.handle, request.pid, look_of(reply));
     if result == -i64::from(RESTART) {
         shared.orders.give(Order::ReplyInterrupted {
             tid: request.tid,
