@@ -16,7 +16,8 @@ user_cases! {
 cases! {
     umask: Case::home("umask 027; $AF sh -c 'umask; touch f; mkdir d'; umask 0; $AF sh -c 'umask; touch g; mkdir e'");
     directory: Case::home("mkdir -p a/b; cd a/b; $AF sh -c 'pwd; /bin/pwd; cd ..; /bin/pwd; touch here'");
-    limits_changed: Case::home_bash("ulimit -n 100; ulimit -S -s 4096; ulimit -c unlimited; ulimit -f 1000; ulimit -t 100; $AF bash -c 'ulimit -a; ulimit -Ha'");
+    /// The agent comes first, for the same reason as below.
+    limits_changed: Case::home_bash("$AF true; ulimit -n 100; ulimit -S -s 4096; ulimit -c unlimited; ulimit -f 1000; ulimit -t 100; $AF bash -c 'ulimit -a; ulimit -Ha'");
     few_descriptors: Case::home_bash("ulimit -S -n 10; $AF bash -c 'ulimit -n; ulimit -Hn; exec 9</dev/null; exec 5</dev/null; echo ok; (true 10</dev/null) 2>/dev/null || echo no more'");
     /// An agent cannot be started under this limit, which it could not get rid of.
     few_descriptors_for_good: Case::home_bash("$AF true; ulimit -n 10; $AF bash -c 'ulimit -n; ulimit -Hn; exec 9</dev/null; exec 5</dev/null; echo ok; (true 10</dev/null) 2>/dev/null || echo no more'");

@@ -78,7 +78,11 @@ fn bash_jobs(mode: Mode) {
     pair.line("(echo in $((3)); exec cat)", "in 3");
     pair.keys("\x1a");
     pair.until("Stopped                 ( echo in $((3)); exec cat )\n$");
-    pair.line("kill %1; fg; echo ended $?", "ended 143\n$");
+    pair.line(
+        "kill -KILL %1; until [ -z \"$(jobs -s)\" ]; do :; done; echo ended $((4))",
+        "ended 4\n",
+    );
+    pair.until("Killed                  ( echo in $((3)); exec cat )\n$");
     pair.line("echo $(stty -a | tr -d '\\n' | cksum)", "\n$");
     pair.line("clear; echo cleared $((2))", "cleared 2\n$");
     // A program that handles the keys itself.
@@ -180,7 +184,7 @@ fn bash_background(mode: Mode) {
     pair.line("clear; echo cleared $((5))", "cleared 5\n$");
     // Leaving with stopped jobs.
     pair.line("sh -c 'echo up $((8)); kill -STOP $$'", "up 8");
-    pair.until("Stopped ");
+    pair.until("Stopped                 sh -c 'echo up $((8)); kill -STOP $$'\n$");
     pair.line("exit", "There are stopped jobs.");
     pair.until_row("$");
     pair.keys("exit 0\r");
@@ -228,7 +232,8 @@ fn home_shell(mode: Mode) {
         "$AF sh -c 'echo one; echo two >&2' 2>&1 | cat | $AF sort -r",
         "two\none\n$",
     );
-    pair.line("$AF sh -c 'kill -TSTP $$; echo went on'", "Stopped ");
+    // The shell has the terminal again.
+    pair.line("$AF sh -c 'kill -TSTP $$; echo went on'", "echo went on'\n$");
     pair.line("fg", "went on\n$");
     pair.line(
         "$AF sh -c 'stty -echo -icanon; kill -KILL $$'; echo status $?",
@@ -311,6 +316,7 @@ fn less(mode: Mode) {
     pair.until("164\n");
     pair.keys("\x1a");
     pair.until("Stopped ");
+    pair.until_row("$");
     pair.line("fg", "164\n");
     pair.keys("q");
     pair.until_row("$");
@@ -663,7 +669,9 @@ fn tmux(mode: Mode) {
         "tmux -L t ls -F 'session #S' | cat; tmux -L t list-windows -F '#I'",
         "session 0\n0\n1\n$",
     );
-    pair.line("clear; tmux -L t attach", "resized 5");
+    // (What a terminal has not taken yet when tmux attaches to it, tmux drops.)
+    pair.line("clear; echo cleared $((6))", "cleared 6\n$");
+    pair.line("tmux -L t attach", "resized 5");
     pair.keys("\x02d");
     pair.until("[detached (from session 0)]");
     pair.line("tmux -L t kill-server; echo over $?", "over 0\n$");
