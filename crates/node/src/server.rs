@@ -26,6 +26,7 @@ impl Node for Server {
 
     fn start(&self, spawn: Spawn, answer: Answer<Result<(), SpawnError>>) -> Result<(), SessionError> {
         self.shared.note_start(spawn.pid, answer);
+        self.shared.orders.give(Order::Expect { pid: spawn.pid });
         // The spawner lives as long as the session.
         let _ = self.spawns.send(spawn);
         Ok(())

@@ -36,10 +36,11 @@ impl Spawner {
             Ok(()) => self.start(spawn),
             Err(error) => Err(failure(&format!("making the world: {error}"), libc::EIO)),
         };
-        if let Err(error) = result
-            && !self.is_dying()
-        {
-            self.shared.started(spawn.pid, Err(error));
+        if let Err(error) = result {
+            self.shared.orders.give(Order::Unexpect { pid: spawn.pid });
+            if !self.is_dying() {
+                self.shared.started(spawn.pid, Err(error));
+            }
         }
         if self.ready.is_err() {
             // The job has been told why; the next one gets another session, whose world may do better.

@@ -10,6 +10,7 @@ modes! {
     newcomers in jobs_in_a_dying_world;
     words in session_killed_under_children;
     stops in agent_stopped_after_a_job;
+    starts in job_killed_while_it_starts;
 }
 
 /// What is killed.
@@ -110,6 +111,35 @@ fn stops(mode: Mode) {
             .expect_exit(4);
         arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
         assert!(arena.agent().is_none());
+    }
+    arena.expect_clean();
+}
+
+/// A deputy that is killed before its guest is there, while the world is being made, takes it along all the same.
+fn starts(mode: Mode) {
+    let mut random = Random::seeded(&format!("starts {mode:?}"));
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    for round in 0..20 {
+        let job = arena.start(&arena.afield_script("exec sleep 1000"));
+        let until = Instant::now() + Duration::from_micros(random.below(40_000));
+        while Instant::now() < until {
+            std::thread::yield_now();
+        }
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(job.pid()).expect("a child's"),
+            rustix::process::Signal::KILL,
+        )
+        .expect("it has not been waited for");
+        job.wait();
+        // Where it came too late to be of use, this one comes after it.
+        let next = arena.run(&arena.afield_script("exit 3"));
+        assert_eq!(next.ended, Ended::Exit(3), "round {round}: {}", next.message());
+        let left = arena
+            .watch()
+            .until_none(Duration::from_secs(20), Process::is_guest);
+        assert!(left.is_empty(), "round {round}: {left:?}");
+        arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
     }
     arena.expect_clean();
 }

@@ -146,6 +146,11 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
         .open(&lock_path)
         .map_err(failed(&lock_path.display().to_string()))?;
     if rustix::fs::flock(&agent_lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // Another one is just starting, whose starter did not live to see it: it will do.
+        if crate::run::await_other(&runtime) {
+            crate::run::report_ready();
+            return Ok(());
+        }
         return Err(AgentError::Running(runtime.path().display().to_string()));
     }
     runtime.remove_dumps();

@@ -255,7 +255,14 @@ impl Session {
                 );
                 Ok(())
             }
-            other => Ok(other?),
+            other => {
+                other?;
+                // It may have died since it was registered, and the news have gone ahead of the guest.
+                if !self.has(&entry) {
+                    self.node.kill(pid)?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -321,6 +328,14 @@ impl Session {
     /// The deputy of a pid.
     pub fn deputy(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
         lock(&self.deputies).get(&pid).cloned()
+    }
+
+    /// Whether this deputy is still there.
+    fn has(&self, entry: &Arc<DeputyEntry>) -> bool {
+        let deputies = lock(&self.deputies);
+        deputies
+            .get(&entry.pid)
+            .is_some_and(|other| Arc::ptr_eq(other, entry))
     }
 
     /// All deputies.

@@ -25,7 +25,7 @@ use crate::sys::{interrupt, process, signals};
 use descriptors::Inventory;
 use program::ProgramError;
 use start::StartError;
-pub use start::report_ready;
+pub use start::{await_other, report_ready};
 
 /// What to run, and where.
 #[derive(Debug, Clone)]

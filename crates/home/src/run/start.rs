@@ -217,14 +217,27 @@ fn ended(runtime: &RuntimeDir) -> StartError {
     }
 }
 
+/// Where an agent that was started on demand tells that it listens.
+fn ready_number() -> Option<i32> {
+    std::env::var(READY_VARIABLE).ok()?.parse().ok()
+}
+
+/// For an agent that was started on demand while another one is there: waits until that listens. False if it does not in
+/// time, or if nobody waits for this one.
+pub fn await_other(runtime: &RuntimeDir) -> bool {
+    let deadline = Instant::now() + START_TIME_MAX / 2;
+    while ready_number().is_some() && Instant::now() < deadline {
+        if matches!(try_connect(runtime), Ok(Some(_))) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
 /// For the agent: tells whoever started it that it listens.
 pub fn report_ready() {
-    let Some(number) = std::env::var(READY_VARIABLE)
-        .ok()
-        .and_then(|text| text.parse().ok())
-    else {
-        return;
-    };
+    let Some(number) = ready_number() else { return };
     if number > 2 {
         let ready = process::adopt(number);
         let _ = rustix::io::write(&ready, b"1");

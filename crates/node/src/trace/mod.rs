@@ -128,7 +128,7 @@ pub struct Tracer {
     threads: HashMap<i32, Thread>,
     processes: HashMap<u32, Process>,
     early: HashMap<i32, Early>,
-    /// What came for children whose deputies are there already, but which the guest's kernel has not made yet.
+    /// What came for guests whose deputies are there already, but which the node's kernel has not made yet.
     unborn: HashMap<u32, Process>,
     /// Children of forks whose caller was killed: the kernel may have made them, and then tells nobody.
     doomed: HashSet<u32>,
@@ -186,6 +186,12 @@ impl Tracer {
 
     fn obey(&mut self, order: Order) {
         match order {
+            Order::Expect { pid } => {
+                self.unborn.insert(pid, Process::default());
+            }
+            Order::Unexpect { pid } => {
+                self.unborn.remove(&pid);
+            }
             Order::Seize { pid, tid, answer } => {
                 let result = self.seize(pid, tid);
                 // The asker may have given up.
@@ -263,7 +269,12 @@ impl Tracer {
         ptrace::seize(tid)?;
         self.shared.guests.lock().add_process(pid, tid, false, 0);
         self.threads.insert(tid, Thread::new(pid));
-        self.processes.insert(pid, Process::default());
+        let expected = self.unborn.remove(&pid).unwrap_or_default();
+        let killed = expected.killed;
+        self.processes.insert(pid, expected);
+        if killed {
+            self.kill(pid);
+        }
         Ok(())
     }
 

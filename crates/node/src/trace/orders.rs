@@ -17,6 +17,10 @@ use crate::sys::seccomp::Listener;
 /// An order to the tracer. Threads are named by their id in the session's pid namespace, processes by home pid.
 #[derive(Debug)]
 pub enum Order {
+    /// A first guest will be started: what comes for it until then is not to be lost.
+    Expect { pid: u32 },
+    /// It could not be started.
+    Unexpect { pid: u32 },
     /// Trace this process, which init has just made.
     Seize {
         pid: u32,
