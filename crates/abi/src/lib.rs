@@ -4,5 +4,6 @@ pub mod arch;
 pub mod errno;
 pub mod filter;
 pub mod fuse;
+pub mod siginfo;
 pub mod sockets;
 pub mod syscalls;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
+use afield_abi::siginfo;
 use rustix::io::Errno;
 
 use super::{lock, out_of_the_way};
@@ -61,7 +62,7 @@ impl SignalDescriptor {
             };
             let (infos, _) = bytes[..count].as_chunks::<INFO_BYTES>();
             for info in infos {
-                each(&signals::info_from_descriptor(info))?;
+                each(&siginfo::from_descriptor(info))?;
             }
             if infos.len() < BATCH {
                 return Ok(());

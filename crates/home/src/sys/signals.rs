@@ -5,8 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of the kernel's `siginfo_t`.
-pub const INFO_BYTES: usize = 128;
+pub use afield_abi::siginfo::INFO_BYTES;
 
 /// A set of signals, bit `n - 1` for signal `n`.
 pub type Set = u64;
@@ -192,54 +191,6 @@ pub fn take_pending(set: Set) -> Option<[u8; INFO_BYTES]> {
     (result > 0).then_some(info)
 }
 
-/// The `siginfo_t` of which the kernel's `signalfd_siginfo` tells.
-pub fn info_from_descriptor(from: &[u8; INFO_BYTES]) -> [u8; INFO_BYTES] {
-    let code = i32::from_le_bytes([from[8], from[9], from[10], from[11]]);
-    let signal = i32::from_le_bytes([from[0], from[1], from[2], from[3]]);
-    let mut info = [0u8; INFO_BYTES];
-    // Number, error, code.
-    info[..12].copy_from_slice(&from[..12]);
-    let mut put = |at: usize, offset: usize, bytes: usize| {
-        info[at..at + bytes].copy_from_slice(&from[offset..offset + bytes]);
-    };
-    const SI_TIMER: i32 = -2;
-    const SI_SIGIO: i32 = -5;
-    const SI_KERNEL: i32 = 0x80;
-    // As the kernel's `siginfo_layout` decides.
-    let kernel = code > 0 && code < SI_KERNEL;
-    match signal {
-        libc::SIGILL | libc::SIGFPE | libc::SIGSEGV | libc::SIGBUS | libc::SIGTRAP if kernel => {
-            put(16, 72, 8);
-            put(24, 80, 2);
-        }
-        libc::SIGCHLD if kernel => {
-            put(16, 12, 8);
-            put(24, 40, 4);
-            put(32, 56, 16);
-        }
-        libc::SIGSYS if kernel => {
-            put(16, 88, 8);
-            put(24, 84, 4);
-            put(28, 96, 4);
-        }
-        _ if kernel && code <= 6 || code == SI_SIGIO => {
-            put(16, 28, 4);
-            put(24, 20, 4);
-        }
-        _ if code == SI_TIMER => {
-            put(16, 24, 4);
-            put(20, 32, 4);
-            put(24, 48, 8);
-        }
-        _ if code < 0 => {
-            put(16, 12, 8);
-            put(24, 48, 8);
-        }
-        _ => put(16, 12, 8),
-    }
-    info
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +220,7 @@ mod tests {
         send();
         let mut raw = [0u8; INFO_BYTES];
         rustix::io::read(&descriptor, &mut raw).unwrap();
-        assert_eq!(info_from_descriptor(&raw), direct);
+        assert_eq!(afield_abi::siginfo::from_descriptor(&raw), direct);
         assert_eq!(&direct[..32], &sent[..32]);
         set_blocked(old);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use afield_abi::siginfo::INFO_BYTES;
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::stream::LinkError;
 use afield_link::wire::{self, CallReply, HandleReply, WireError, note};
@@ -14,8 +15,6 @@ use crate::sys::seccomp::Answer;
 use crate::trace::Order;
 
 const ERESTARTSYS: i64 = 512;
-/// Bytes of a `siginfo_t`.
-const INFO_BYTES: usize = 128;
 const ERESTARTNOHAND: i64 = 514;
 
 /// A forwarded call has been executed at home. What is left to do if it touches guest memory, which no reader of the link may do in its turn.

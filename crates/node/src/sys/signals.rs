@@ -7,8 +7,7 @@ pub const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Bytes of the kernel's `siginfo_t`.
-pub const INFO_BYTES: usize = 128;
+pub use afield_abi::siginfo::INFO_BYTES;
 
 /// Offsets in the kernel's 128-byte `siginfo_t` on 64-bit machines.
 pub mod info {

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use afield_abi::filter;
+use afield_abi::{filter, siginfo};
 use tracing::debug;
 
 use super::truths::Truths;
@@ -201,60 +201,11 @@ fn put_right(truths: &Truths, pid: u32, bytes: &mut [u8]) -> bool {
             asked[to..to + length].copy_from_slice(&entry[from..from + length]);
         }
         if let Some(truth) = truths.take(pid, &asked) {
-            *entry = descriptor_info(&truth);
+            *entry = siginfo::to_descriptor(&truth);
             changed = true;
         }
     }
     changed
-}
-
-/// What a signal descriptor gives for a `siginfo_t`, as the kernel's `signalfd_copyinfo` does.
-fn descriptor_info(from: &[u8; INFO_BYTES]) -> [u8; INFO_BYTES] {
-    const SI_KERNEL: i32 = 0x80;
-    const SI_TIMER: i32 = -2;
-    const SI_SIGIO: i32 = -5;
-    const POLL_LAST: i32 = 6;
-    let word = |at: usize| i32::from_ne_bytes([from[at], from[at + 1], from[at + 2], from[at + 3]]);
-    let (signal, code) = (word(0), word(8));
-    let mut shown = [0; INFO_BYTES];
-    // Number, error, code.
-    shown[..12].copy_from_slice(&from[..12]);
-    let mut put = |to: usize, at: usize, length: usize| {
-        shown[to..to + length].copy_from_slice(&from[at..at + length]);
-    };
-    let kernel = code > 0 && code < SI_KERNEL;
-    match signal {
-        libc::SIGILL | libc::SIGFPE | libc::SIGSEGV | libc::SIGBUS | libc::SIGTRAP if kernel => {
-            put(72, 16, 8);
-        }
-        libc::SIGCHLD if kernel => {
-            put(12, 16, 8);
-            put(40, 24, 4);
-            put(56, 32, 16);
-        }
-        libc::SIGSYS if kernel => {
-            put(88, 16, 8);
-            put(84, 24, 4);
-            put(96, 28, 4);
-        }
-        _ if kernel && code <= POLL_LAST || code == SI_SIGIO => {
-            put(28, 16, 4);
-            put(20, 24, 4);
-        }
-        _ if code == SI_TIMER => {
-            put(24, 16, 4);
-            put(32, 20, 4);
-            put(48, 24, 8);
-            put(44, 24, 4);
-        }
-        _ if code < 0 => {
-            put(12, 16, 8);
-            put(48, 24, 8);
-            put(44, 24, 4);
-        }
-        _ => put(12, 16, 8),
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -270,38 +221,6 @@ mod tests {
     }
 
     #[test]
-    fn fields_go_where_the_kernel_puts_them() {
-        let child = with(&[
-            (0, libc::SIGCHLD),
-            (8, libc::CLD_EXITED),
-            (16, 4711),
-            (20, 1000),
-            (24, 3),
-        ]);
-        let shown = with(&[
-            (0, libc::SIGCHLD),
-            (8, libc::CLD_EXITED),
-            (12, 4711),
-            (16, 1000),
-            (40, 3),
-        ]);
-        assert_eq!(descriptor_info(&child), shown);
-        let queued = with(&[(0, 40), (8, libc::SI_QUEUE), (16, 4711), (20, 1000), (24, 9)]);
-        let shown = with(&[
-            (0, 40),
-            (8, libc::SI_QUEUE),
-            (12, 4711),
-            (16, 1000),
-            (44, 9),
-            (48, 9),
-        ]);
-        assert_eq!(descriptor_info(&queued), shown);
-        let plain = with(&[(0, libc::SIGTERM), (16, 4711), (20, 1000)]);
-        let shown = with(&[(0, libc::SIGTERM), (12, 4711), (16, 1000)]);
-        assert_eq!(descriptor_info(&plain), shown);
-    }
-
-    #[test]
     fn marks_are_found_in_what_is_read() {
         let truths = Truths::default();
         let truth = with(&[(0, libc::SIGCHLD), (8, libc::CLD_KILLED), (16, 4711), (24, 9)]);
@@ -311,7 +230,7 @@ mod tests {
         mark[48..56].copy_from_slice(&value.to_ne_bytes());
         let mut bytes = [own, mark].concat();
         assert!(put_right(&truths, 7, &mut bytes));
-        assert_eq!(bytes, [own, descriptor_info(&truth)].concat());
+        assert_eq!(bytes, [own, siginfo::to_descriptor(&truth)].concat());
         assert!(!put_right(&truths, 7, &mut bytes));
     }
 }
