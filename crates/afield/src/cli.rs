@@ -41,6 +41,10 @@ pub enum Command {
     Node(Node),
     /// The home daemon (started on demand)
     Agent(Agent),
+    /// Show this machine's key
+    Key(Key),
+    /// List or change which nodes and homes are trusted
+    Trust(Trust),
     /// Check what afield needs of this machine
     Doctor(Doctor),
     /// List system calls and where each is executed
@@ -95,11 +99,11 @@ pub struct Ps {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Links are not authenticated yet, so it listens only on loopback, or inside a network\n\
-                        namespace without a route out."
+    after_help = "It serves the homes whose keys stand in its file `authorized_homes`; `afield trust admit`\n\
+                  adds one. When it serves, it prints its address, and the line to type at home."
 )]
 pub struct Node {
-    /// Address and port to listen on, for example 127.0.0.1:7070
+    /// Address and port to listen on, for example 0.0.0.0:7070
     #[arg(long, value_name = "ADDR:PORT", required_unless_present = "embedded_fd")]
     pub listen: Option<String>,
     /// Serve one session on an inherited descriptor
@@ -151,6 +155,66 @@ pub struct AgentRun {
     /// What to log on standard error [default: warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It is made if there is none, and is this user's on this machine, as home and as node.\n\
+                  Others know it by the fingerprint, the first line."
+)]
+pub struct Key {
+    /// Print the fingerprint only
+    #[arg(long)]
+    pub fingerprint: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Trust {
+    #[command(subcommand)]
+    pub command: TrustCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// At home: trust a node, which `run --on NAME` then takes
+    Add {
+        /// What it is to be called here
+        name: String,
+        /// HOST:PORT
+        address: String,
+        /// Its key, as `afield key` prints it there
+        #[arg(required_unless_present = "ask")]
+        fingerprint: Option<String>,
+        /// Ask it for its key, and you whether that is the right one
+        #[arg(long, conflicts_with = "fingerprint")]
+        ask: bool,
+    },
+    /// At home: trust a node no more
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// On a node: admit a home
+    Admit {
+        /// Its key, as `afield key` prints it there
+        fingerprint: String,
+        /// Words by which you know it
+        remark: Vec<String>,
+        /// What it may have: cpus=N,memory=SIZE,guests=N,hours=[DAYS/]HH:MM-HH:MM
+        #[arg(long, value_name = "OPTIONS")]
+        options: Option<String>,
+    },
+    /// On a node: admit a home no more, and end its sessions
+    Revoke {
+        /// Its key or remark
+        home: String,
+    },
+    /// List trusted nodes and admitted homes
+    List {
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -265,6 +329,8 @@ Commands:
   ps        List processes that are afield
   node      Lend this machine's CPUs: the node daemon
   agent     The home daemon (started on demand)
+  key       Show this machine's key
+  trust     List or change which nodes and homes are trusted
   doctor    Check what afield needs of this machine
   syscalls  List system calls and where each is executed
   bench     Measure what computing afield costs here

@@ -45,6 +45,7 @@ own!(
     afield_home::agent::AgentError,
     afield_home::agent::client::ClientError,
     afield_home::runtime::RuntimeError,
+    afield_link::secure::files::FileError,
 );
 
 /// An error without its number.

@@ -12,6 +12,5 @@ mod cli;
 mod command;
 mod config;
 mod doctor;
-mod exposure;
 mod failure;
 mod sys;

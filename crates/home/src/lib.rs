@@ -5,6 +5,7 @@
 //! * [`deputy`]: a process that stands for a guest: makes its system calls, holds its descriptors, gets its signals,
 //!   and dies as it dies.
 //! * [`runtime`]: the directory where agent and jobs meet.
+//! * [`trust`]: the nodes that this home trusts, and the keys by which it knows them.
 
 pub mod agent;
 mod channel;
@@ -15,3 +16,4 @@ pub mod place;
 pub mod run;
 pub mod runtime;
 mod sys;
+pub mod trust;

@@ -11,7 +11,7 @@ use crate::agent::client::{Process, Status};
 use crate::place::Place;
 
 /// Version of these messages.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// First message of both sides.
 #[derive(Debug, Clone, Serialize, Deserialize)]

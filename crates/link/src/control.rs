@@ -76,6 +76,12 @@ pub trait Home {
     /// A call was refused because it is not possible afield.
     #[maybe]
     fn unsupported(&self, pid: u32, call: u32, errno: i32);
+    /// Something that the user of this guest's job should know.
+    #[maybe]
+    fn notice(&self, pid: u32, text: String);
+    /// The node ends the session, for this reason.
+    #[maybe]
+    fn farewell(&self, why: String);
     /// No guest has the object of a [`HandleOp::Share`](crate::wire::HandleOp::Share) any more.
     #[maybe]
     fn released(&self, handle: u64);

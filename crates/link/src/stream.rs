@@ -5,16 +5,18 @@
 //! the link*, so that home can always get rid of what it has.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
+use crate::byte_stream::ByteStream;
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
 
 /// Why the link is of no more use.
@@ -42,11 +44,11 @@ pub enum LinkError {
     },
 }
 
-/// A connected socket of either kind.
+/// A connection of either kind.
 #[derive(Debug)]
 pub enum Socket {
     /// Between machines (or network namespaces).
-    Tcp(TcpStream),
+    Stream(Arc<dyn ByteStream>),
     /// Between home and its embedded node.
     Unix(UnixStream),
 }
@@ -58,39 +60,74 @@ impl Socket {
     }
 
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.set_read_timeout(timeout),
-            Self::Unix(socket) => socket.set_read_timeout(timeout),
-        }
+        rustix::net::sockopt::set_socket_timeout(self, rustix::net::sockopt::Timeout::Recv, timeout)?;
+        Ok(())
     }
 
     fn shutdown(&self) {
-        // It may be closed already; there is nothing to do about any error.
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
+        match self {
+            Self::Stream(stream) => stream.shutdown(),
+            // It may be closed already; there is nothing to do about any error.
+            Self::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
+        }
     }
 
     fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => (&*socket).read(bytes),
+            Self::Stream(stream) => stream.read(bytes, true),
             Self::Unix(socket) => (&*socket).read(bytes),
         }
     }
 
+    /// Reads what is there, without waiting.
+    fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(stream) => stream.read(bytes, false),
+            Self::Unix(socket) => {
+                Ok(rustix::net::recv(socket, bytes, RecvFlags::DONTWAIT).map(|(count, _)| count)?)
+            }
+        }
+    }
+
+    /// Whether the kernel's bytes are the link's, so that reading less than was asked for means that there was no more.
+    fn is_plain(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// Takes some bytes, and waits while there is no room.
     fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => (&*socket).write_vectored(slices),
+            Self::Stream(stream) => loop {
+                match stream.write(slices) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_room(&**stream)?,
+                    other => return other,
+                }
+            },
             Self::Unix(socket) => (&*socket).write_vectored(slices),
         }
     }
+
+    /// Waits until the kernel has all that was taken.
+    fn flush(&self) -> io::Result<()> {
+        if let Self::Stream(stream) = self {
+            while !stream.flush()? {
+                await_room(&**stream)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn await_room(stream: &dyn ByteStream) -> io::Result<()> {
+    let mut polls = [PollFd::from_borrowed_fd(stream.socket(), PollFlags::OUT)];
+    rustix::io::retry_on_intr(|| poll(&mut polls, None))?;
+    Ok(())
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(socket) => socket.as_fd(),
+            Self::Stream(stream) => stream.socket(),
             Self::Unix(socket) => socket.as_fd(),
         }
     }
@@ -98,9 +135,6 @@ impl AsFd for Socket {
 
 /// Splits a connected socket into its two halves.
 pub fn split(socket: Socket) -> io::Result<(Reader, Writer)> {
-    if let Socket::Tcp(tcp) = &socket {
-        tcp.set_nodelay(true)?;
-    }
     let socket = Arc::new(socket);
     let reader = Reader {
         socket: Arc::clone(&socket),
@@ -153,11 +187,18 @@ impl Reader {
             if std::mem::take(&mut self.drained) && trusts {
                 return Ok(None);
             }
-            match rustix::net::recv(&*self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(LinkError::Closed),
-                Ok((count, _)) => self.hold(count),
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-                Err(errno) => return Err(io::Error::from(errno).into()),
+            match self.socket.read_now(&mut self.buffer) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(count) => self.hold(count),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         self.read_frame().map(Some)
@@ -171,7 +212,7 @@ impl Reader {
     /// So many bytes have been read into the buffer.
     fn hold(&mut self, count: usize) {
         self.range = 0..count;
-        self.drained = count < self.buffer.len();
+        self.drained = count < self.buffer.len() && self.socket.is_plain();
     }
 
     /// The payload of a frame whose header has been taken.
@@ -181,7 +222,10 @@ impl Reader {
         payload.extend_from_slice(&self.buffer[self.range.start..][..ahead]);
         self.range.start += ahead;
         // What is long is read straight to its place, which nobody has to clear before.
-        while length - payload.len() >= self.buffer.len() && payload.capacity() == length {
+        while self.socket.is_plain()
+            && length - payload.len() >= self.buffer.len()
+            && payload.capacity() == length
+        {
             let asked = length - payload.len();
             match rustix::io::read(&*self.socket, rustix::buffer::spare_capacity(&mut payload)) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -221,7 +265,7 @@ impl Reader {
                 match got {
                     Ok(0) => return Err((done, io::ErrorKind::UnexpectedEof.into())),
                     Ok(count) if direct => {
-                        self.drained = count < target.len() - done;
+                        self.drained = count < target.len() - done && self.socket.is_plain();
                         done += count;
                     }
                     Ok(count) => self.hold(count),
@@ -279,7 +323,7 @@ impl Writer {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(self.shared.socket.flush()?)
     }
 
     /// Ends the link in both directions: the peer's and this side's readers see its end.

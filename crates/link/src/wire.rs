@@ -79,6 +79,12 @@ pub struct Welcome {
     pub interfaces: Vec<Offer>,
 }
 
+/// A peer's words as they can be shown to a user: on one line, without control characters, at most 500 characters.
+pub fn presentable(text: &str) -> String {
+    let shown = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().take(500).map(shown).collect()
+}
+
 /// What an inherited descriptor is at home, and so what the guest gets on the node.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Inherited {

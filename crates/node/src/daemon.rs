@@ -1,62 +1,321 @@
 //! The node daemon: accepts homes over TCP, one session process each.
+//!
+//! The process of a session is made before it is known who has connected, so that strangers keep nobody but themselves
+//! waiting. It does the handshake, looks whether the home's key is admitted, and tells the daemon; the daemon looks at the
+//! file of admitted homes every second from then on, and ends sessions of those that stand there no more.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use afield_link::stream::Socket;
-use rustix::event::{PollFd, PollFlags};
-use tracing::{info, warn};
+use afield_link::secure::{self, Fingerprint, Identity, SecureStream};
+use afield_link::stream::{self, Socket};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tracing::{debug, info, warn};
 
-use crate::session;
+use crate::admission::{AuthorizedHomes, Ledger, Limits, SESSIONS_MAX};
+use crate::session::{self, SessionError, Terms};
 use crate::sys::process::{self, exit_now};
-use crate::sys::{clone, namespaces, signals};
+use crate::sys::{clone, namespaces, signals, wall};
+
+/// Longest time that a home may take to prove who it is.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Connections at a time that have not proved who they are: of all addresses, and of one.
+const STRANGERS_MAX: usize = 64;
+const STRANGERS_PER_ADDRESS_MAX: usize = 16;
+
+/// How often the daemon looks whether homes with sessions are still admitted.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a session may take to say that it ends.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a refused home may take to hear why.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What a node is and whom it serves.
+#[derive(Debug)]
+pub struct Options {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its name, for homes to show.
+    pub name: String,
+    /// Its key.
+    pub identity: Identity,
+    /// The file with the homes that it admits.
+    pub authorized_homes: PathBuf,
+}
 
 /// Listens and serves until it is killed. `ready` is called with the bound address.
 ///
 /// The process must have one thread. Sessions end when it does.
-pub fn listen(address: SocketAddr, name: &str, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
+pub fn listen(options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
+    let listener = TcpListener::bind(options.address)?;
     listener.set_nonblocking(true)?;
-    let children = signals::block_and_watch_children()?;
+    let mut daemon = Daemon {
+        options,
+        children: signals::block_and_watch_children()?,
+        ledger: Ledger::new()?,
+        sessions: Vec::new(),
+        admitted: None,
+        looked: Instant::now(),
+        missed: false,
+    };
     ready(listener.local_addr()?);
-    let daemon = std::process::id();
     loop {
-        let mut polls = [
-            PollFd::new(&listener, PollFlags::IN),
-            PollFd::new(&children, PollFlags::IN),
+        daemon.wait(&listener)?;
+        daemon.bury();
+        daemon.hear();
+        daemon.look();
+        match listener.accept() {
+            Ok((socket, peer)) => daemon.begin(&listener, socket, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                // Out of descriptors, say: others have to end first.
+                warn!("accept: {error}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// A session's process, as the daemon knows it.
+struct Child {
+    pid: u32,
+    peer: IpAddr,
+    /// Its line in the ledger.
+    place: usize,
+    /// To tell it why it ends. It tells whose it is.
+    control: UnixStream,
+    /// Whose it is, once that is known.
+    key: Option<Fingerprint>,
+    /// When it was told to end.
+    told: Option<Instant>,
+}
+
+struct Daemon<'a> {
+    options: &'a Options,
+    /// Readable when a child has ended.
+    children: std::os::fd::OwnedFd,
+    ledger: Ledger,
+    sessions: Vec<Child>,
+    /// The file of admitted homes, as it was last: when it was changed, its size and inode. `None`: not known.
+    admitted: Option<(SystemTime, u64, u64)>,
+    looked: Instant,
+    /// The file was not there when the daemon looked last. An editor may be about to put it there anew.
+    missed: bool,
+}
+
+impl Daemon<'_> {
+    /// Waits for a connection, the end of a session, or the time to look.
+    fn wait(&self, listener: &TcpListener) -> io::Result<()> {
+        let mut polls = vec![
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(&self.children, PollFlags::IN),
         ];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None))?;
+        let strangers = self.sessions.iter().filter(|child| child.key.is_none());
+        polls.extend(strangers.map(|child| PollFd::new(&child.control, PollFlags::IN)));
+        let has_homes = self.sessions.iter().any(|child| child.key.is_some());
+        let limit = Timespec {
+            tv_sec: LOOK_PERIOD.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, has_homes.then_some(&limit)))?;
         let mut drain = [0; 1024];
         // Non-blocking; who it was does not matter.
-        let _ = rustix::io::read(&children, &mut drain);
-        process::reap_ended();
-        let (socket, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+        let _ = rustix::io::read(&self.children, &mut drain);
+        Ok(())
+    }
+
+    /// Lets go of sessions that have ended.
+    fn bury(&mut self) {
+        while let Some(pid) = process::reap_one() {
+            if let Some(index) = self.sessions.iter().position(|child| child.pid == pid) {
+                self.ledger.close(self.sessions.swap_remove(index).place);
+            }
+        }
+    }
+
+    /// Learns whose sessions are.
+    fn hear(&mut self) {
+        for child in self.sessions.iter_mut().filter(|child| child.key.is_none()) {
+            let mut key = [0; 32];
+            // Written at once, or not yet.
+            if child.control.read_exact(&mut key).is_ok() {
+                child.key = Some(Fingerprint::from_bytes(key));
+                // The file may have changed since that session has read it.
+                self.admitted = None;
+            }
+        }
+    }
+
+    /// Ends sessions whose homes are admitted no more.
+    fn look(&mut self) {
+        let now = Instant::now();
+        for child in &self.sessions {
+            if child.told.is_some_and(|told| now - told > FAREWELL_TIME_MAX) {
+                let _ = signals::kill(child.pid as i32, libc::SIGKILL);
+            }
+        }
+        if now - self.looked < LOOK_PERIOD && self.admitted.is_some()
+            || self.sessions.iter().all(|child| child.key.is_none())
+        {
+            return;
+        }
+        self.looked = now;
+        let state = state_of(&self.options.authorized_homes);
+        let missed = std::mem::replace(&mut self.missed, state.is_none());
+        if state.is_some() && state == self.admitted || state.is_none() && !missed {
+            self.admitted = state.or(self.admitted);
+            return;
+        }
+        let homes = match AuthorizedHomes::load(&self.options.authorized_homes) {
+            Ok(homes) => homes,
             Err(error) => {
-                warn!("accept: {error}");
-                continue;
+                // Nobody is admitted by a file that anybody may have written.
+                warn!("{error}");
+                AuthorizedHomes::none(&self.options.authorized_homes)
             }
         };
-        socket.set_nonblocking(false)?;
+        self.admitted = state;
+        for child in self.sessions.iter_mut().filter(|child| child.told.is_none()) {
+            if let Some(key) = child.key
+                && let Err(why) = homes.admit(key)
+            {
+                info!("the session of {} ends: {why}", child.peer);
+                let _ = child.control.write_all(why.as_bytes());
+                let _ = child.control.shutdown(std::net::Shutdown::Write);
+                child.told = Some(now);
+            }
+        }
+    }
+
+    /// Makes a process for a connection.
+    fn begin(&mut self, listener: &TcpListener, socket: TcpStream, peer: SocketAddr) {
+        let strangers = || self.sessions.iter().filter(|child| child.key.is_none());
+        let same = strangers().filter(|child| child.peer == peer.ip()).count();
+        if strangers().count() >= STRANGERS_MAX || same >= STRANGERS_PER_ADDRESS_MAX {
+            debug!("too many connections at a time: {peer} is not answered");
+            return;
+        }
+        let is_free = |place: &usize| self.sessions.iter().all(|child| child.place != *place);
+        let Some(place) = (0..SESSIONS_MAX).find(is_free) else {
+            warn!("there are {SESSIONS_MAX} sessions: {peer} is not answered");
+            return;
+        };
+        let pair = UnixStream::pair().and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true)?;
+            socket.set_nonblocking(false)?;
+            Ok((ours, theirs))
+        });
+        let (ours, theirs) = match pair {
+            Ok(pair) => pair,
+            Err(error) => return warn!("session of {peer}: {error}"),
+        };
+        let daemon = std::process::id();
         match clone::fork_with(0, libc::SIGCHLD, None) {
             Ok(0) => {
-                drop(listener);
-                let code =
-                    match namespaces::die_with_parent(Some(daemon)).map_err(session::SessionError::from) {
-                        Ok(()) => match session::serve(Socket::Tcp(socket), name) {
-                            Ok(()) => 0,
-                            Err(error) => {
-                                warn!("session of {peer}: {error}");
-                                1
-                            }
-                        },
-                        Err(_) => 1,
-                    };
-                exit_now(code);
+                close_on_fork(listener);
+                drop(ours);
+                // What the daemon has of other sessions is not for this one.
+                self.sessions.clear();
+                let served = namespaces::die_with_parent(Some(daemon))
+                    .map_err(SessionError::from)
+                    .and_then(|()| serve(self.options, self.ledger, place, socket, theirs));
+                if let Err(error) = &served {
+                    warn!("session of {peer}: {error}");
+                }
+                exit_now(i32::from(served.is_err()));
             }
-            Ok(pid) => info!("session of {peer} is process {pid}"),
+            Ok(pid) => {
+                info!("session of {peer} is process {pid}");
+                self.sessions.push(Child {
+                    pid,
+                    peer: peer.ip(),
+                    place,
+                    control: ours,
+                    key: None,
+                    told: None,
+                });
+            }
             Err(error) => warn!("session of {peer}: fork: {error}"),
         }
     }
+}
+
+/// In a session's process: the daemon alone listens.
+fn close_on_fork(listener: &TcpListener) {
+    use std::os::fd::AsRawFd;
+    let number = listener.as_raw_fd() as u32;
+    // The process ends without touching the listener again.
+    let _ = process::close_range(number, number);
+}
+
+/// What tells one version of a file from another.
+fn state_of(path: &Path) -> Option<(SystemTime, u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).ok()?;
+    // A change of permissions is one, too.
+    let changed = Duration::new(found.ctime().max(0) as u64, found.ctime_nsec() as u32);
+    Some((SystemTime::UNIX_EPOCH + changed, found.size(), found.ino()))
+}
+
+/// Serves whoever is at the other end of `socket`, if it is admitted.
+fn serve(
+    options: &Options,
+    ledger: Ledger,
+    place: usize,
+    socket: TcpStream,
+    mut control: UnixStream,
+) -> Result<(), SessionError> {
+    let secured = secure::accept(socket, &options.identity, Instant::now() + HANDSHAKE_TIME_MAX)?;
+    let key = secured.peer;
+    let stream = Arc::new(SecureStream::new(secured)?);
+    let admitted = AuthorizedHomes::load(&options.authorized_homes)
+        .map_err(|error| {
+            // What it is about is nothing for strangers.
+            warn!("{error}");
+            "it cannot tell whom it admits; its log says why".to_owned()
+        })
+        .and_then(|homes| homes.admit(key))
+        .and_then(|limits| match limits.closed(wall::moment()) {
+            Some(why) => Err(why),
+            None => Ok(limits),
+        });
+    let link = Socket::Stream(stream);
+    let limits = match admitted {
+        Ok(limits) => limits,
+        Err(why) => {
+            session::refuse(link, &options.name, &why, REFUSAL_TIME_MAX)?;
+            return Err(SessionError::NotAdmitted(key));
+        }
+    };
+    control.write_all(key.bytes())?;
+    lend_cpus(&limits, ledger)?;
+    let terms = Terms {
+        quota: ledger.open(place, key, limits.guests),
+        limits,
+        control: Some(control),
+    };
+    let (reader, writer) = stream::split(link)?;
+    session::serve(reader, writer, &options.name, terms)
+}
+
+/// Keeps this process, and what it will start, to as many CPUs as the home may have.
+fn lend_cpus(limits: &Limits, ledger: Ledger) -> io::Result<()> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Some(count) = limits.cpus else { return Ok(()) };
+    let own = sched_getaffinity(None)?;
+    let there: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| own.is_set(*cpu)).collect();
+    let first = ledger.next_cpus(count) as usize;
+    let mut lent = CpuSet::new();
+    for step in 0..(count as usize).min(there.len()) {
+        lent.set(there[(first + step) % there.len()]);
+    }
+    sched_setaffinity(None, &lent)?;
+    Ok(())
 }

@@ -106,6 +106,13 @@ impl Guests {
         self.lock().threads.get(&tid).map(|thread| thread.pid)
     }
 
+    /// Home pid and leader of every guest.
+    pub fn leaders(&self) -> Vec<(u32, i32)> {
+        let register = self.lock();
+        let processes = register.processes.iter();
+        processes.map(|(pid, process)| (*pid, process.leader)).collect()
+    }
+
     /// Whether a process is, or has been, a guest.
     pub fn has_been(&self, pid: u32) -> bool {
         self.lock().all.contains(&pid)

@@ -1,6 +1,7 @@
 //! The node's side of afield: lends this machine's CPUs to the user mode of other machines' processes.
 //!
 //! * [`daemon`]: accepts homes.
+//! * [`admission`]: which homes, and what they may have.
 //! * [`session`]: serves one home, in a process of its own.
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
 //! * `fs`: the file door: the world's root as a switch over drivers.
@@ -8,6 +9,7 @@
 //! * `installer`: giving guests descriptors of new home objects.
 //! * `trace`: the trace door: process events, signals and stops.
 
+pub mod admission;
 pub mod daemon;
 mod door;
 mod fs;

@@ -12,18 +12,19 @@
 //! | spawner | starts first guests, with init |
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use afield_abi::syscalls::Restart;
 use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE, dispatch_node};
 use afield_link::frame::{FILE_ID, Frame, Kind};
+use afield_link::secure::{Fingerprint, SecureError};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::turns::{Next, Turns};
 use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, Welcome};
@@ -32,6 +33,7 @@ use afield_rpc::{Answer, BindError, DispatchError};
 use thiserror::Error;
 use tracing::{debug, warn};
 
+use crate::admission::{self, Limits, Quota};
 use crate::door::calls;
 use crate::door::looks;
 use crate::door::promises::Promises;
@@ -74,6 +76,12 @@ pub enum SessionError {
     /// It asks for what cannot be.
     #[error("protocol violation: {0}")]
     Violation(String),
+    /// No secured link.
+    #[error("{0}")]
+    Secure(#[from] SecureError),
+    /// Nobody knows the home.
+    #[error("a home with the key {0} was not admitted")]
+    NotAdmitted(Fingerprint),
     /// No world could be made.
     #[error("no world for this session: {0}")]
     World(#[from] WorldError),
@@ -194,6 +202,10 @@ pub struct Shared {
     pub installer: Installer,
     /// What guests pass to each other over home's sockets.
     pub promises: Promises,
+    /// What this home may have.
+    pub limits: Limits,
+    /// How many guests of it there may be.
+    pub quota: Quota,
     /// Forwarded calls by frame id.
     calls: Mutex<HashMap<u64, Call>>,
     next_id: AtomicU64,
@@ -403,10 +415,31 @@ impl Shared {
     }
 }
 
+/// On what terms a home is served. The default: it may have everything, for as long as it likes.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// What it may have.
+    pub limits: Limits,
+    /// How many guests.
+    pub quota: Quota,
+    /// When the other end says something and closes, the session ends for that reason.
+    pub control: Option<UnixStream>,
+}
+
+/// Tells a home that it is not served, without listening to it.
+pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<(), SessionError> {
+    let (mut reader, writer) = stream::split(link)?;
+    welcome(&writer, name, Some(why.to_owned()))?;
+    // Were the connection closed while something of home's is unread, the words would be lost on the way.
+    reader.set_timeout(Some(limit))?;
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline && reader.read_frame().is_ok() {}
+    Ok(())
+}
+
 /// Serves one home until it goes. The process must have one thread; afterwards it should end.
-pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
+pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
     sys::signals::block_all()?;
-    let (mut reader, writer) = stream::split(socket)?;
     reader.set_timeout(Some(HANDSHAKE_LIMIT))?;
     let hello = match greet(&mut reader) {
         Ok(hello) => hello,
@@ -443,6 +476,8 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         files: Files::new(device, world.ids, (hello.uid, hello.gid)),
         installer: Installer::default(),
         promises: Promises::default(),
+        limits: terms.limits,
+        quota: terms.quota,
         calls: Mutex::default(),
         next_id: AtomicU64::new(1),
         timers: AtomicBool::new(false),
@@ -451,6 +486,16 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
     welcome(&writer, name, None)?;
     reader.set_timeout(None)?;
 
+    if let Some(control) = terms.control {
+        let ending = Arc::clone(&shared);
+        start("control", move || end_when_told(&ending, control))?;
+    }
+    if let Some(most_bytes) = shared.limits.memory_bytes {
+        let watching = Arc::clone(&shared);
+        start("memory limit", move || {
+            admission::watch_memory(&watching, most_bytes)
+        })?;
+    }
     let tracer = Arc::clone(&shared);
     start("tracer", move || Tracer::new(tracer).run())?;
     let completer = Arc::clone(&shared);
@@ -483,6 +528,16 @@ pub fn serve(socket: Socket, name: &str) -> Result<(), SessionError> {
         spawns,
     };
     read(reader, &endpoint, server)
+}
+
+/// Ends the session when the daemon says why.
+fn end_when_told(shared: &Shared, mut control: UnixStream) {
+    let mut why = String::new();
+    // If the daemon is gone, so is this process.
+    if control.read_to_string(&mut why).is_ok() && !why.is_empty() {
+        let _ = shared.home.farewell(why);
+        shared.writer.shutdown();
+    }
 }
 
 fn install_through_init(shared: &Shared, world: &World) -> io::Result<()> {
@@ -643,5 +698,6 @@ fn take(
 /// Serves a home over a socketpair whose end was inherited.
 pub fn serve_embedded(descriptor: OwnedFd) -> Result<(), SessionError> {
     sys::namespaces::die_with_parent(None)?;
-    serve(Socket::from_unix(descriptor), "embedded")
+    let (reader, writer) = stream::split(Socket::from_unix(descriptor))?;
+    serve(reader, writer, "embedded", Terms::default())
 }

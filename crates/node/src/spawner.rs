@@ -10,6 +10,7 @@ use std::sync::mpsc::sync_channel;
 use afield_link::wire::{Inherited, Spawn, SpawnError};
 use tracing::debug;
 
+use crate::admission::{self, Seat};
 use crate::door::notify;
 use crate::session::Shared;
 use crate::sys::{seccomp, sockets};
@@ -33,7 +34,7 @@ impl Spawner {
     /// Starts a guest, or tells home why not. That it was started, the tracer tells.
     pub fn spawn(&self, spawn: &Spawn) {
         let result = match &self.ready {
-            Ok(()) => self.start(spawn),
+            Ok(()) => self.admit().and_then(|seat| self.start(spawn, seat)),
             Err(error) => Err(failure(&format!("making the world: {error}"), libc::EIO)),
         };
         if let Err(error) = result {
@@ -53,7 +54,16 @@ impl Spawner {
         matches!(self.ready, Err(WorldError::Died)) || (self.ready.is_ok() && self.world.has_lost_init())
     }
 
-    fn start(&self, spawn: &Spawn) -> Result<(), SpawnError> {
+    /// Whether this home may have one more job now.
+    fn admit(&self) -> Result<Seat, SpawnError> {
+        if let Some(why) = self.shared.limits.closed(crate::sys::wall::moment()) {
+            return Err(failure(&why, libc::EPERM));
+        }
+        let seat = self.shared.quota.take();
+        seat.map_err(|most| failure(&admission::too_many(most), libc::EAGAIN))
+    }
+
+    fn start(&self, spawn: &Spawn, seat: Seat) -> Result<(), SpawnError> {
         let mut seekable = Vec::new();
         for descriptor in &spawn.descriptors {
             if let Inherited::Handle {
@@ -93,6 +103,7 @@ impl Spawner {
         self.shared.orders.give(Order::Seize {
             pid: spawn.pid,
             tid,
+            seat,
             answer,
         });
         answered

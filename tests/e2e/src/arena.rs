@@ -72,7 +72,17 @@ impl Arena {
             node: None,
             watch,
         };
-        for folder in ["", "bin", "run", "node-run", "config", "home", "tmp", "work"] {
+        for folder in [
+            "",
+            "bin",
+            "run",
+            "node-run",
+            "config",
+            "node-config",
+            "home",
+            "tmp",
+            "work",
+        ] {
             arena.make_folder(&arena.base.join(folder));
         }
         if mode.place != Place::Native {
@@ -112,6 +122,63 @@ impl Arena {
     /// The folder for configuration (`XDG_CONFIG_HOME`).
     pub fn config(&self) -> PathBuf {
         self.base.join("config")
+    }
+
+    /// The same for the node's side.
+    pub fn node_config(&self) -> PathBuf {
+        self.base.join("node-config")
+    }
+
+    /// `afield` with these arguments as whoever runs the node, as a job.
+    pub fn afield_at_node(&self, arguments: &[&str]) -> Job {
+        let mut job = self.afield(arguments);
+        job.environment = vec![
+            ("XDG_CONFIG_HOME".into(), self.node_config().into()),
+            ("AFIELD_RUNTIME_DIR".into(), self.base.join("node-run").into()),
+        ];
+        job
+    }
+
+    /// The fingerprint of the key that `afield key` shows or makes.
+    pub fn fingerprint(&self, mut key: Job) -> String {
+        key.arguments.extend(["key".into(), "--fingerprint".into()]);
+        let outcome = self.run(&key);
+        outcome.expect_exit(0);
+        outcome.output().trim().to_owned()
+    }
+
+    /// Has home and node trust each other's keys.
+    pub fn introduce(&self, address: &str) {
+        let (home, node) = (
+            self.fingerprint(self.afield(&[])),
+            self.fingerprint(self.afield_at_node(&[])),
+        );
+        self.trust(address, &node);
+        self.admit(&format!("{home} the home\n"));
+    }
+
+    /// Has home trust whoever has this key at an address, and nobody else.
+    pub fn trust(&self, address: &str, key: &str) {
+        self.put(
+            &self.config().join("afield"),
+            "trusted_nodes",
+            &format!("node {address} {key}\n"),
+        );
+    }
+
+    /// Puts these lines into the file of homes that the node admits.
+    pub fn admit(&self, lines: &str) {
+        self.put(&self.node_config().join("afield"), "authorized_homes", lines);
+    }
+
+    /// Puts a file in place at once.
+    fn put(&self, folder: &Path, name: &str, text: &str) {
+        if !folder.exists() {
+            self.make_folder(folder);
+        }
+        let beside = folder.join("new");
+        fs::write(&beside, text).expect("the folder is ours");
+        fs::rename(&beside, folder.join(name)).expect("both are in it");
     }
 
     pub fn watch(&self) -> &Watch {
@@ -282,10 +349,9 @@ impl Arena {
     }
 
     fn start_node_in(&mut self, namespaces: Vec<(i32, Arc<OwnedFd>)>, address: &str, port: u16) {
-        let mut job = self.afield(&["node", "--listen", address]);
+        self.introduce(address);
+        let mut job = self.afield_at_node(&["node", "--listen", address]);
         job.timeout = Duration::from_secs(3600);
-        job.environment
-            .push(("AFIELD_RUNTIME_DIR".into(), self.base.join("node-run").into()));
         let surroundings = Surroundings {
             namespaces,
             ..self.at_home()

@@ -34,7 +34,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::SCHED_GET_PRIORITY_MAX, Node),
     call(nr::SCHED_GET_PRIORITY_MIN, Node),
     call(nr::SCHED_RR_GET_INTERVAL, Node).note("the node's CPUs"),
-    call(nr::SCHED_SETAFFINITY, Node).note("the node's CPUs"),
+    call(nr::SCHED_SETAFFINITY, Event(Notify)).note("the node's CPUs, as far as it lends them"),
     call(nr::SCHED_GETAFFINITY, Node).note("the node's CPUs"),
     call(nr::SCHED_SETATTR, Node).note("the node's CPUs"),
     call(nr::SCHED_GETATTR, Node).note("the node's CPUs"),

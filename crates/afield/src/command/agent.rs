@@ -27,6 +27,7 @@ pub fn run(settings: &Settings, options: &Options) -> Result<u8, Failure> {
         idle: Duration::from_secs(settings.idle_seconds_max.value),
         node_arguments,
         readers: settings.readers.value as usize,
+        key: settings.key(),
     })?;
     Ok(0)
 }

@@ -1,10 +1,12 @@
 //! What each command does.
 
 mod agent;
+mod key;
 mod node;
 mod ps;
 mod run;
 mod syscalls;
+mod trust;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -72,9 +74,10 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             AgentCommand::Stop { force } => agent::stop(&Settings::load(&options)?, force),
             AgentCommand::Status { json } => agent::status(&Settings::load(&options)?, json),
         },
+        Command::Key(choice) => key::key(&Settings::load(&options)?, choice.fingerprint),
+        Command::Trust(choice) => trust::trust(&Settings::load(&options)?, choice),
         Command::Doctor(choice) => {
-            let settings = Settings::load(&options)?;
-            let report = doctor::examine(&settings.runtime());
+            let report = doctor::examine(&Settings::load(&options)?);
             output(&if choice.json {
                 report.json()
             } else {

@@ -2,31 +2,54 @@
 
 use std::net::SocketAddr;
 
+use afield_link::secure::Identity;
+use afield_node::admission::AuthorizedHomes;
 use afield_node::{daemon, session};
 
 use super::{become_daemon, output};
 use crate::config::Settings;
 use crate::failure::{Failure, plain};
-use crate::{exposure, sys};
+use crate::sys;
 
-/// Serves sessions of whoever connects.
+/// Serves sessions of homes that are admitted.
 pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
     let address: SocketAddr = address.parse().map_err(|_| {
         Failure::own(format!(
-            "`{address}` is not an address to listen on: write ADDR:PORT, for example 127.0.0.1:7070"
+            "`{address}` is not an address to listen on: write ADDR:PORT, for example 127.0.0.1:7070, or 0.0.0.0:7070 \
+             for all of this machine's"
         ))
     })?;
-    exposure::check(address).map_err(|reason| {
-        Failure::own(format!(
-            "will not listen on {address}: {reason}, and links are not authenticated yet. Listen on 127.0.0.1, or in a \
-             network namespace without a route out"
-        ))
-    })?;
+    let path = settings.authorized_homes();
+    // What is wrong with it is to be seen now, not when somebody comes.
+    let homes = AuthorizedHomes::load(&path)?;
+    for mistake in homes.mistakes() {
+        eprintln!("afield: {mistake}");
+    }
+    let identity = Identity::load_or_make(&settings.key())?;
+    let key = identity.fingerprint();
+    let count = match homes.homes().count() {
+        0 => "no home yet".to_owned(),
+        1 => "1 home".to_owned(),
+        count => format!("{count} homes"),
+    };
     become_daemon(settings)?;
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    daemon::listen(address, &name, |bound| {
+    let options = daemon::Options {
+        address,
+        name: name.clone(),
+        identity,
+        authorized_homes: path.clone(),
+    };
+    daemon::listen(&options, |bound| {
+        let shown = match bound.ip().is_unspecified() {
+            true => format!("{name}:{}", bound.port()),
+            false => bound.to_string(),
+        };
         // For whoever started the daemon with port 0, or waits until it serves. It does without a reader, too.
-        let _ = output(&format!("listening on {bound}\n"));
+        let _ = output(&format!(
+            "listening on {bound}\nadmits {count}: {}\nhomes trust it with: afield trust add {name} {shown} {key}\n",
+            path.display()
+        ));
     })
     .map_err(|error| Failure::own(format!("listen on {address}: {}", plain(&error))))?;
     Ok(0)

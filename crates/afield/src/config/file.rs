@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use afield_home::place::Place;
+use afield_home::place::is_address;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -185,7 +185,7 @@ impl Reader<'_> {
                 match key.get_ref().as_ref() {
                     "address" => {
                         let (text, line) = self.string(&format!("{prefix}address"), value)?;
-                        if !matches!(text.parse(), Ok(Place::Tcp(_))) {
+                        if !is_address(&text) {
                             let message = format!("`{prefix}address` has to be HOST:PORT, not `{text}`");
                             return Err(self.error(value.span(), message));
                         }

@@ -9,8 +9,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use afield_home::place::{Place, PlaceError};
+use afield_home::place::{Place, is_address};
 use afield_home::runtime::RuntimeDir;
+use afield_home::trust::TrustedNodes;
+use afield_link::secure::files::FileError;
 use thiserror::Error;
 
 /// Names of places that no node may have.
@@ -56,9 +58,23 @@ pub enum ConfigError {
         /// What would have done.
         known: String,
     },
-    /// A node's address is not one.
+    /// It could be a node's address, and is none.
+    #[error("`{0}` is not a node: write HOST:PORT, or a name (see `afield trust list`)")]
+    Address(String),
+    /// Nobody has said which key a node has to have.
+    #[error(
+        "node {name} is not trusted yet: `afield trust add NAME {address} --ask` shows its key and asks you, or give the \
+         fingerprint that `afield node` prints there"
+    )]
+    Untrusted {
+        /// What the user gave.
+        name: String,
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// The file of trusted nodes.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Trust(#[from] FileError),
 }
 
 /// Where a value came from.
@@ -114,6 +130,8 @@ pub struct Settings {
     pub readers: Setting<u64>,
     /// Addresses of nodes, by name.
     pub nodes: BTreeMap<String, Setting<String>>,
+    /// Where keys are, and who is trusted.
+    folder: PathBuf,
 }
 
 /// Where a job goes.
@@ -205,6 +223,7 @@ impl Settings {
                 4,
             ))?,
             nodes: file.nodes,
+            folder: folder(environment),
         })
     }
 
@@ -214,20 +233,58 @@ impl Settings {
         if name == "home" {
             return Ok(Target::Home);
         }
-        if let Some(node) = self.nodes.get(name) {
-            return Ok(Target::Node(node.value.parse()?));
+        if name == "embedded" {
+            return Ok(Target::Node(Place::Embedded));
         }
-        if name == "embedded" || name.contains(':') {
-            return Ok(Target::Node(name.parse()?));
+        let trusted = TrustedNodes::load(&self.trusted_nodes())?;
+        let configured = self.nodes.get(name).map(|node| node.value.as_str());
+        let by_name = trusted.named(name);
+        // A name's own key; its address is the configuration's, if that has one.
+        let address = match (configured, by_name) {
+            (Some(address), _) => Some(address),
+            (None, Some(node)) => Some(node.address.as_str()),
+            (None, None) if is_address(name) => Some(name.as_str()),
+            (None, None) if name.contains(':') => return Err(ConfigError::Address(name.clone())),
+            (None, None) => None,
+        };
+        if let Some(address) = address {
+            let node = by_name
+                .or_else(|| trusted.at(address))
+                .ok_or_else(|| ConfigError::Untrusted {
+                    name: name.clone(),
+                    address: address.to_owned(),
+                })?;
+            return Ok(Target::Node(Place::Tcp {
+                address: address.to_owned(),
+                key: node.key,
+            }));
         }
-        let known = RESERVED_NAMES
-            .into_iter()
-            .chain(self.nodes.keys().map(String::as_str))
-            .collect::<Vec<_>>();
+        let mut known: Vec<&str> = RESERVED_NAMES.into_iter().collect();
+        known.extend(self.nodes.keys().map(String::as_str));
+        for node in trusted.all() {
+            if !known.contains(&node.name.as_str()) {
+                known.push(&node.name);
+            }
+        }
         Err(ConfigError::UnknownNode {
             name: name.clone(),
             known: known.join(", "),
         })
+    }
+
+    /// The file with this machine's key.
+    pub fn key(&self) -> PathBuf {
+        self.folder.join("key")
+    }
+
+    /// The file with the nodes that this home trusts.
+    pub fn trusted_nodes(&self) -> PathBuf {
+        self.folder.join("trusted_nodes")
+    }
+
+    /// The file with the homes that this node admits.
+    pub fn authorized_homes(&self) -> PathBuf {
+        self.folder.join("authorized_homes")
     }
 
     /// The runtime directory.
@@ -285,8 +342,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// `$XDG_CONFIG_HOME/afield/config.toml`, or the same below `~/.config`.
+/// The configuration file, if nobody names another.
 fn default_path(environment: Environment<'_>) -> PathBuf {
+    folder(environment).join("config.toml")
+}
+
+/// `$XDG_CONFIG_HOME/afield`, or the same below `~/.config`.
+fn folder(environment: Environment<'_>) -> PathBuf {
     let absolute = |name: &str| {
         environment(name)
             .map(PathBuf::from)
@@ -295,7 +357,7 @@ fn default_path(environment: Environment<'_>) -> PathBuf {
     let folder = absolute("XDG_CONFIG_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".config")))
         .unwrap_or_else(|| Path::new("/etc").to_owned());
-    folder.join("afield/config.toml")
+    folder.join("afield")
 }
 
 fn choose<T>(
@@ -370,6 +432,8 @@ fn readers(setting: Setting<u64>) -> Result<Setting<u64>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use afield_home::trust::TrustedNode;
+    use afield_link::secure::Fingerprint;
 
     struct Temporary(PathBuf);
 
@@ -452,28 +516,57 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_found_by_name() {
-        let file = Temporary::new("nodes", "[node.fast]\naddress = \"10.0.0.1:70\"\n");
+    fn nodes_are_found_by_name_if_they_are_trusted() {
+        let file = Temporary::new(
+            "nodes",
+            "[node.fast]\naddress = \"10.0.0.1:70\"\n[node.new]\naddress = \"10.0.0.9:70\"\n",
+        );
+        let folder = std::env::temp_dir().join(format!("afield-config-trust-{}", std::process::id()));
+        let home = folder.clone();
+        let environment =
+            move |name: &str| (name == "XDG_CONFIG_HOME").then(|| home.clone().into_os_string());
+        let key = |number| Fingerprint::from_bytes([number; 32]);
+        for (number, name, address) in [
+            (1, "quick", "10.0.0.1:70"),
+            (2, "far", "[::1]:70"),
+            (3, "fast", "10.0.0.3:70"),
+        ] {
+            let node = TrustedNode {
+                name: name.to_owned(),
+                address: address.to_owned(),
+                key: key(number),
+            };
+            afield_home::trust::add(&folder.join("afield/trusted_nodes"), &node).unwrap();
+        }
         let on = |name: &str| {
             let options = Options {
                 on: Some(name.to_owned()),
                 ..file.options()
             };
-            Settings::resolve(&options, &nothing).unwrap().target()
+            Settings::resolve(&options, &environment).unwrap().target()
         };
-        assert_eq!(
-            on("fast").unwrap(),
-            Target::Node(Place::Tcp("10.0.0.1:70".to_owned()))
-        );
-        assert_eq!(
-            on("[::1]:70").unwrap(),
-            Target::Node(Place::Tcp("[::1]:70".to_owned()))
-        );
+        let place = |address: &str, number| {
+            Target::Node(Place::Tcp {
+                address: address.to_owned(),
+                key: key(number),
+            })
+        };
+        assert_eq!(on("fast").unwrap(), place("10.0.0.1:70", 3));
+        assert_eq!(on("quick").unwrap(), place("10.0.0.1:70", 1));
+        assert_eq!(on("[::1]:70").unwrap(), place("[::1]:70", 2));
         assert_eq!(
             on("slow").unwrap_err().to_string(),
-            "unknown node `slow`: known are embedded, home, fast; or give HOST:PORT"
+            "unknown node `slow`: known are embedded, home, fast, new, quick, far; or give HOST:PORT"
         );
-        assert!(on("10.0.0.1:").is_err());
+        for name in ["new", "10.0.0.9:70"] {
+            let message = on(name).unwrap_err().to_string();
+            assert!(
+                message.contains("afield trust add NAME 10.0.0.9:70 --ask"),
+                "{message}"
+            );
+        }
+        assert!(on("10.0.0.1:").unwrap_err().to_string().contains("HOST:PORT"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

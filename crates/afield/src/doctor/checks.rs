@@ -9,9 +9,13 @@ use std::path::Path;
 use afield_abi::filter::{FilterOptions, build};
 use afield_abi::syscalls::nr;
 use afield_home::runtime::RuntimeDir;
+use afield_home::trust::TrustedNodes;
+use afield_link::secure::Identity;
+use afield_node::admission::AuthorizedHomes;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Need, Role};
+use crate::config::Settings;
 use crate::failure::plain;
 use crate::sys::{fuse, namespaces, notify, process, trace};
 
@@ -27,8 +31,13 @@ const MOUNT_POINT: &std::ffi::CStr = c"/tmp";
 
 type Verdict = Result<String, String>;
 
-pub fn all(runtime: &RuntimeDir) -> Vec<Check> {
-    let runtime = runtime.clone();
+pub fn all(settings: &Settings) -> Vec<Check> {
+    let runtime = settings.runtime();
+    let (key, trusted, authorized) = (
+        settings.key(),
+        settings.trusted_nodes(),
+        settings.authorized_homes(),
+    );
     let directory = format!(
         "set XDG_RUNTIME_DIR or AFIELD_RUNTIME_DIR to a directory that only you can use ({})",
         runtime.path().display()
@@ -39,6 +48,24 @@ pub fn all(runtime: &RuntimeDir) -> Vec<Check> {
             "runtime directory",
             move || runtime_directory(&runtime),
             &directory,
+        ),
+        check(
+            Role::Home,
+            "key",
+            move || own_key(&key),
+            "see above; nodes on other machines cannot be reached so",
+        ),
+        check(
+            Role::Home,
+            "trusted nodes",
+            move || trusted_nodes(&trusted),
+            "see above; nodes on other machines cannot be reached so",
+        ),
+        check(
+            Role::Node,
+            "admitted homes",
+            move || admitted_homes(&authorized),
+            "see above; `afield node` serves nobody else",
         ),
         check(
             Role::Home,
@@ -183,6 +210,34 @@ fn user_remedy() -> String {
         "use a kernel with CONFIG_USER_NS; inside a container, allow unshare and writing of uid_map"
     }
     .to_owned()
+}
+
+fn own_key(path: &Path) -> Verdict {
+    match Identity::load(path) {
+        Ok(identity) => Ok(identity.fingerprint().to_string()),
+        Err(error) if error.is_missing() => Ok("none yet: it is made when it is first wanted".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn trusted_nodes(path: &Path) -> Verdict {
+    let nodes = TrustedNodes::load(path).map_err(|error| error.to_string())?;
+    let names: Vec<&str> = nodes.all().iter().map(|node| node.name.as_str()).collect();
+    Ok(match names.is_empty() {
+        true => "none yet (`afield trust add`)".to_owned(),
+        false => names.join(", "),
+    })
+}
+
+fn admitted_homes(path: &Path) -> Verdict {
+    let homes = AuthorizedHomes::load(path).map_err(|error| error.to_string())?;
+    if let Some(mistake) = homes.mistakes().next() {
+        return Err(mistake);
+    }
+    Ok(match homes.homes().count() {
+        0 => "none yet (`afield trust admit`)".to_owned(),
+        count => count.to_string(),
+    })
 }
 
 fn runtime_directory(runtime: &RuntimeDir) -> Verdict {

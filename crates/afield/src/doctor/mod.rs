@@ -5,9 +5,9 @@ mod checks;
 use std::fmt;
 use std::time::Duration;
 
-use afield_home::runtime::RuntimeDir;
 use serde_json::json;
 
+use crate::config::Settings;
 use crate::sys::process::in_child;
 
 /// A check that takes longer has failed.
@@ -58,9 +58,9 @@ pub struct Report {
 }
 
 /// Tries everything. Must be called while the process has one thread.
-pub fn examine(runtime: &RuntimeDir) -> Report {
+pub fn examine(settings: &Settings) -> Report {
     let uname = rustix::system::uname();
-    let findings = checks::all(runtime)
+    let findings = checks::all(settings)
         .into_iter()
         .map(|check| Finding {
             role: check.role,

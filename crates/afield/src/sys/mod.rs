@@ -5,7 +5,6 @@ pub mod child;
 mod entry;
 pub mod fuse;
 pub mod namespaces;
-pub mod network;
 pub mod notify;
 pub mod process;
 pub mod trace;

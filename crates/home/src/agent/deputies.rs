@@ -78,6 +78,8 @@ pub struct EntryStatus {
     pub ended_children: HashMap<u32, Usage>,
     /// Calls that the job's user was told of.
     pub told: HashSet<u32>,
+    /// Words of the node that the job's user was told.
+    pub noticed: HashSet<String>,
 }
 
 impl EntryStatus {

@@ -6,7 +6,7 @@
 pub mod client;
 mod deputies;
 mod listener;
-mod nodes;
+pub mod nodes;
 mod record_locks;
 mod requests;
 mod server;
@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,17 +49,8 @@ pub struct Options {
     pub node_arguments: Vec<OsString>,
     /// Threads per link that take requests.
     pub readers: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            runtime: RuntimeDir::from_environment(),
-            idle: Duration::from_secs(600),
-            node_arguments: vec!["node".into(), "--embedded-fd".into()],
-            readers: 4,
-        }
-    }
+    /// The file with this home's key, which is made when it is first wanted.
+    pub key: PathBuf,
 }
 
 /// Open files without which it could serve nobody.
@@ -275,9 +267,9 @@ impl Agent {
         {
             return Ok(Arc::clone(session));
         }
-        let (connection, embedded_pid) = match nodes::address(place) {
-            Some(address) => (nodes::connect(address, name)?, None),
-            None => {
+        let (connection, embedded_pid) = match place {
+            Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key)?, None),
+            Place::Embedded => {
                 let (connection, pid) = self.start_embedded(name)?;
                 (connection, Some(pid))
             }

@@ -4,11 +4,15 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use afield_link::PROTOCOL;
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE};
 use afield_link::frame::Kind;
+use afield_link::secure::files::FileError;
+use afield_link::secure::{self, Fingerprint, Identity, SecureError, SecureStream};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::wire::{self, Hello, Welcome};
 use afield_rpc::BindError;
@@ -16,10 +20,11 @@ use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
-use crate::place::Place;
-
 /// Longest wait for a connection to each of a node's addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Longest time for proving to each other who one is.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Longest wait for a node's first words; it makes its world before.
 const WELCOME_TIME_MAX: Duration = Duration::from_secs(15);
@@ -38,6 +43,30 @@ pub enum NodeError {
     /// The embedded one.
     #[error("cannot start the embedded node: {0}")]
     Embedded(io::Error),
+    /// This home's own key.
+    #[error("this home's key: {0}")]
+    Key(#[from] FileError),
+    /// It is not the node that is trusted under this name.
+    #[error(
+        "node {node} is not the one that is trusted: its key is {found}, not {expected}. Either somebody else answers in its place, or it has a new key; \
+         if its owner says so, `afield trust remove NAME` and `afield trust add NAME ADDRESS {found}`"
+    )]
+    OtherKey {
+        /// As the user named it.
+        node: String,
+        /// The key that it has shown.
+        found: Fingerprint,
+        /// The key that it should have.
+        expected: Fingerprint,
+    },
+    /// No secured link could be had.
+    #[error("node {node} does not answer as a node: {source}")]
+    Insecure {
+        /// As the user named it.
+        node: String,
+        /// What happened.
+        source: SecureError,
+    },
     /// It ended before its first words.
     #[error("the embedded node ended before it was ready (the agent's log may say why: {log})")]
     EmbeddedEnded {
@@ -94,23 +123,67 @@ pub struct Connection {
     pub welcome: Welcome,
 }
 
-/// Connects to a node daemon.
-pub fn connect(address: &str, name: &str) -> Result<Connection, NodeError> {
-    let unreachable = |source| NodeError::Unreachable {
+/// Connects to a node daemon that has the key `expected`, as the home whose key is in the file `key`.
+pub fn connect(
+    address: &str,
+    name: &str,
+    expected: Fingerprint,
+    key: &Path,
+) -> Result<Connection, NodeError> {
+    let identity = Identity::load_or_make(key)?;
+    let socket = reach(address).map_err(|source| NodeError::Unreachable {
+        node: name.to_owned(),
+        source,
+    })?;
+    let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
+    let insecure = |source| NodeError::Insecure {
         node: name.to_owned(),
         source,
     };
+    let secured = match secure::connect(socket, &identity, Some(expected), deadline) {
+        Err(SecureError::OtherKey { found, expected }) => {
+            return Err(NodeError::OtherKey {
+                node: name.to_owned(),
+                found,
+                expected,
+            });
+        }
+        other => other.map_err(insecure)?,
+    };
+    let stream = SecureStream::new(secured).map_err(|error| insecure(error.into()))?;
+    greet(Socket::Stream(Arc::new(stream)), name)
+}
+
+/// The key that whoever listens at an address has. Nothing else is asked of it.
+pub fn ask_key(address: &str, key: &Path) -> Result<Fingerprint, NodeError> {
+    let identity = Identity::load_or_make(key)?;
+    let socket = reach(address).map_err(|source| NodeError::Unreachable {
+        node: address.to_owned(),
+        source,
+    })?;
+    let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
+    match secure::connect(socket, &identity, None, deadline) {
+        Ok(secured) => Ok(secured.peer),
+        Err(source) => Err(NodeError::Insecure {
+            node: address.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// A connection to the first of an address's machines that takes one.
+fn reach(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs().map_err(unreachable)? {
+    for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
             Ok(socket) => {
-                keep_alive(&socket).map_err(unreachable)?;
-                return greet(Socket::Tcp(socket), name);
+                keep_alive(&socket)?;
+                return Ok(socket);
             }
             Err(error) => last = error,
         }
     }
-    Err(unreachable(last))
+    Err(last)
 }
 
 /// A peer that is gone without a word is noticed within a minute.
@@ -163,7 +236,7 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
             theirs,
             version: welcome.map_or_else(
                 |_| String::new(),
-                |welcome| format!(" (afield {})", welcome.version),
+                |welcome| format!(" (afield {})", wire::presentable(&welcome.version)),
             ),
         });
     }
@@ -171,7 +244,7 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
     if let Some(why) = welcome.refusal {
         return Err(NodeError::Refused {
             node: name.to_owned(),
-            why,
+            why: wire::presentable(&why),
         });
     }
     endpoint::agree(&[&NODE_INTERFACE], &welcome.interfaces).map_err(|source| NodeError::Interface {
@@ -221,13 +294,5 @@ fn hello() -> Hello {
         monotonic_ns: now(ClockId::Monotonic),
         boottime_ns: now(ClockId::Boottime),
         interfaces: vec![HOME_INTERFACE.offer()],
-    }
-}
-
-/// A place's kind of link.
-pub fn address(place: &Place) -> Option<&str> {
-    match place {
-        Place::Embedded => None,
-        Place::Tcp(address) => Some(address),
     }
 }

@@ -23,6 +23,9 @@ use crate::messages::ToDeputy;
 /// Most calls of one job of which its user is told.
 const TOLD_MAX: usize = 512;
 
+/// Most words of a node that are passed on to the user of one job.
+const NOTICES_MAX: usize = 16;
+
 impl Session {
     /// Reads and serves until the session is over; several threads do so.
     pub(super) fn read_link(self: &Arc<Self>) -> SessionError {
@@ -196,6 +199,21 @@ impl Session {
             self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
         }
         self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
+    }
+
+    /// Passes the node's words on to the user of a guest's job, each once.
+    pub(super) fn notice(&self, pid: u32, text: &str) -> Result<(), SessionError> {
+        let Some(root) = self.deputy(pid).and_then(|deputy| self.deputy(deputy.job)) else {
+            return Ok(());
+        };
+        let text = format!("node {}: {}", self.name, wire::presentable(text));
+        {
+            let mut status = lock(&root.status);
+            if status.noticed.len() >= NOTICES_MAX || !status.noticed.insert(text.clone()) {
+                return Ok(());
+            }
+        }
+        self.tell(&root, 0, &ToDeputy::Notice(text), None)
     }
 
     pub(super) fn unfork(&self, parent: u32, pid: u32) -> Result<(), SessionError> {

@@ -87,6 +87,14 @@ impl Home for Server<'_> {
         self.session.unsupported(pid, call, errno)
     }
 
+    fn notice(&self, pid: u32, text: String) -> Result<(), SessionError> {
+        self.session.notice(pid, &text)
+    }
+
+    fn farewell(&self, why: String) -> Result<(), SessionError> {
+        Err(SessionError::Farewell(wire::presentable(&why)))
+    }
+
     fn released(&self, handle: u64) -> Result<(), SessionError> {
         self.session.shared.remove(handle);
         Ok(())

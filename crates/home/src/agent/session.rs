@@ -59,6 +59,9 @@ pub enum SessionError {
     /// The kernel refused something.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// The node has ended it, and says why.
+    #[error("{0}")]
+    Farewell(String),
     /// The agent ends.
     #[error("the agent was stopped")]
     Stopped,

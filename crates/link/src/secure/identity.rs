@@ -12,6 +12,7 @@ use rustls::crypto::ring::sign::any_eddsa_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::files::{self, FileError, Others};
@@ -23,7 +24,7 @@ const ED25519_PREFIX: [u8; 12] = [
 
 /// The SHA-256 of a public key in its DER form (`SubjectPublicKeyInfo`). Its text is `SHA256:` and 43 characters of
 /// base64, as ssh writes its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
@@ -36,6 +37,16 @@ impl Fingerprint {
     pub(super) fn of_peer(shown: &CertificateDer<'_>) -> Option<Self> {
         let is_ed25519 = shown.len() == ED25519_PREFIX.len() + 32 && shown.starts_with(&ED25519_PREFIX);
         is_ed25519.then(|| Self::of_bytes(shown))
+    }
+
+    /// The digest itself.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// From a digest.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
     fn of_bytes(der: &[u8]) -> Self {

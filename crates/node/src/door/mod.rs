@@ -1,5 +1,6 @@
 //! Where a guest's kernel requests come out, other than the file door ([`crate::fs`]).
 
+mod affinity;
 pub mod calls;
 mod control;
 pub mod descriptors;

@@ -191,6 +191,7 @@ impl Door {
                 self.change_owner(pid, number, (arguments[1] as u32, arguments[2] as u32))
             }
             nr::FCHOWNAT => self.change_owner(pid, number, (arguments[2] as u32, arguments[3] as u32)),
+            nr::SCHED_SETAFFINITY => self.set_affinity(tid, arguments),
             nr::TIMER_SETTIME | nr::ALARM | nr::SETITIMER => {
                 self.shared.note_timer(pid);
                 EXECUTE

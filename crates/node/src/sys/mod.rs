@@ -7,8 +7,10 @@ pub mod namespaces;
 pub mod process;
 pub mod ptrace;
 pub mod seccomp;
+pub mod shared;
 pub mod signals;
 pub mod sockets;
+pub mod wall;
 
 use std::io;
 

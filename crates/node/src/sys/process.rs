@@ -16,6 +16,13 @@ pub fn reap_ended() {
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) } > 0 {}
 }
 
+/// Lets go of a child that has ended, of whatever kind, and says which.
+pub fn reap_one() -> Option<u32> {
+    // SAFETY: no pointers.
+    let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+    (pid > 0).then_some(pid as u32)
+}
+
 /// Waits until a child, of whatever kind, has ended, and lets go of it.
 pub fn wait_for_end(child: u32) {
     // SAFETY: no pointers.

@@ -6,6 +6,7 @@ use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Early, Order, Resume, Thread, Tracer, Within, descriptors, limits, resume};
+use crate::admission::{Seat, too_many};
 use crate::guests::read_inner;
 use crate::sys::clone::{CLONE_ARGUMENTS_BYTES, CloneArguments};
 use crate::sys::ptrace::{self, Registers};
@@ -22,6 +23,8 @@ pub(super) struct Fork {
     child: Option<u32>,
     /// The guest's kernel has made the child.
     made: bool,
+    /// The child's place among those that this home may have.
+    seat: Seat,
 }
 
 impl Fork {
@@ -83,13 +86,21 @@ impl Tracer {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return;
         };
+        let pid = thread.pid;
+        let seat = match self.shared.quota.take() {
+            Ok(seat) => seat,
+            Err(most) => {
+                self.tell(self.shared.home.notice(pid, too_many(most)));
+                return self.finish_call(tid, registers, -i64::from(libc::EAGAIN));
+            }
+        };
         thread.fork = Some(Fork {
             registers,
             arguments,
             child: None,
             made: false,
+            seat,
         });
-        let pid = thread.pid;
         let id = self.shared.next_id();
         self.forks.insert(id, tid);
         let shared = Arc::clone(&self.shared);
@@ -129,8 +140,12 @@ impl Tracer {
             }
         };
         fork.child = Some(child);
+        let process = super::Process {
+            seat: std::mem::take(&mut fork.seat),
+            ..super::Process::default()
+        };
         self.doomed.remove(&child);
-        self.unborn.insert(child, super::Process::default());
+        self.unborn.insert(child, process);
         if let Err(error) = rewrite(tid, fork, child) {
             let registers = fork.registers;
             thread.fork = None;
@@ -174,6 +189,7 @@ impl Tracer {
                     held: born.held,
                     reads_stop: parent.is_some_and(|parent| parent.reads_stop),
                     writes_stop: parent.is_some_and(|parent| parent.writes_stop),
+                    seat: std::mem::take(&mut born.seat),
                     ..super::Process::default()
                 };
                 if let Some(parent) = parent {

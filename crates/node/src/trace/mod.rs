@@ -28,6 +28,7 @@ pub use orders::{Answered, Order, Orders};
 pub use signals::deliver;
 pub use truths::Truths;
 
+use crate::admission::Seat;
 use crate::session::Shared;
 use crate::sys::ptrace::{self, Registers, Waited};
 
@@ -101,6 +102,8 @@ struct Process {
     writes_stop: bool,
     /// Its threads that write to home objects.
     exempt: limits::Exempt,
+    /// Its place among those that this home may have.
+    seat: Seat,
 }
 
 /// Most signals that are kept for a process that cannot take them yet.
@@ -192,8 +195,13 @@ impl Tracer {
             Order::Unexpect { pid } => {
                 self.unborn.remove(&pid);
             }
-            Order::Seize { pid, tid, answer } => {
-                let result = self.seize(pid, tid);
+            Order::Seize {
+                pid,
+                tid,
+                seat,
+                answer,
+            } => {
+                let result = self.seize(pid, tid, seat);
                 // The asker may have given up.
                 let _ = answer.send(result);
             }
@@ -265,11 +273,12 @@ impl Tracer {
         }
     }
 
-    fn seize(&mut self, pid: u32, tid: i32) -> io::Result<()> {
+    fn seize(&mut self, pid: u32, tid: i32, seat: Seat) -> io::Result<()> {
         ptrace::seize(tid)?;
         self.shared.guests.lock().add_process(pid, tid, false, 0);
         self.threads.insert(tid, Thread::new(pid));
-        let expected = self.unborn.remove(&pid).unwrap_or_default();
+        let mut expected = self.unborn.remove(&pid).unwrap_or_default();
+        expected.seat = seat;
         let killed = expected.killed;
         self.processes.insert(pid, expected);
         if killed {

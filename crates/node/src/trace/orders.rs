@@ -12,6 +12,7 @@ use afield_rpc::Answer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::Correction;
+use crate::admission::Seat;
 use crate::sys::seccomp::Listener;
 
 /// An order to the tracer. Threads are named by their id in the session's pid namespace, processes by home pid.
@@ -25,6 +26,8 @@ pub enum Order {
     Seize {
         pid: u32,
         tid: i32,
+        /// Its place among those that this home may have.
+        seat: Seat,
         answer: SyncSender<io::Result<()>>,
     },
     /// Home's answer to a fork.
