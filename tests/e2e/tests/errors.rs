@@ -2,10 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_e2e::{Arena, Case, Mode, Outcome, Place, Random, cases, user_cases};
 use afield_link::frame::{Kind, encode_head};
+use afield_link::secure::{self, Identity, SecureStream};
+use afield_link::stream::{self, Socket};
 use afield_link::wire::{self, Welcome};
 
 const EMBEDDED: Mode = Mode {
@@ -70,7 +73,9 @@ fn unreachable_node() {
         .local_addr()
         .unwrap()
         .to_string();
+    arena.trust(&address, KEY);
     refused(&arena, &["run", "--on", &address, "true"], &[&address]);
+    arena.trust("no-such-host.invalid:7070", KEY);
     refused(
         &arena,
         &["run", "--on", "no-such-host.invalid:7070", "true"],
@@ -92,6 +97,7 @@ fn unreachable_node_over_the_cable() {
     }
     let mut arena = Arena::new(mode);
     let address = arena.node_address();
+    arena.introduce(&address);
     refused(&arena, &["run", "--on", &address, "true"], &[&address]);
     arena.start_node();
     arena
@@ -100,12 +106,21 @@ fn unreachable_node_over_the_cable() {
     arena.expect_clean();
 }
 
+/// Nobody's key.
+const KEY: &str = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
 /// A peer on loopback that does `serve` with its one connection, and the message that a job gets.
 fn peer(serve: impl FnOnce(TcpStream) + Send + 'static) {
+    peer_with_key(KEY, serve);
+}
+
+/// The same for a peer whose key is this.
+fn peer_with_key(key: &str, serve: impl FnOnce(TcpStream) + Send + 'static) {
     let mut arena = Arena::new(EMBEDDED);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || serve(listener.accept().expect("the agent connects").0));
+    arena.trust(&address, key);
     refused(&arena, &["run", "--on", &address, "true"], &[&address]);
     thread.join().unwrap();
     arena.run(&arena.afield(&["run", "true"])).expect_exit(0);
@@ -114,7 +129,12 @@ fn peer(serve: impl FnOnce(TcpStream) + Send + 'static) {
 
 #[test]
 fn peer_of_another_version() {
-    peer(|mut stream| {
+    let identity = Identity::ephemeral().unwrap();
+    peer_with_key(&identity.fingerprint().to_string(), move |socket| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let secured = secure::accept(socket, &identity, deadline).unwrap();
+        let stream = SecureStream::new(secured).unwrap();
+        let (mut reader, writer) = stream::split(Socket::Stream(Arc::new(stream))).unwrap();
         let welcome = Welcome {
             protocol: afield_link::PROTOCOL + 1,
             version: "99.0".into(),
@@ -124,11 +144,8 @@ fn peer_of_another_version() {
             interfaces: vec![],
         };
         let payload = wire::encode(&welcome).unwrap();
-        stream
-            .write_all(&encode_head(Kind::Welcome, 0, payload.len()).unwrap())
-            .unwrap();
-        stream.write_all(&payload).unwrap();
-        let _ = stream.read_to_end(&mut Vec::new());
+        writer.write_frame(Kind::Welcome, 0, &[&payload]).unwrap();
+        while reader.read_frame().is_ok() {}
     });
 }
 
@@ -191,7 +208,7 @@ fn garbage_for_a_node() {
 }
 
 #[test]
-fn node_where_anyone_could_come() {
+fn node_at_no_address_of_its_machine() {
     let mut arena = Arena::new(EMBEDDED);
     refused(&arena, &["node", "--listen", "nonsense"], &["nonsense"]);
     refused(&arena, &["node", "--listen", "192.0.2.1:7070"], &["192.0.2.1"]);

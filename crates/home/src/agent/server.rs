@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use afield_link::control::Home;
-use afield_link::wire::{SpawnError, Usage};
+use afield_link::wire::{self, SpawnError, Usage};
 use afield_rpc::{Answer, CallError};
 
 use super::deputies::DeputyEntry;
