@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::session::Shared;
 
 /// How long a call has to last until its thread is looked at. A call that a signal has to interrupt waits so much longer for it.
-const LOOK_AFTER: Duration = Duration::from_millis(1);
+const LOOK_AFTER: Duration = Duration::from_millis(5);
 
 /// Most calls that wait for their look.
 const CALLS_MAX: usize = 1024;
