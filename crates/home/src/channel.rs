@@ -231,6 +231,16 @@ pub fn send_control<T: Serialize>(
     send(socket, Kind::Control, id, &[&payload], descriptor)
 }
 
+/// Sends a few bytes, which are no frame, with a descriptor.
+pub fn send_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    send_some(socket, &[IoSlice::new(bytes)], descriptor, SendFlags::empty())?;
+    Ok(())
+}
+
 /// One `sendmsg`, without `SIGPIPE`.
 fn send_some(
     socket: BorrowedFd<'_>,

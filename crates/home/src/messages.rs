@@ -149,6 +149,8 @@ pub enum ToDeputy {
     },
     /// With a descriptor: this is the guest's working directory now.
     Directory,
+    /// With a descriptor: the memory that the node shares. Operations that have their contents there follow.
+    Area,
     /// A record lock, answered by [`FromDeputy::Locked`] (same `id`). With the file's descriptor if it says so.
     Lock(LockRequest),
     /// The process closed a descriptor of that file: its record locks on it go. Answered by [`FromDeputy::Unlocked`]

@@ -9,6 +9,7 @@
 //! * [`resume`]: one end of a session that survives its connections, sans-io: numbers, acknowledgements, lanes.
 //! * [`secure`]: keys, and TLS on TCP.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
+//! * [`sys`]: memory that an embedded node and its home share.
 //! * [`turns`]: several threads that read it.
 //!
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
@@ -23,6 +24,7 @@ pub mod preamble;
 pub mod resume;
 pub mod secure;
 pub mod stream;
+pub mod sys;
 pub mod turns;
 pub mod wire;
 

@@ -323,6 +323,11 @@ pub struct HandleHeader {
     pub size: U32,
     /// Flags of the guest's open file (`O_NONBLOCK`, `O_APPEND`), and those of [`deaf`].
     pub flags: U32,
+    /// If `area_length` is not 0, where in the [memory](crate::sys) that an embedded node shares with its home the contents are, or are to be put:
+    /// what is written or sent (as the only message, which has no data then), or what is read or received (as the only message, likewise).
+    pub area_place: U32,
+    /// Bytes there.
+    pub area_length: U32,
 }
 
 /// In [`HandleHeader::flags`], above all flags of open files, for operations on terminals: what home's kernel has to know of

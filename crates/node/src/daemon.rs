@@ -300,6 +300,7 @@ fn serve(
         quota: ledger.open(place, key, limits.guests),
         limits,
         control: Some(control),
+        leases: None,
     };
     let (reader, writer) = stream::split(link)?;
     session::serve(reader, writer, &options.name, terms)

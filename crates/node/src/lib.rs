@@ -15,6 +15,7 @@ mod door;
 mod fs;
 mod guests;
 mod installer;
+mod leases;
 mod server;
 pub mod session;
 mod spawner;

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -40,6 +40,7 @@ use crate::door::promises::Promises;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
+use crate::leases::{Lease, Leases};
 use crate::server::Server;
 use crate::spawner::Spawner;
 use crate::sys;
@@ -150,6 +151,8 @@ pub struct Reply {
     pub notes: u32,
     /// The data.
     pub data: Vec<u8>,
+    /// Where the contents are instead.
+    pub lease: Option<Lease>,
 }
 
 impl std::fmt::Debug for Then {
@@ -206,6 +209,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How many guests of it there may be.
     pub quota: Quota,
+    /// Places in memory that is shared with home, if this node is embedded.
+    pub leases: Option<Arc<Leases>>,
     /// Forwarded calls by frame id.
     calls: Mutex<HashMap<u64, Call>>,
     next_id: AtomicU64,
@@ -404,6 +409,11 @@ impl Shared {
         self.calls().len()
     }
 
+    /// The place in shared memory that the operation under this frame id had, which is over.
+    pub fn take_lease(&self, id: u64) -> Option<Lease> {
+        self.leases.as_ref()?.take(id)
+    }
+
     /// Has the memory thread do something.
     pub fn with_memory(&self, task: MemoryTask) {
         // The thread lives as long as the session.
@@ -424,6 +434,8 @@ pub struct Terms {
     pub quota: Quota,
     /// When the other end says something and closes, the session ends for that reason.
     pub control: Option<UnixStream>,
+    /// Places in memory that home shares.
+    pub(crate) leases: Option<Arc<Leases>>,
 }
 
 /// Tells a home that it is not served, without listening to it.
@@ -478,6 +490,7 @@ pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Re
         promises: Promises::default(),
         limits: terms.limits,
         quota: terms.quota,
+        leases: terms.leases,
         calls: Mutex::default(),
         next_id: AtomicU64::new(1),
         timers: AtomicBool::new(false),
@@ -695,9 +708,15 @@ fn take(
     Ok(None)
 }
 
-/// Serves a home over a socketpair whose end was inherited.
+/// Serves a home over a socketpair whose end was inherited. First of all comes the memory that home shares.
 pub fn serve_embedded(descriptor: OwnedFd) -> Result<(), SessionError> {
     sys::namespaces::die_with_parent(None)?;
-    let (reader, writer) = stream::split(Socket::from_unix(descriptor))?;
-    serve(reader, writer, "embedded", Terms::default())
+    let socket = UnixStream::from(descriptor);
+    let area = sys::sockets::receive_with(&socket, &mut [0])?.descriptor;
+    let terms = Terms {
+        leases: area.map(|area| Leases::new(area.as_fd())).transpose()?,
+        ..Terms::default()
+    };
+    let (reader, writer) = stream::split(Socket::Unix(socket))?;
+    serve(reader, writer, "embedded", terms)
 }

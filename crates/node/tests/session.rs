@@ -39,6 +39,8 @@ fn start() -> (std::process::Child, Reader, Writer) {
         .env(SESSION, theirs.as_raw_fd().to_string())
         .spawn()
         .unwrap();
+    // The byte that shared memory comes with, of which there is none here.
+    assert_eq!(rustix::io::write(&ours, &[0]), Ok(1));
     let (reader, writer) = stream::split(Socket::Unix(ours)).unwrap();
     (child, reader, writer)
 }

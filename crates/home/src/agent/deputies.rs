@@ -70,6 +70,8 @@ pub struct EntryStatus {
     pub lock_files: HashSet<(u64, u32)>,
     /// Its working directory, and at its start what is above that.
     pub directory: Vec<Occupied>,
+    /// It has been given the memory that the node shares.
+    pub has_area: bool,
     /// Shared objects that it has been given.
     pub lent: HashSet<u64>,
     /// What children have used for whom it has waited.

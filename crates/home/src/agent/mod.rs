@@ -35,7 +35,7 @@ use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
 use nodes::{Connection, NodeError};
-use session::{Session, SessionError};
+use session::{Embedded, Session, SessionError};
 
 /// How the agent behaves.
 #[derive(Debug, Clone)]
@@ -267,25 +267,25 @@ impl Agent {
         {
             return Ok(Arc::clone(session));
         }
-        let (connection, embedded_pid) = match place {
+        let (connection, embedded) = match place {
             Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key)?, None),
             Place::Embedded => {
-                let (connection, pid) = self.start_embedded(name)?;
-                (connection, Some(pid))
+                let (connection, embedded) = self.start_embedded(name)?;
+                (connection, Some(embedded))
             }
         };
-        let session = self
-            .begin_session(connection, name, embedded_pid)
-            .map_err(|source| NodeError::Unreachable {
-                node: name.to_owned(),
-                source,
-            })?;
+        let session =
+            self.begin_session(connection, name, embedded)
+                .map_err(|source| NodeError::Unreachable {
+                    node: name.to_owned(),
+                    source,
+                })?;
         *slot = Some(Arc::clone(&session));
         Ok(session)
     }
 
-    fn start_embedded(&self, name: &str) -> Result<(Connection, u32), NodeError> {
-        let (ours, theirs) = nodes::embedded_link().map_err(NodeError::Embedded)?;
+    fn start_embedded(&self, name: &str) -> Result<(Connection, Embedded), NodeError> {
+        let (ours, theirs, area) = nodes::embedded_link().map_err(NodeError::Embedded)?;
         let (answer, answered) = mpsc::channel();
         let gone = || NodeError::Embedded(io::Error::other("the agent ends"));
         self.events
@@ -296,7 +296,7 @@ impl Agent {
             .map_err(|_| gone())?
             .map_err(NodeError::Embedded)?;
         nodes::greet(Socket::Unix(ours), name)
-            .map(|connection| (connection, pid))
+            .map(|connection| (connection, Embedded { pid, area }))
             .map_err(|error| {
                 let _ = self.events.send(Event::SessionOver(Some(pid)));
                 match error {
@@ -315,7 +315,7 @@ impl Agent {
         &self,
         connection: Connection,
         name: &str,
-        embedded_pid: Option<u32>,
+        embedded: Option<Embedded>,
     ) -> io::Result<Arc<Session>> {
         let Connection {
             reader,
@@ -328,7 +328,7 @@ impl Agent {
                 name.to_owned(),
                 self.options.runtime.clone(),
                 welcome,
-                embedded_pid,
+                embedded,
                 reader,
                 writer,
             )

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +14,14 @@ use afield_link::frame::Kind;
 use afield_link::secure::files::FileError;
 use afield_link::secure::{self, Fingerprint, Identity, SecureError, SecureStream};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
+use afield_link::sys::Area;
 use afield_link::wire::{self, Hello, Welcome};
 use afield_rpc::BindError;
 use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
+use crate::channel;
 /// Longest wait for a connection to each of a node's addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -197,10 +199,13 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The two ends of an embedded node's link: home's, and the node's.
-pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd)> {
+/// The two ends of an embedded node's link: home's, and the node's. With it goes memory that both sides have: it is ahead of
+/// everything else on the link, along with a byte.
+pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
-    Ok((ours, theirs.into()))
+    let area = Area::create()?;
+    channel::send_bytes(ours.as_fd(), &[0], Some(area.as_fd()))?;
+    Ok((ours, theirs.into(), area))
 }
 
 /// Exchanges the first words on a new link.

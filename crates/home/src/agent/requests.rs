@@ -164,6 +164,9 @@ impl Session {
             };
         };
         deputy.count_call();
+        if header.area_length.get() > 0 {
+            self.give_area(&deputy)?;
+        }
         if op == Some(HandleOp::Open) {
             // The deputy does not know the file service's nodes; it gets a way to this one.
             return match self.files.path_descriptor(header.handle.get()) {
@@ -214,6 +217,20 @@ impl Session {
             }
         }
         self.tell(&root, 0, &ToDeputy::Notice(text), None)
+    }
+
+    /// Sees to it that a deputy has the memory that the node shares.
+    fn give_area(&self, deputy: &DeputyEntry) -> Result<(), SessionError> {
+        let Some(area) = &self.area else {
+            return Err(SessionError::Violation(
+                "contents in memory that is not shared".to_owned(),
+            ));
+        };
+        if std::mem::replace(&mut lock(&deputy.status).has_area, true) {
+            return Ok(());
+        }
+        let copy = rustix::io::fcntl_dupfd_cloexec(area, 3)?;
+        self.tell(deputy, 0, &ToDeputy::Area, Some(copy))
     }
 
     pub(super) fn unfork(&self, parent: u32, pid: u32) -> Result<(), SessionError> {

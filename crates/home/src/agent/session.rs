@@ -111,6 +111,15 @@ pub enum Outstanding {
     Share(Arc<DeputyEntry>, u64),
 }
 
+/// What home has of an embedded node.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Its process.
+    pub pid: u32,
+    /// The memory that it shares.
+    pub area: OwnedFd,
+}
+
 /// One link and what goes over it.
 #[derive(Debug)]
 pub struct Session {
@@ -122,6 +131,8 @@ pub struct Session {
     pub welcome: Welcome,
     /// The node's process, if it is embedded.
     pub embedded_pid: Option<u32>,
+    /// The memory that an embedded node shares.
+    pub area: Option<OwnedFd>,
     /// To the node.
     pub writer: Writer,
     /// Calls of both sides.
@@ -158,7 +169,7 @@ impl Session {
         name: String,
         runtime: RuntimeDir,
         welcome: Welcome,
-        embedded_pid: Option<u32>,
+        embedded: Option<Embedded>,
         reader: Reader,
         writer: Writer,
     ) -> Result<Self, SessionError> {
@@ -180,7 +191,8 @@ impl Session {
             name,
             runtime,
             welcome,
-            embedded_pid,
+            embedded_pid: embedded.as_ref().map(|embedded| embedded.pid),
+            area: embedded.map(|embedded| embedded.area),
             writer,
             node: NodeClient::new(calls.remote(0)),
             calls,

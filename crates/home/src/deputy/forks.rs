@@ -23,6 +23,7 @@ impl Deputy {
         };
         let inventory = lock(&self.handles).inventory();
         let dispositions = *lock(&self.dispositions);
+        let area = lock(&self.area).clone();
         let raw = sibling || exit_signal != libc::SIGCHLD as u32;
         let forked = if raw {
             self.await_starting();
@@ -65,7 +66,11 @@ impl Deputy {
                     dump_directory: Arc::clone(&self.dump_directory),
                 };
                 match Self::build(parts, dispositions, raw || self.raw) {
-                    Ok(child) => Next::Child(child, Box::new(lead.of_child())),
+                    Ok(child) => {
+                        // It has the mapping as well.
+                        *lock(&child.area) = area;
+                        Next::Child(child, Box::new(lead.of_child()))
+                    }
                     // The agent sees the channel's end and ends the guest.
                     Err(_) => process::exit(125),
                 }

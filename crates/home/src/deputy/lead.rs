@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use afield_link::frame::{Frame, Kind};
+use afield_link::sys::Area;
 use afield_link::wire;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -159,6 +160,17 @@ impl Lead {
                 let directory = self.incoming.take_descriptor()?;
                 if let Err(errno) = rustix::process::fchdir(&directory) {
                     deputy.log(format!("working directory: {errno}"));
+                }
+            }
+            ToDeputy::Area => {
+                let file = self.incoming.take_descriptor()?;
+                let mut area = lock(&deputy.area);
+                // A child has it from its parent.
+                if area.is_none() {
+                    match Area::map(file.as_fd()) {
+                        Ok(mapped) => *area = Some(Arc::new(mapped)),
+                        Err(error) => deputy.log(format!("shared memory: {error}")),
+                    }
                 }
             }
             ToDeputy::Lock(request) => {

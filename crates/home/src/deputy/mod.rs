@@ -49,6 +49,8 @@ pub use places::out_of_the_way;
 pub use terminal::Terminal;
 pub use waits::add as add_usage;
 
+use afield_link::sys::Area;
+
 use crate::channel::{self, ChannelError};
 use crate::messages::FromDeputy;
 use crate::sys::call::Prepared;
@@ -85,6 +87,8 @@ pub struct Deputy {
     workers: Workers,
     children: Children,
     locks: Mutex<LockFiles>,
+    /// Memory shared with an embedded node, once it has been used.
+    area: Mutex<Option<Arc<Area>>>,
     /// Workers hold it for reading except while they are in a call that waits; who has it for writing knows that no
     /// other thread is anywhere in this program's own code.
     gate: RwLock<()>,
@@ -134,6 +138,7 @@ impl Deputy {
             workers: Workers::default(),
             children: Children::default(),
             locks: Mutex::new(LockFiles::default()),
+            area: Mutex::default(),
             gate: RwLock::new(()),
             raw,
             root: parts.root,

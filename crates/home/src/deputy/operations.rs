@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use afield_abi::fuse::{FileLock, LOCK_FLOCK, LockRequest, SetAttributesRequest, set_flag};
 use afield_link::frame::PAYLOAD_BYTES_MAX;
+use afield_link::sys::{Area, Data, Room};
 use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note};
 use rustix::event::{PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
@@ -16,6 +17,7 @@ use super::handles::{Handle, Sort};
 use super::readiness::{Known, ready_for};
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
+use crate::sys::interrupt::Flag;
 use crate::sys::object::Operand;
 use crate::sys::signals::Set;
 use crate::sys::{message, object, signals};
@@ -38,6 +40,8 @@ pub(super) struct Operation {
     hears: Set,
     /// The frame; what follows its header is the operation's data.
     payload: Vec<u8>,
+    /// Where its contents are instead, in memory shared with the node: place and bytes.
+    shared: Option<(Arc<Area>, usize, usize)>,
 }
 
 /// What has come of an operation.
@@ -98,6 +102,25 @@ impl Operation {
         self.handle.file.as_fd()
     }
 
+    /// What is to be written or sent, if it is in shared memory; the message's own otherwise.
+    pub(super) fn contents<'a>(&'a self, own: &'a [u8]) -> Data<'a> {
+        let shared = self.shared.as_ref();
+        shared
+            .and_then(|(area, place, length)| area.data(*place, *length))
+            .unwrap_or_else(|| own.into())
+    }
+
+    /// Where in shared memory what is read or received is to go.
+    pub(super) fn room(&self) -> Option<Room<'_>> {
+        let (area, place, length) = self.shared.as_ref()?;
+        area.room(*place, *length)
+    }
+
+    /// Whether its contents are in shared memory.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     fn position(&self) -> Option<i64> {
         (self.offset >= 0).then_some(self.offset)
     }
@@ -124,9 +147,17 @@ impl Deputy {
             self.answer_operation(id, Err(libc::EBADF), &[]);
             return Ok(());
         };
+        let shared = match self.shared_memory(&header, op, &handle) {
+            Ok(shared) => shared,
+            Err(errno) => {
+                self.answer_operation(id, Err(errno), &[]);
+                return Ok(());
+            }
+        };
         let operation = Operation {
             id,
             number,
+            shared,
             handle,
             offset: header.offset.get(),
             argument: header.argument.get(),
@@ -267,13 +298,76 @@ impl Deputy {
         }
     }
 
+    /// Where in shared memory an operation has its contents. Files with an offset do not have them there.
+    fn shared_memory(
+        &self,
+        header: &HandleHeader,
+        op: HandleOp,
+        handle: &Handle,
+    ) -> Result<Option<(Arc<Area>, usize, usize)>, i32> {
+        let (place, length) = (
+            header.area_place.get() as usize,
+            header.area_length.get() as usize,
+        );
+        if length == 0 {
+            return Ok(None);
+        }
+        let moves = matches!(
+            op,
+            HandleOp::Read | HandleOp::Write | HandleOp::Send | HandleOp::Receive
+        );
+        if !moves || handle.sort == Sort::Regular {
+            return Err(libc::EINVAL);
+        }
+        // Without it there was no memory left to map it.
+        let area = lock(&self.area).clone().ok_or(libc::ENOMEM)?;
+        match area.data(place, length) {
+            Some(_) => Ok(Some((area, place, length))),
+            None => Err(libc::EINVAL),
+        }
+    }
+
+    /// Reads from a stream into shared memory.
+    fn begin_shared_read(self: &Arc<Self>, operation: Operation) {
+        let counted = |result: Result<usize, i32>| Outcome::plain(result.map(|count| count as i64));
+        let read = |operation: &Operation, flag: Option<&Flag>| {
+            let room = operation.room().unwrap_or_else(|| Room::from(&mut [][..]));
+            match flag {
+                None => object::read_now(operation.file(), &room, None),
+                Some(flag) => object::read(flag, operation.file(), &room, None),
+            }
+        };
+        let outcome = match read(&operation, None) {
+            Err(libc::EOPNOTSUPP) if operation.nonblocking && never_waits(operation.file()) => {
+                counted(read(&operation, Some(&Flag::default())))
+            }
+            Err(libc::EAGAIN | libc::EOPNOTSUPP) => {
+                if !operation.nonblocking || !ready_for(operation.file(), PollFlags::IN).is_empty() {
+                    return self.in_worker(operation, move |_, worker, operation| {
+                        counted(worker.wait(|flag| read(operation, Some(flag))))
+                    });
+                }
+                Outcome::error(libc::EAGAIN)
+            }
+            result => counted(result),
+        };
+        self.answer_object(&operation, outcome);
+    }
+
     fn begin_read(self: &Arc<Self>, operation: Operation) {
         if operation.handle.sort == Sort::Terminal {
             return self.read_terminal(operation);
         }
+        if operation.is_shared() {
+            return self.begin_shared_read(operation);
+        }
         let mut bytes = vec![0u8; operation.size];
         let mut done = 0;
-        match object::read_now(operation.file(), &mut bytes, operation.position()) {
+        match object::read_now(
+            operation.file(),
+            &Room::from(&mut bytes[..]),
+            operation.position(),
+        ) {
             // Of a file it may be only the part that is in memory.
             Ok(count) if operation.handle.sort != Sort::Regular || count == bytes.len() => {
                 bytes.truncate(count);
@@ -310,8 +404,8 @@ impl Deputy {
             let mut bytes = vec![0u8; operation.size];
             bytes[..done].copy_from_slice(kept);
             let position = operation.position().map(|offset| offset + done as i64);
-            let result =
-                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes[done..], position));
+            let result = worker
+                .wait(|flag| object::read(flag, operation.file(), &Room::from(&mut bytes[done..]), position));
             match result {
                 Ok(count) => {
                     bytes.truncate(done + count);
@@ -335,11 +429,18 @@ impl Deputy {
             {
                 return Outcome::error(libc::EAGAIN);
             }
-            let mut bytes = vec![0u8; operation.size];
+            let mut bytes = match operation.is_shared() {
+                true => Vec::new(),
+                false => vec![0u8; operation.size],
+            };
             let result = deputy.with_terminal(operation, || {
-                worker.wait(|flag| object::read(flag, operation.file(), &mut bytes, operation.position()))
+                worker.wait(|flag| {
+                    let room = operation.room().unwrap_or_else(|| Room::from(&mut bytes[..]));
+                    object::read(flag, operation.file(), &room, operation.position())
+                })
             });
             match result {
+                Ok(count) if operation.is_shared() => Outcome::plain(Ok(count as i64)),
                 Ok(count) => {
                     bytes.truncate(count);
                     Outcome::read(bytes)
@@ -353,9 +454,10 @@ impl Deputy {
         if operation.handle.sort == Sort::Terminal {
             return self.write_in_worker(operation, 0);
         }
-        let length = operation.data().len();
+        let data = operation.contents(operation.data());
+        let length = data.length();
         let mut done = 0;
-        match object::write_now(operation.file(), operation.data(), operation.position()) {
+        match object::write_now(operation.file(), data, operation.position()) {
             Ok(count)
                 if count == length || operation.nonblocking && operation.handle.sort != Sort::Regular =>
             {
@@ -389,18 +491,18 @@ impl Deputy {
 
     /// Writes as a blocking `write` does: all of it, unless there is an error or an interruption.
     fn write_all(&self, worker: &mut Worker<'_>, operation: &Operation, mut done: usize) -> Outcome {
-        let data = operation.data();
+        let data = operation.contents(operation.data());
         loop {
             let catches = signals::catches();
             let position = operation.position().map(|offset| offset + done as i64);
             let result = self.with_terminal(operation, || {
-                worker.wait(|flag| object::write(flag, operation.file(), &data[done..], position))
+                worker.wait(|flag| object::write(flag, operation.file(), data.after(done), position))
             });
             match result {
                 Ok(count) => {
                     done += count;
                     // A file that takes less is full or at a limit, which the next write will tell the guest.
-                    let whole = done == data.len() || count == 0;
+                    let whole = done == data.length() || count == 0;
                     if whole || operation.nonblocking || worker.cancelled() {
                         return Outcome::plain(Ok(done as i64));
                     }

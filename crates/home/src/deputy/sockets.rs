@@ -49,7 +49,11 @@ struct Receiving {
 
 impl Deputy {
     pub(super) fn begin_send(self: &Arc<Self>, operation: Operation) -> Result<(), WireError> {
-        let objects = message::decode_outgoing(operation.data())?.1;
+        let (messages, objects) = message::decode_outgoing(operation.data())?;
+        if operation.is_shared() && (messages.len() != 1 || !messages[0].data.is_empty()) {
+            self.answer_object(&operation, Outcome::error(libc::EINVAL));
+            return Ok(());
+        }
         let files: Result<Vec<_>, i32> = objects.iter().map(|object| self.passed(object)).collect();
         let files = match files {
             Ok(files) => files,
@@ -121,6 +125,7 @@ impl Deputy {
     pub(super) fn begin_receive(self: &Arc<Self>, operation: Operation) -> Result<(), WireError> {
         let wanted = message::decode_wanted(operation.data())?;
         if wanted.rooms.is_empty()
+            || operation.is_shared() && wanted.rooms.len() != 1
             || !wanted.handles.iter().all(|handle| handle & NODE_HANDLE != 0)
             || wanted
                 .handles
@@ -254,7 +259,7 @@ impl Sending {
             match self.send_one(operation, flag, message, additional) {
                 Ok(count) => {
                     self.done += count;
-                    let whole = self.done >= message.data.len();
+                    let whole = self.done >= operation.contents(message.data).length();
                     // A blocking call sends everything.
                     if !whole && additional & DONTWAIT != 0 {
                         return Step::Waits;
@@ -325,7 +330,7 @@ impl Sending {
         let parcel = Parcel {
             name: message.name,
             control: &control,
-            data: &message.data[self.done..],
+            data: operation.contents(message.data).after(self.done),
         };
         send(
             flag,
@@ -400,10 +405,10 @@ impl Receiving {
         let mut letter = Letterbox {
             name: room.name.map(|bytes| vec![0; bytes]),
             control: vec![0; room.control],
-            data: vec![0; room.data],
+            data: vec![0; if operation.is_shared() { 0 } else { room.data }],
             ..Letterbox::default()
         };
-        let count = receive(flag, operation.file(), &mut letter, flags)?;
+        let count = receive(flag, operation.file(), &mut letter, operation.room(), flags)?;
         if flags & libc::MSG_TRUNC as u32 != 0 && discards(operation.file()) {
             letter.data.clear();
         }

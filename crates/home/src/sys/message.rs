@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 
 use afield_abi::sockets::{self, FILTER_INSTRUCTION_BYTES, FILTER_INSTRUCTIONS_MAX};
+use afield_link::sys::{Data, Room};
 
 use super::interrupt::{self, Flag};
 use super::object::last_errno;
@@ -16,7 +17,7 @@ pub struct Parcel<'a> {
     /// Ancillary data in the kernel's form.
     pub control: &'a [u8],
     /// Contents.
-    pub data: &'a [u8],
+    pub data: Data<'a>,
 }
 
 /// Room for a message, and after the call the message.
@@ -41,8 +42,8 @@ fn result(value: i64) -> Result<usize, i32> {
 /// `sendmsg`.
 pub fn send(flag: &Flag, socket: BorrowedFd<'_>, parcel: &Parcel<'_>, flags: u32) -> Result<usize, i32> {
     let mut piece = libc::iovec {
-        iov_base: parcel.data.as_ptr().cast_mut().cast(),
-        iov_len: parcel.data.len(),
+        iov_base: parcel.data.start().cast_mut().cast(),
+        iov_len: parcel.data.length(),
     };
     let name = parcel.name.unwrap_or_default();
     // SAFETY: all-zero is a valid value of this plain structure.
@@ -69,11 +70,18 @@ pub fn send(flag: &Flag, socket: BorrowedFd<'_>, parcel: &Parcel<'_>, flags: u32
     result(unsafe { interrupt::call(flag, libc::SYS_sendmsg, arguments) })
 }
 
-/// `recvmsg` into `room`. Descriptors that come along are close-on-exec.
-pub fn receive(flag: &Flag, socket: BorrowedFd<'_>, room: &mut Letterbox, flags: u32) -> Result<usize, i32> {
+/// `recvmsg` into `room`, the contents to another place if there is one for them. Descriptors that come along are close-on-exec.
+pub fn receive(
+    flag: &Flag,
+    socket: BorrowedFd<'_>,
+    room: &mut Letterbox,
+    contents: Option<Room<'_>>,
+    flags: u32,
+) -> Result<usize, i32> {
+    let contents = contents.unwrap_or_else(|| room.data.as_mut_slice().into());
     let mut piece = libc::iovec {
-        iov_base: room.data.as_mut_ptr().cast(),
-        iov_len: room.data.len(),
+        iov_base: contents.start().cast(),
+        iov_len: contents.length(),
     };
     // SAFETY: all-zero is a valid value of this plain structure.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

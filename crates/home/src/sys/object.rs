@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use afield_link::sys::{Data, Room};
+
 use super::interrupt::{self, Flag};
 
 /// The kernel's result as a value.
@@ -12,11 +14,11 @@ fn result(value: i64) -> Result<i64, i32> {
 }
 
 /// `read`, or `pread` at an offset.
-pub fn read(flag: &Flag, file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<i64>) -> Result<usize, i32> {
+pub fn read(flag: &Flag, file: BorrowedFd<'_>, room: &Room<'_>, offset: Option<i64>) -> Result<usize, i32> {
     let mut arguments = [
         file.as_raw_fd() as u64,
-        bytes.as_mut_ptr() as u64,
-        bytes.len() as u64,
+        room.start() as u64,
+        room.length() as u64,
         0,
         0,
         0,
@@ -28,16 +30,16 @@ pub fn read(flag: &Flag, file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<
         }
         None => libc::SYS_read,
     };
-    // SAFETY: reads into `bytes`, no more than its length.
+    // SAFETY: reads into the room, no more than its length.
     result(unsafe { interrupt::call(flag, number, arguments) }).map(|count| count as usize)
 }
 
 /// `write`, or `pwrite` at an offset.
-pub fn write(flag: &Flag, file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Result<usize, i32> {
+pub fn write(flag: &Flag, file: BorrowedFd<'_>, data: Data<'_>, offset: Option<i64>) -> Result<usize, i32> {
     let mut arguments = [
         file.as_raw_fd() as u64,
-        bytes.as_ptr() as u64,
-        bytes.len() as u64,
+        data.start() as u64,
+        data.length() as u64,
         0,
         0,
         0,
@@ -49,17 +51,17 @@ pub fn write(flag: &Flag, file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64
         }
         None => libc::SYS_write,
     };
-    // SAFETY: writes from `bytes`, no more than its length.
+    // SAFETY: writes from the data, no more than its length.
     result(unsafe { interrupt::call(flag, number, arguments) }).map(|count| count as usize)
 }
 
 /// `preadv2` that never waits. `EOPNOTSUPP` where the file cannot promise that.
-pub fn read_now(file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<i64>) -> Result<usize, i32> {
+pub fn read_now(file: BorrowedFd<'_>, room: &Room<'_>, offset: Option<i64>) -> Result<usize, i32> {
     let piece = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
+        iov_base: room.start().cast(),
+        iov_len: room.length(),
     };
-    // SAFETY: the vector's one piece is `bytes`.
+    // SAFETY: the vector's one piece is the room.
     let count = unsafe {
         libc::preadv2(
             file.as_raw_fd(),
@@ -73,12 +75,12 @@ pub fn read_now(file: BorrowedFd<'_>, bytes: &mut [u8], offset: Option<i64>) -> 
 }
 
 /// `pwritev2` that never waits. `EOPNOTSUPP` where the file cannot promise that.
-pub fn write_now(file: BorrowedFd<'_>, bytes: &[u8], offset: Option<i64>) -> Result<usize, i32> {
+pub fn write_now(file: BorrowedFd<'_>, data: Data<'_>, offset: Option<i64>) -> Result<usize, i32> {
     let piece = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
+        iov_base: data.start().cast_mut().cast(),
+        iov_len: data.length(),
     };
-    // SAFETY: the vector's one piece is `bytes`, which is only read.
+    // SAFETY: the vector's one piece is the data, which is only read.
     let count = unsafe {
         libc::pwritev2(
             file.as_raw_fd(),

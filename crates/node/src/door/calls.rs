@@ -32,6 +32,7 @@ pub fn reply(shared: &Arc<Shared>, id: u64, payload: Vec<u8>) -> Result<Option<M
         result,
         notes: 0,
         data,
+        lease: None,
     };
     finish(shared, call, reply)
 }
@@ -44,6 +45,7 @@ pub fn handle_reply(
 ) -> Result<Option<MemoryTask>, LinkError> {
     let (head, _) = wire::split::<HandleReply>(&payload, "handle reply")?;
     let head = *head;
+    let lease = shared.take_lease(id);
     let Some(call) = shared.take_call(id) else {
         return Ok(None);
     };
@@ -56,6 +58,7 @@ pub fn handle_reply(
         result: head.result.get(),
         notes,
         data: payload,
+        lease,
     };
     finish(shared, call, reply)
 }

@@ -19,7 +19,7 @@ pub mod proc;
 mod terminal;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_abi::fuse::{
@@ -28,12 +28,14 @@ use afield_abi::fuse::{
 };
 use afield_link::frame::FILE_ID;
 use afield_link::stream::LinkError;
+use afield_link::sys::Data;
 use afield_link::wire::WireError;
 use rustix::event::{PollFd, PollFlags};
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::session::Shared;
+use crate::sys::memory;
 use crate::world::{HIDDEN_DIRECTORY, Ids};
 
 /// Largest read or write of one request.
@@ -202,6 +204,23 @@ impl Files {
         }
     }
 
+    /// Gives the kernel a successful reply with data that is in shared memory.
+    fn reply_with(&self, unique: u64, data: Data<'_>) {
+        let header = ReplyHeader {
+            length: (size_of::<ReplyHeader>() + data.length()) as u32,
+            error: 0,
+            unique,
+        };
+        match memory::write_both(self.device.as_fd(), header.as_bytes(), data) {
+            Ok(()) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
+            Err(error) => {
+                warn!("reply of {} bytes to FUSE: {error}", data.length());
+                self.reply(&error_reply(unique, libc::EIO));
+            }
+        }
+    }
+
     /// The home object behind a node.
     pub fn object_of(&self, node: u64) -> Option<u64> {
         if node & HANDLE != 0 {
@@ -284,8 +303,9 @@ impl Files {
 
     /// The deputy has answered a request on a home object.
     pub fn handle_replied(&self, shared: &Arc<Shared>, unique: u64, payload: &[u8]) -> Result<(), LinkError> {
+        let lease = shared.take_lease(unique | FILE_ID);
         match self.take(unique) {
-            Some(Pending::Handle(asked)) => handles::replied(shared, unique, asked, payload),
+            Some(Pending::Handle(asked)) => handles::replied(shared, unique, asked, payload, lease),
             // Its process was killed in between.
             _ => Ok(()),
         }

@@ -4,6 +4,9 @@
 //! that the file door needs may call anything in this module.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use afield_link::sys::{Data, Room};
 
 /// Reads guest memory at `address` into all of `target`.
 ///
@@ -31,21 +34,54 @@ pub fn read(tid: i32, address: u64, target: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads guest memory at `address` into all of `room`.
+///
+/// # Errors
+/// `EFAULT` if any byte cannot be read.
+pub fn read_to(tid: i32, address: u64, room: &Room<'_>) -> io::Result<()> {
+    let mut done = 0;
+    while done < room.length() {
+        let local = libc::iovec {
+            iov_base: room.start().wrapping_add(done).cast(),
+            iov_len: room.length() - done,
+        };
+        let remote = libc::iovec {
+            iov_base: (address.wrapping_add(done as u64)) as *mut libc::c_void,
+            iov_len: room.length() - done,
+        };
+        // SAFETY: `local` is what is left of the room; the kernel checks the remote side.
+        let count = unsafe { libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) };
+        match super::check(count as libc::c_long)? {
+            0 => return Err(io::Error::from_raw_os_error(libc::EFAULT)),
+            count => done += count as usize,
+        }
+    }
+    Ok(())
+}
+
 /// Writes all of `source` to guest memory at `address`.
 ///
 /// # Errors
 /// `EFAULT` if any byte cannot be written.
 pub fn write(tid: i32, address: u64, source: &[u8]) -> io::Result<()> {
+    write_from(tid, address, source.into())
+}
+
+/// The same from anywhere.
+///
+/// # Errors
+/// `EFAULT` if any byte cannot be written.
+pub fn write_from(tid: i32, address: u64, source: Data<'_>) -> io::Result<()> {
     let mut done = 0;
-    while done < source.len() {
-        let rest = &source[done..];
+    while done < source.length() {
+        let rest = source.after(done);
         let local = libc::iovec {
-            iov_base: rest.as_ptr().cast_mut().cast(),
-            iov_len: rest.len(),
+            iov_base: rest.start().cast_mut().cast(),
+            iov_len: rest.length(),
         };
         let remote = libc::iovec {
             iov_base: (address.wrapping_add(done as u64)) as *mut libc::c_void,
-            iov_len: rest.len(),
+            iov_len: rest.length(),
         };
         // SAFETY: `local` is only read by this call; the kernel checks the remote side.
         let count = unsafe { libc::process_vm_writev(tid, &local, 1, &remote, 1, 0) };
@@ -80,4 +116,27 @@ pub fn read_string(tid: i32, address: u64, length_max: usize) -> io::Result<Vec<
         at = at.wrapping_add(chunk.len() as u64);
     }
     Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+}
+
+/// Writes a head and data to a descriptor, both by one call: as a FUSE device wants its replies.
+pub fn write_both(file: BorrowedFd<'_>, head: &[u8], data: Data<'_>) -> io::Result<()> {
+    let pieces = [
+        libc::iovec {
+            iov_base: head.as_ptr().cast_mut().cast(),
+            iov_len: head.len(),
+        },
+        libc::iovec {
+            iov_base: data.start().cast_mut().cast(),
+            iov_len: data.length(),
+        },
+    ];
+    loop {
+        // SAFETY: both pieces are alive during the call, which only reads them.
+        let count = unsafe { libc::writev(file.as_raw_fd(), pieces.as_ptr(), 2) };
+        match super::check(count as libc::c_long) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

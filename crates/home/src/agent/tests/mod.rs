@@ -266,6 +266,8 @@ impl Node {
             argument: 0.into(),
             size: 0.into(),
             flags: 0.into(),
+            area_place: 0.into(),
+            area_length: 0.into(),
         };
         self.writer
             .write_frame(Kind::Handle, id, &[header.as_bytes(), data])

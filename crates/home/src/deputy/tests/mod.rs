@@ -134,6 +134,8 @@ impl Fake {
             argument: argument.into(),
             size: size.into(),
             flags: (flags as u32).into(),
+            area_place: 0.into(),
+            area_length: 0.into(),
         };
         let mut payload = header.as_bytes().to_vec();
         payload.extend_from_slice(data);

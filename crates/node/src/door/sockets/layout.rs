@@ -4,6 +4,7 @@ use afield_abi::sockets::{CountedMessage, Message, Piece};
 use afield_link::message::MESSAGES_MAX;
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::leases::Lease;
 use crate::sys::{errno, memory};
 
 /// Where a message is in the guest's memory.
@@ -108,6 +109,27 @@ impl Layout {
             let (part, after) = rest.split_at(length);
             write_bytes(tid, base, part)?;
             rest = after;
+        }
+        Ok(())
+    }
+
+    /// The bytes from `start`, as many as the place has, put there.
+    pub(super) fn gather_to(&self, tid: i32, start: usize, lease: &Lease) -> Result<(), i32> {
+        let mut done = 0;
+        for (base, length) in self.spans(start, lease.place().1) {
+            lease
+                .read_guest(tid, base, done, length)
+                .map_err(|error| errno(&error))?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    pub(super) fn scatter_from(&self, tid: i32, lease: &Lease, count: usize) -> Result<(), i32> {
+        let mut rest = lease.data(count);
+        for (base, length) in self.spans(0, rest.length()) {
+            memory::write_from(tid, base, rest.cut(length)).map_err(|error| errno(&error))?;
+            rest = rest.after(length);
         }
         Ok(())
     }

@@ -106,6 +106,11 @@ impl Door {
             many,
         };
         let request = message::encode_wanted(&wanted);
+        let lease = match (&self.shared.leases, &wanted.rooms[..]) {
+            // What is told of a message that is cut is more than is put there.
+            (Some(leases), [room]) if !many && flags & libc::MSG_TRUNC as u32 == 0 => leases.lend(room.data),
+            _ => None,
+        };
         let from = (number == nr::RECVFROM).then_some(arguments[5]);
         let vector = many.then_some(arguments[1]);
         let how = How {
@@ -135,13 +140,13 @@ impl Door {
         );
         let shared = Arc::clone(&self.shared);
         let send = |id| {
-            handles::send_operation_with(
+            handles::send_operation_lent(
                 &shared,
                 id,
                 pid,
                 (HandleOp::Receive, handle),
                 (0, u64::from(flags), 0),
-                (&request, 0),
+                (&request, 0, lease),
             )
         };
         later(shared.begin(call, true, send))
@@ -225,7 +230,10 @@ impl Received {
             next: 0,
         };
         for (index, (message, layout)) in messages.iter().zip(&self.layouts).enumerate() {
-            layout.scatter(tid, message.data)?;
+            match &reply.lease {
+                Some(lease) => layout.scatter_from(tid, lease, message.count as usize)?,
+                None => layout.scatter(tid, message.data)?,
+            }
             let mut control = message.control.to_vec();
             let mut flags = message.flags;
             if !installed.put(shared, call, &mut control, self.how) {

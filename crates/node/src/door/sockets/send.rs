@@ -268,7 +268,24 @@ fn send_from(
     let many = letter.vector.is_some();
     let mut contents = Vec::with_capacity(letter.layouts.len());
     let mut left = DATA_BYTES_MAX;
+    let lease = match &letter.layouts[..] {
+        [layout] if !many => {
+            let leases = shared.leases.as_ref();
+            leases.and_then(|leases| leases.lend((layout.total - done).min(CHUNK_BYTES)))
+        }
+        _ => None,
+    };
     for layout in &letter.layouts {
+        if let Some(lease) = &lease {
+            if let Err(errno) = layout.gather_to(tid, done, lease) {
+                return Err(Unsent {
+                    errno,
+                    call: Some(Box::new(call)),
+                });
+            }
+            contents.push(Vec::new());
+            break;
+        }
         let limit = if many { left } else { CHUNK_BYTES };
         if many && layout.total > left && !contents.is_empty() {
             break;
@@ -299,7 +316,10 @@ fn send_from(
         .collect();
     let objects = if done == 0 { &letter.objects[..] } else { &[] };
     let request = message::encode_outgoing(&messages, objects);
-    let sent = contents.first().map_or(0, Vec::len);
+    let sent = match &lease {
+        Some(lease) => lease.place().1,
+        None => contents.first().map_or(0, Vec::len),
+    };
     let whole = letter
         .layouts
         .first()
@@ -311,13 +331,13 @@ fn send_from(
     }
     call.object = Some(handle);
     shared.begin(call, true, |id| {
-        handles::send_operation_with(
+        handles::send_operation_lent(
             shared,
             id,
             pid,
             (HandleOp::Send, handle),
             (0, u64::from(flags), usize::from(many)),
-            (&request, 0),
+            (&request, 0, lease),
         )
     })
 }
@@ -450,6 +470,7 @@ fn share(shared: &Arc<Shared>, mut call: Call, mut objects: Vec<u64>) -> Result<
                 result: 0,
                 notes: 0,
                 data: Vec::new(),
+                lease: None,
             },
         );
         return Ok(());

@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 pub use hidden::hidden_entry;
 pub use known::{Handles, Look, look_of};
-pub use operations::{send_operation, send_operation_with};
+pub use operations::{send_operation, send_operation_lent, send_operation_with};
 pub use replies::{raise_signals, replied};
 
 use hidden::hidden;
@@ -32,6 +32,7 @@ use operations::{Operation, follow_seek, is_positional};
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
 use crate::door::descriptors::{current_call, has_node};
+use crate::leases::Lease;
 use crate::session::Shared;
 use crate::sys::memory;
 use crate::trace::is_status_call;
@@ -113,6 +114,11 @@ impl Driver for Handles {
     }
 }
 
+/// A place in shared memory for the contents of a read or write, which streams can have there.
+fn lend(shared: &Shared, known: known::Known, length: usize) -> Option<Lease> {
+    shared.leases.as_ref().filter(|_| known.stream)?.lend(length)
+}
+
 fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[u8]) -> Result<Outcome, i32> {
     let files = &shared.files;
     let unique = header.unique;
@@ -188,6 +194,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             let operation = Operation {
                 offset: if shared_offset { -1 } else { request.offset as i64 },
                 size,
+                lease: lend(shared, known, size),
                 flags: request.flags | files.handles.deafness(tid, request.handle),
                 ..Operation::new(HandleOp::Read, request.handle)
             };
@@ -201,10 +208,15 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if shared_offset && request.flags & libc::O_APPEND as u32 == 0 {
                 follow_seek(shared, pid, request.handle, known, request.offset as i64)?;
             }
+            let lease = lend(shared, known, data.len());
+            if let Some(lease) = &lease {
+                lease.put(data);
+            }
             let operation = Operation {
                 offset: if shared_offset { -1 } else { request.offset as i64 },
                 flags: request.flags | files.handles.deafness(tid, request.handle),
-                data,
+                data: if lease.is_some() { &[] } else { data },
+                lease,
                 ..Operation::new(HandleOp::Write, request.handle)
             };
             ask(request.handle, What::Write { shared_offset }, operation)

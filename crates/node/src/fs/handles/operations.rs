@@ -7,6 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::known::Known;
 use crate::door::descriptors::current_call;
+use crate::leases::Lease;
 use crate::session::Shared;
 
 /// The reads and writes that name their offset.
@@ -30,6 +31,8 @@ pub(super) struct Operation<'a> {
     pub(super) size: usize,
     pub(super) flags: u32,
     pub(super) data: &'a [u8],
+    /// Where the contents are instead.
+    pub(super) lease: Option<Lease>,
 }
 
 impl Operation<'_> {
@@ -42,10 +45,12 @@ impl Operation<'_> {
             size: 0,
             flags: 0,
             data: &[],
+            lease: None,
         }
     }
 
-    pub(super) fn send(&self, shared: &Shared, pid: u32, id: u64) -> Result<(), i32> {
+    pub(super) fn send(self, shared: &Shared, pid: u32, id: u64) -> Result<(), i32> {
+        let (place, length) = self.lease.as_ref().map_or((0, 0), Lease::place);
         let header = HandleHeader {
             pid: pid.into(),
             op: (self.op as u32).into(),
@@ -54,7 +59,12 @@ impl Operation<'_> {
             argument: self.argument.into(),
             size: (self.size as u32).into(),
             flags: self.flags.into(),
+            area_place: (place as u32).into(),
+            area_length: (length as u32).into(),
         };
+        if let (Some(lease), Some(leases)) = (self.lease, &shared.leases) {
+            leases.keep(id, lease);
+        }
         shared
             .writer
             .write_frame(Kind::Handle, id, &[header.as_bytes(), self.data])
@@ -86,12 +96,32 @@ pub fn send_operation_with(
     (offset, argument, size): (i64, u64, usize),
     (data, flags): (&[u8], u32),
 ) -> Result<(), i32> {
+    send_operation_lent(
+        shared,
+        id,
+        pid,
+        (op, handle),
+        (offset, argument, size),
+        (data, flags, None),
+    )
+}
+
+/// The same with contents in shared memory.
+pub fn send_operation_lent(
+    shared: &Shared,
+    id: u64,
+    pid: u32,
+    (op, handle): (HandleOp, u64),
+    (offset, argument, size): (i64, u64, usize),
+    (data, flags, lease): (&[u8], u32, Option<Lease>),
+) -> Result<(), i32> {
     Operation {
         offset,
         argument,
         size,
         flags,
         data,
+        lease,
         ..Operation::new(op, handle)
     }
     .send(shared, pid, id)

@@ -14,12 +14,19 @@ use super::super::{data_reply, error_reply};
 use super::known::poll_events;
 use super::open::open_reply;
 use super::{Asked, What, look_of, poll_reply};
+use crate::leases::Lease;
 use crate::session::Shared;
 use crate::sys::{memory, signals};
 use crate::trace::{Correction, Order, STAT_BYTES};
 
 /// The deputy's answer.
-pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]) -> Result<(), LinkError> {
+pub fn replied(
+    shared: &Arc<Shared>,
+    unique: u64,
+    request: Asked,
+    payload: &[u8],
+    lease: Option<Lease>,
+) -> Result<(), LinkError> {
     let (reply, data) = wire::split::<HandleReply>(payload, "handle reply")?;
     let (result, notes) = (reply.result.get(), reply.notes.get());
     let files = &shared.files;
@@ -82,6 +89,17 @@ pub fn replied(shared: &Arc<Shared>, unique: u64, request: Asked, payload: &[u8]
             }
             files.special.opened(node, handle);
             open_reply(unique, handle, true)
+        }
+        What::Read { shared_offset, .. } if let Some(lease) = lease => {
+            let count = usize::try_from(result).map_err(|_| malformed())?;
+            if count > lease.place().1 || !data.is_empty() {
+                return Err(malformed());
+            }
+            if shared_offset {
+                files.handles.advance(request.handle, result);
+            }
+            files.reply_with(unique, lease.data(count));
+            return Ok(());
         }
         What::Read { shared_offset, size } => {
             if data.len() as i64 != result || data.len() > size {
