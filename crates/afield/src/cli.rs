@@ -79,7 +79,7 @@ pub enum Command {
                   executed, 127 if it is not found."
 )]
 pub struct Run {
-    /// `embedded`, `home` (natively), HOST:PORT, or a configured name
+    /// `embedded`, `home` (natively), a trusted node, HOST:PORT, or ssh://[USER@]HOST[:PORT]
     #[arg(long, value_name = "NODE")]
     pub on: Option<String>,
     /// Name system calls that are not possible afield, once each
@@ -104,11 +104,14 @@ pub struct Ps {
 )]
 pub struct Node {
     /// Address and port to listen on, for example 0.0.0.0:7070
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "embedded_fd")]
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["embedded_fd", "stdio"])]
     pub listen: Option<String>,
     /// Serve one session on an inherited descriptor
     #[arg(long, value_name = "N", hide = true, conflicts_with = "listen")]
     pub embedded_fd: Option<i32>,
+    /// Serve one session on standard input and output
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "embedded_fd"])]
+    pub stdio: bool,
     /// What to log on standard error [default: warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,

@@ -93,6 +93,8 @@ pub enum ToDeputy {
     },
     /// The job cannot be had; the text says why. Nothing follows.
     Refused(String),
+    /// As [`Refused`](Self::Refused), and because ssh would have to ask the user something, which the agent cannot.
+    Asks(String),
     /// The guest was started, or why not.
     Spawned(Result<(), SpawnError>),
     /// Fork; answered by [`FromDeputy::Forked`] (same `id`).

@@ -17,6 +17,8 @@ pub enum Place {
         /// The key that it has to have.
         key: Fingerprint,
     },
+    /// A machine to which ssh leads, as a URL: `ssh://[USER@]HOST[:PORT]`.
+    Ssh(String),
 }
 
 impl fmt::Display for Place {
@@ -24,6 +26,7 @@ impl fmt::Display for Place {
         match self {
             Self::Embedded => formatter.write_str("embedded"),
             Self::Tcp { address, .. } => formatter.write_str(address),
+            Self::Ssh(url) => formatter.write_str(url),
         }
     }
 }
@@ -40,9 +43,46 @@ pub fn is_address(text: &str) -> bool {
     }
 }
 
+/// Whether a text is `ssh://[USER@]HOST[:PORT]`.
+pub fn is_ssh(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("ssh://") else {
+        return false;
+    };
+    let (user, host) = rest.rsplit_once('@').unwrap_or(("user", rest));
+    let is_plain = |text: &str| {
+        let fits = |letter: char| letter.is_alphanumeric() || "-_.:[]%+".contains(letter);
+        !text.is_empty() && !text.starts_with('-') && text.chars().all(fits)
+    };
+    is_plain(user) && is_plain(host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_of_ssh_have_a_host() {
+        for text in [
+            "ssh://host",
+            "ssh://me@host:22",
+            "ssh://me@[::1]:2222",
+            "ssh://a.b-c_d",
+        ] {
+            assert!(is_ssh(text), "{text}");
+        }
+        for text in [
+            "host",
+            "ssh://",
+            "ssh://-oProxyCommand=x",
+            "ssh://me@",
+            "ssh://a b",
+            "ssh://@h",
+            "ssh://h/path",
+            "ssh://-x@h",
+        ] {
+            assert!(!is_ssh(text), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_have_a_port() {

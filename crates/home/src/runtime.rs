@@ -5,6 +5,7 @@
 //! is made with mode 0700, and a directory of another owner or with other permissions is refused.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use thiserror::Error;
 
 /// Names of the directories for dumps begin so.
 const DUMP_PREFIX: &str = "dump.";
+
+/// Names of ssh's connections begin so.
+const SSH_PREFIX: &str = "ssh-";
 
 /// Why the directory cannot be used.
 #[derive(Debug, Error)]
@@ -79,6 +83,25 @@ impl RuntimeDir {
     /// What the agent has to say.
     pub fn log(&self) -> PathBuf {
         self.path.join("agent.log")
+    }
+
+    /// Where ssh keeps a connection that it had to ask the user for.
+    pub fn ssh_connection(&self, url: &str) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        url.hash(&mut hasher);
+        self.path.join(format!("{SSH_PREFIX}{:016x}", hasher.finish()))
+    }
+
+    /// All of them.
+    pub fn ssh_connections(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let is_one = |entry: &fs::DirEntry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(SSH_PREFIX.as_bytes())
+        };
+        entries.filter(is_one).map(|entry| entry.path()).collect()
     }
 
     /// Where the deputy `pid` leaves the dump without which its death would not show that there was one.

@@ -85,6 +85,12 @@ pub fn presentable(text: &str) -> String {
     text.chars().take(500).map(shown).collect()
 }
 
+/// The same for several lines.
+pub fn presentable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(presentable).collect();
+    lines.join("\n")
+}
+
 /// What an inherited descriptor is at home, and so what the guest gets on the node.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Inherited {

@@ -59,6 +59,9 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Node(node) => {
             options.log = node.log;
             let settings = Settings::load(&options)?;
+            if node.stdio {
+                return node::stdio(&settings);
+            }
             match (node.embedded_fd, node.listen) {
                 (Some(descriptor), _) => node::embedded(&settings, descriptor),
                 (None, listen) => node::listen(&settings, &listen.unwrap_or_default()),

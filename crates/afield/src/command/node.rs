@@ -55,6 +55,14 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Serves one session on standard input and output.
+pub fn stdio(settings: &Settings) -> Result<u8, Failure> {
+    become_daemon(settings)?;
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    session::serve_stdio(&name).map_err(Failure::own)?;
+    Ok(0)
+}
+
 /// Serves one session on an inherited descriptor.
 pub fn embedded(settings: &Settings, descriptor: i32) -> Result<u8, Failure> {
     let descriptor = sys::process::adopt_descriptor(descriptor)

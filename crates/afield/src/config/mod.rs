@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use afield_home::place::{Place, is_address};
+use afield_home::place::{Place, is_address, is_ssh};
 use afield_home::runtime::RuntimeDir;
 use afield_home::trust::TrustedNodes;
 use afield_link::secure::files::FileError;
@@ -59,7 +59,9 @@ pub enum ConfigError {
         known: String,
     },
     /// It could be a node's address, and is none.
-    #[error("`{0}` is not a node: write HOST:PORT, or a name (see `afield trust list`)")]
+    #[error(
+        "`{0}` is not a node: write HOST:PORT, ssh://[USER@]HOST[:PORT], or a name (see `afield trust list`)"
+    )]
     Address(String),
     /// Nobody has said which key a node has to have.
     #[error(
@@ -235,6 +237,9 @@ impl Settings {
         }
         if name == "embedded" {
             return Ok(Target::Node(Place::Embedded));
+        }
+        if is_ssh(name) {
+            return Ok(Target::Node(Place::Ssh(name.clone())));
         }
         let trusted = TrustedNodes::load(&self.trusted_nodes())?;
         let configured = self.nodes.get(name).map(|node| node.value.as_str());

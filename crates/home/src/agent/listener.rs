@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use afield_link::wire;
 use rustix::net::sockopt;
 
+use super::nodes::NodeError;
 use super::{Agent, Event, client::Status, lock, now_ms};
 use crate::channel::{self, ChannelError, Incoming};
 use crate::messages::{Answer, Greeting, Request, RunRequest, ToDeputy};
@@ -157,7 +158,11 @@ impl Agent {
             let _ = channel::send_control(channel.as_fd(), 0, &ToDeputy::Refused(why), None);
         };
         lock(&self.state).starting += 1;
-        match self.session(&request.place, &request.place_name) {
+        match self.session(&request.place, &request.place_name, &request.spawn.environment) {
+            Err(error @ NodeError::Ssh { asks: true, .. }) => {
+                let asks = ToDeputy::Asks(error.to_string());
+                let _ = channel::send_control(channel.as_fd(), 0, &asks, None);
+            }
             Err(error) => refuse(error.to_string()),
             Ok(session) => {
                 if let Err(error) = session.start_job(pid, request, directory, channel, incoming) {

@@ -12,6 +12,7 @@ mod requests;
 mod server;
 mod session;
 mod shared;
+pub mod ssh;
 mod switchboard;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
 use nodes::{Connection, NodeError};
 use session::{Embedded, Session, SessionError};
+use ssh::{Copying, Login, Refusal};
 
 /// How the agent behaves.
 #[derive(Debug, Clone)]
@@ -84,6 +86,8 @@ pub enum AgentError {
 enum Event {
     /// Start an embedded node with this end of its link; its pid goes back.
     StartNode(OwnedFd, Sender<io::Result<u32>>),
+    /// Start ssh; its pid goes back.
+    StartSsh(Box<Login>, Sender<io::Result<(u32, Copying)>>),
     /// A session is over; the pid of its embedded node.
     SessionOver(Option<u32>),
     /// End.
@@ -180,6 +184,12 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     while agent.process_count() > 0 && now_ms() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
+    agent
+        .options
+        .runtime
+        .ssh_connections()
+        .iter()
+        .for_each(|path| ssh::let_go(path));
     lock(&agent.state).farewells.clear();
     drop(agent_lock);
     Ok(())
@@ -225,6 +235,14 @@ impl Agent {
                     });
                     let _ = answer.send(started);
                 }
+                Ok(Event::StartSsh(login, answer)) => {
+                    let started = login.start().map(|(child, copying)| {
+                        let pid = child.id();
+                        nodes.insert(pid, child);
+                        (pid, copying)
+                    });
+                    let _ = answer.send(started);
+                }
                 Ok(Event::SessionOver(pid)) => {
                     lock(&self.state).used_ms = now_ms();
                     if let Some(mut node) = pid.and_then(|pid| nodes.remove(&pid)) {
@@ -258,7 +276,14 @@ impl Agent {
     }
 
     /// The session with a place, which is made if there is none.
-    fn session(self: &Arc<Self>, place: &Place, name: &str) -> Result<Arc<Session>, NodeError> {
+    ///
+    /// `environment` is the job's, which ssh gets.
+    fn session(
+        self: &Arc<Self>,
+        place: &Place,
+        name: &str,
+        environment: &[Vec<u8>],
+    ) -> Result<Arc<Session>, NodeError> {
         let slot = Arc::clone(lock(&self.slots).entry(place.clone()).or_default());
         // Held while the node is reached: others who want it wait for the outcome.
         let mut slot = lock(&slot);
@@ -269,6 +294,10 @@ impl Agent {
         }
         let (connection, embedded) = match place {
             Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key)?, None),
+            Place::Ssh(url) => {
+                let (connection, pid) = self.start_ssh(url, name, environment)?;
+                (connection, Some(Embedded { pid, area: None }))
+            }
             Place::Embedded => {
                 let (connection, embedded) = self.start_embedded(name)?;
                 (connection, Some(embedded))
@@ -296,7 +325,10 @@ impl Agent {
             .map_err(|_| gone())?
             .map_err(NodeError::Embedded)?;
         nodes::greet(Socket::Unix(ours), name)
-            .map(|connection| (connection, Embedded { pid, area }))
+            .map(|connection| {
+                let area = Some(area);
+                (connection, Embedded { pid, area })
+            })
             .map_err(|error| {
                 let _ = self.events.send(Event::SessionOver(Some(pid)));
                 match error {
@@ -309,6 +341,39 @@ impl Agent {
                     error => error,
                 }
             })
+    }
+
+    fn start_ssh(
+        &self,
+        url: &str,
+        name: &str,
+        environment: &[Vec<u8>],
+    ) -> Result<(Connection, u32), NodeError> {
+        let refused = |Refusal { why, asks }| NodeError::Ssh {
+            node: name.to_owned(),
+            why,
+            asks,
+        };
+        let failed = |why: String| refused(Refusal { why, asks: false });
+        let connection = self.options.runtime.ssh_connection(url);
+        let (answer, answered) = mpsc::channel();
+        let login = Login::new(url, environment, &connection).map_err(|error| failed(error.to_string()))?;
+        let gone = || failed("the agent ends".to_owned());
+        self.events
+            .send(Event::StartSsh(Box::new(login), answer))
+            .map_err(|_| gone())?;
+        let (pid, copying) = answered
+            .recv()
+            .map_err(|_| gone())?
+            .map_err(|error| failed(error.to_string()))?;
+        let connected = copying
+            .finish()
+            .map_err(refused)
+            .and_then(|stream| nodes::greet(Socket::Unix(stream), name));
+        if connected.is_err() {
+            let _ = self.events.send(Event::SessionOver(Some(pid)));
+        }
+        connected.map(|connection| (connection, pid))
     }
 
     fn begin_session(

@@ -69,6 +69,16 @@ pub enum NodeError {
         /// What happened.
         source: SecureError,
     },
+    /// Ssh does not lead to a node.
+    #[error("node {node}: {why}")]
+    Ssh {
+        /// As the user named it.
+        node: String,
+        /// What happened, and a way out.
+        why: String,
+        /// It would have to ask the user something.
+        asks: bool,
+    },
     /// It ended before its first words.
     #[error("the embedded node ended before it was ready (the agent's log may say why: {log})")]
     EmbeddedEnded {

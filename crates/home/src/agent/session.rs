@@ -111,13 +111,13 @@ pub enum Outstanding {
     Share(Arc<DeputyEntry>, u64),
 }
 
-/// What home has of an embedded node.
+/// What home has of a node that it has started itself.
 #[derive(Debug)]
 pub struct Embedded {
-    /// Its process.
+    /// Its process, or the ssh that leads to it.
     pub pid: u32,
-    /// The memory that it shares.
-    pub area: OwnedFd,
+    /// The memory that it shares, if it is on this machine.
+    pub area: Option<OwnedFd>,
 }
 
 /// One link and what goes over it.
@@ -192,7 +192,7 @@ impl Session {
             runtime,
             welcome,
             embedded_pid: embedded.as_ref().map(|embedded| embedded.pid),
-            area: embedded.map(|embedded| embedded.area),
+            area: embedded.and_then(|embedded| embedded.area),
             writer,
             node: NodeClient::new(calls.remote(0)),
             calls,

@@ -202,7 +202,7 @@ impl Lead {
                 deputy.give_up(&text);
                 process::exit(EXIT_OWN_FAILURE);
             }
-            ToDeputy::Accepted { .. } | ToDeputy::Refused(_) | ToDeputy::Spawned(_) => {
+            ToDeputy::Accepted { .. } | ToDeputy::Refused(_) | ToDeputy::Asks(_) | ToDeputy::Spawned(_) => {
                 deputy.log("message of a job's start to a deputy".to_owned());
             }
         }

@@ -16,6 +16,7 @@ use afield_link::wire::{self, Spawn, SpawnError};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use crate::agent::ssh::connect_on_terminal;
 use crate::channel::{self, ChannelError, Incoming, Received};
 use crate::deputy::{Deputy, Lead, Parts, Root, Terminal, out_of_the_way};
 use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
@@ -61,6 +62,9 @@ enum RunError {
     Version(String),
     #[error("{0}")]
     Refused(String),
+    /// Ssh would have to ask the user something.
+    #[error("{0}")]
+    Asks(String),
     /// The session ended before the program was executed.
     #[error("{0}")]
     Gone(String),
@@ -125,7 +129,13 @@ fn start_job(job: &Job) -> Result<std::convert::Infallible, RunError> {
         job,
         name: String::from_utf8_lossy(&name).into_owned(),
     };
-    let result = attempt.make(&mut snapshot, program.clone(), command.clone());
+    let mut result = attempt.make(&mut snapshot, program.clone(), command.clone());
+    if let (Err(RunError::Asks(_)), Place::Ssh(url)) = (&result, &job.place)
+        && std::fs::File::open("/dev/tty").is_ok()
+        && connect_on_terminal(url, &job.runtime.ssh_connection(url))
+    {
+        result = attempt.make(&mut snapshot, program.clone(), command.clone());
+    }
     match result {
         // Not a program of any kind: the shell reads it, as `execvp` has it.
         Err(RunError::Execute {
@@ -278,6 +288,7 @@ impl Attempt<'_> {
         let handle_first = match next(&channel, &mut incoming)? {
             ToDeputy::Accepted { handle_first } => handle_first,
             ToDeputy::Refused(why) => return Err(RunError::Refused(why)),
+            ToDeputy::Asks(why) => return Err(RunError::Asks(why)),
             _ => return Err(RunError::Answer),
         };
         // Once the program has been executed signals are the guest's; until then they do what they do before any `execve`.

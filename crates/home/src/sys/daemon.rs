@@ -58,6 +58,25 @@ pub fn files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Has a command start with default signals, in a session of its own, and end with the thread that starts it.
+pub fn end_with_starter(command: &mut Command) {
+    let parent = std::process::id();
+    let prepare = move || {
+        default_signals();
+        end_with_parent(libc::SIGKILL);
+        // SAFETY: no pointers.
+        unsafe {
+            libc::setsid();
+            if libc::getppid() as u32 != parent {
+                libc::_exit(125);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and execution only system calls are made.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Executes this program anew as an embedded node, which gets the link and dies with the calling thread.
 pub fn start_node(arguments: &[OsString], link: OwnedFd) -> io::Result<Child> {
     let number = link.as_raw_fd();

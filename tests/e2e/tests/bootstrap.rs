@@ -1,0 +1,285 @@
+//! Nodes that ssh leads to: a real server, which has nothing of afield's.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use afield_e2e::{Arena, Ended, Mode, Outcome, Running, need};
+
+/// An arena with an OpenSSH server in it.
+struct Site {
+    arena: Arena,
+    server: Running,
+    url: String,
+}
+
+/// As root and, where the suite is run by root, as an ordinary user.
+macro_rules! by_ssh {
+    ($($function:ident in $name:ident;)*) => { $(
+        mod $name {
+            by_ssh!(@ $function root false);
+            by_ssh!(@ $function user true);
+        }
+    )* };
+    (@ $function:ident $name:ident $user:literal) => {
+        #[test]
+        fn $name() {
+            let mode = afield_e2e::Mode { place: afield_e2e::Place::Embedded, user: $user };
+            if let Some(site) = super::Site::open(stringify!($function), mode) {
+                super::$function(&site);
+                site.close();
+            }
+        }
+    };
+}
+
+by_ssh! {
+    copied in copied_once;
+    together in several_at_once;
+    unable in what_cannot_be_is_said;
+    asked in questions_on_a_terminal;
+    cut in connection_cut;
+}
+
+/// A server that takes logins of its own user by `key`, and one line of whose configuration is the test's.
+const SERVER: &str = "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; mkdir cache
+printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile none\\nSetEnv XDG_CACHE_HOME=$PWD/cache\\n\" > sshd_config
+printf \"IdentityFile $PWD/key\\nIdentitiesOnly yes\\nUserKnownHostsFile $PWD/known\\nGlobalKnownHostsFile none\\nLogLevel ERROR\\n\" > config
+printf \"[127.0.0.1]:$PORT $(cut -d ' ' -f 1-2 host.pub)\\n\" > known
+printf '#!/bin/sh\\nexec /usr/bin/ssh -F %s/config \"$@\"\\n' $PWD > ssh; chmod 755 ssh";
+
+impl Site {
+    fn open(name: &str, mode: Mode) -> Option<Self> {
+        let server = "/usr/sbin/sshd";
+        if !mode.is_wanted(name) || !need(name, "ssh") || !need(name, "ssh-keygen") || !need(name, server) {
+            return None;
+        }
+        // Its user has to have a name, which only root's is sure to have.
+        if mode.user && !need(name, "/usr/lib/x86_64-linux-gnu/libnss_wrapper.so") {
+            return None;
+        }
+        if !mode.user && rustix::process::getuid().is_root() {
+            // Of the package's; the server insists.
+            let _ = fs::create_dir("/run/sshd");
+        }
+        let arena = Arena::new(mode);
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let named = match mode.user {
+            true => {
+                "printf \"afield:x:$(id -u):$(id -g)::$PWD:/bin/sh\\n\" > passwd; printf \"afield:x:$(id -g):\\n\" > group\n"
+            }
+            false => "",
+        };
+        arena.prepare(&format!("PORT={port}\n{named}{SERVER}"));
+        let mut job = arena.afield(&[]);
+        job.arguments = [server, "-D", "-e", "-f", "sshd_config"].map(Into::into).to_vec();
+        job.timeout = Duration::from_secs(600);
+        job.environment = wrapped(&arena, mode.user);
+        let server = arena.start(&job);
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let user = if mode.user { "afield@" } else { "" };
+        Some(Self {
+            url: format!("ssh://{user}127.0.0.1:{port}"),
+            arena,
+            server,
+        })
+    }
+
+    fn job(&self, command: &[&str]) -> afield_e2e::Job {
+        let mut words = vec!["run", "--on", self.url.as_str(), "--"];
+        words.extend(command);
+        let mut job = self.arena.afield(&words);
+        let user = self.url.contains("afield@");
+        job.environment = wrapped(&self.arena, user);
+        let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", self.arena.work().display());
+        job.environment.push(("PATH".into(), path.into()));
+        job
+    }
+
+    fn run(&self, script: &str) -> Outcome {
+        self.arena.run(&self.job(&["sh", "-c", script]))
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.arena.work().join(name), text).unwrap();
+    }
+
+    fn agent_stop(&self) {
+        let mut stop = self.arena.afield(&["agent", "stop"]);
+        stop.environment = self.job(&[]).environment;
+        self.arena.run(&stop).expect_exit(0);
+    }
+
+    fn close(mut self) {
+        self.agent_stop();
+        let pid = rustix::process::Pid::from_raw(self.server.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.server.wait();
+        self.arena.expect_clean();
+    }
+}
+
+/// The environment in which an ordinary user has a name.
+fn wrapped(arena: &Arena, user: bool) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    if !user {
+        return Vec::new();
+    }
+    vec![
+        (
+            "LD_PRELOAD".into(),
+            "/usr/lib/x86_64-linux-gnu/libnss_wrapper.so".into(),
+        ),
+        ("NSS_WRAPPER_PASSWD".into(), arena.work().join("passwd").into()),
+        ("NSS_WRAPPER_GROUP".into(), arena.work().join("group").into()),
+    ]
+}
+
+fn copies(site: &Site) -> Vec<(String, u64)> {
+    let folder = site.arena.work().join("cache/afield");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .map(|entry| {
+            let modified = entry.metadata().unwrap().modified().unwrap();
+            let since = modified
+                .duration_since(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap();
+            (entry.file_name().into_string().unwrap(), since.as_nanos() as u64)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn copied(site: &Site) {
+    let outcome = site.run("echo $$; pwd; seq 1 100000 | tail -n 1; cat config | head -n 1; exit 7");
+    outcome.expect_exit(7);
+    let output = outcome.output();
+    assert!(
+        output.contains(site.arena.work().to_str().unwrap()) && output.contains("100000\nIdentityFile"),
+        "{output}"
+    );
+    let first = copies(site);
+    assert_eq!(first.len(), 1, "{first:?}");
+    site.agent_stop();
+    site.run("exit 8").expect_exit(8);
+    assert_eq!(copies(site), first, "it was copied again");
+    // A copy that is not what it should be is not used.
+    site.agent_stop();
+    let path = site.arena.work().join("cache/afield").join(&first[0].0);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.truncate(1000);
+    fs::write(&path, bytes).unwrap();
+    site.run("exit 9").expect_exit(9);
+    assert_eq!(copies(site).len(), 1);
+}
+
+fn together(site: &Site) {
+    let mut jobs = Vec::new();
+    for number in 0..4 {
+        let mut job = site.job(&["sh", "-c", "echo here; exit 5"]);
+        // Agents of their own, so that they log in at the same time.
+        let runtime = site.arena.work().join(format!("run{number}"));
+        site.arena.make_folder(&runtime);
+        fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        job.environment
+            .push(("AFIELD_RUNTIME_DIR".into(), runtime.into()));
+        jobs.push((site.arena.start(&job), job));
+    }
+    for (running, job) in jobs {
+        running.wait().expect_exit(5);
+        let mut stop = site.arena.afield(&["agent", "stop"]);
+        stop.environment = job.environment;
+        site.arena.run(&stop).expect_exit(0);
+    }
+    assert_eq!(copies(site).len(), 1);
+}
+
+fn unable(site: &Site) {
+    let refused = |words: &[&str]| {
+        let outcome = site.run("true");
+        outcome.expect_exit(125);
+        for word in words {
+            assert!(
+                outcome.message().contains(word),
+                "no {word:?} in {}",
+                outcome.message()
+            );
+        }
+    };
+    let known = fs::read_to_string(site.arena.work().join("known")).unwrap();
+    site.write("known", "");
+    refused(&[
+        "ssh does not know that machine's key",
+        &format!("`ssh {} true`", site.url),
+    ]);
+    site.write("known", &known);
+    let key = fs::read_to_string(site.arena.work().join("key.pub")).unwrap();
+    site.write("key.pub", "");
+    refused(&["ssh could not log in without a question", "ssh-add"]);
+    site.write("key.pub", &key);
+    // A folder in whose place there is a file.
+    let cache = site.arena.work().join("cache/afield");
+    fs::write(&cache, "").unwrap();
+    refused(&["cache/afield cannot be made or written to", "XDG_CACHE_HOME"]);
+    fs::remove_file(&cache).unwrap();
+    let mut job = site.job(&["true"]);
+    job.environment.push(("PATH".into(), "/nonexistent".into()));
+    job.arguments.pop();
+    job.arguments.push("/bin/true".into());
+    let outcome = site.arena.run(&job);
+    outcome.expect_exit(125);
+    assert!(
+        outcome.message().contains("no program `ssh`"),
+        "{}",
+        outcome.message()
+    );
+    // A port where nobody listens.
+    let mut job = site.arena.afield(&["run", "--on", "ssh://127.0.0.1:1", "true"]);
+    job.environment = site.job(&[]).environment;
+    let outcome = site.arena.run(&job);
+    outcome.expect_exit(125);
+    assert!(outcome.message().contains("refused"), "{}", outcome.message());
+    site.run("exit 3").expect_exit(3);
+}
+
+/// A key with a passphrase: ssh asks for it on the job's terminal, once for all jobs.
+fn asked(site: &Site) {
+    site.arena.prepare("ssh-keygen -q -p -P '' -N secret -f key");
+    let outcome = site.run("true");
+    outcome.expect_exit(125);
+    let job = site.job(&["sh", "-c", "echo there; exit 6"]);
+    let terminal = site.arena.open_terminal(&job, &site.arena.work(), (24, 200));
+    terminal.until("passphrase");
+    terminal.keys("secret\r");
+    terminal.until("there");
+    let (ended, trouble) = terminal.wait();
+    assert_eq!(ended, Ended::Exit(6), "{trouble:?}");
+    site.run("exit 7").expect_exit(7);
+}
+
+/// When the connection is lost, the job's user hears of it, and nothing is left on the other side.
+fn cut(site: &Site) {
+    let mut job = site
+        .arena
+        .start(&site.job(&["sh", "-c", "echo begun; sleep 1000"]));
+    job.until_output("begun");
+    let is_ssh = |process: &afield_e2e::Process| process.command_line.contains("BatchMode=yes");
+    let ssh = site.arena.watch().all().into_iter().find(is_ssh).unwrap();
+    ssh.kill();
+    let outcome = job.wait();
+    outcome.expect_exit(125);
+    assert!(outcome.message().contains("is gone"), "{}", outcome.message());
+    let left = site.arena.watch().until_none(Duration::from_secs(10), |process| {
+        process.command_line.contains("node --stdio")
+    });
+    assert!(left.is_empty(), "{left:?}");
+    site.run("exit 4").expect_exit(4);
+}
