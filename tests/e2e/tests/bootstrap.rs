@@ -70,7 +70,7 @@ impl Site {
             .port();
         let named = match mode.user {
             true => {
-                "printf \"afield:x:$(id -u):$(id -g)::$PWD:/bin/sh\\n\" > passwd; printf \"afield:x:$(id -g):\\n\" > group\n"
+                "printf \"afield:x:$(id -u):$(id -g)::$PWD:/bin/sh\\n\" > passwd; printf \"afield:x:$(id -g):\\n\" > group; export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libnss_wrapper.so NSS_WRAPPER_PASSWD=$PWD/passwd NSS_WRAPPER_GROUP=$PWD/group\n"
             }
             false => "",
         };
@@ -252,7 +252,11 @@ fn unable(site: &Site) {
 
 /// A key with a passphrase: ssh asks for it on the job's terminal, once for all jobs.
 fn asked(site: &Site) {
-    site.arena.prepare("ssh-keygen -q -p -P '' -N secret -f key");
+    let mut change = site.job(&[]);
+    change.arguments = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", "key"]
+        .map(Into::into)
+        .to_vec();
+    site.arena.run(&change).expect_exit(0);
     let outcome = site.run("true");
     outcome.expect_exit(125);
     let job = site.job(&["sh", "-c", "echo there; exit 6"]);
