@@ -134,6 +134,8 @@ pub enum OptionValue {
     Filter,
     /// It has pointers or descriptors that cannot be passed on.
     Refused,
+    /// A descriptor of the peer's process, which the call makes.
+    Process,
 }
 
 /// What the value of `setsockopt` (`set`) or `getsockopt` is. Everything that has pointers in it must be known here: the
@@ -143,6 +145,7 @@ pub fn option_value(level: i32, name: i32, set: bool) -> OptionValue {
     const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
     const SO_ATTACH_REUSEPORT_EBPF: i32 = 52;
     const SO_GET_FILTER: i32 = 26;
+    const SO_PEERPIDFD: i32 = 77;
     const TCP_ZEROCOPY_RECEIVE: i32 = 35;
     const SOL_SCTP: i32 = 132;
     const SCTP_CONNECTX: [i32; 2] = [110, 111];
@@ -150,7 +153,7 @@ pub fn option_value(level: i32, name: i32, set: bool) -> OptionValue {
     /// `PACKET_RX_RING`, `PACKET_TX_RING` (whose memory would have to be mapped) and `PACKET_FANOUT_DATA`.
     const PACKET_REFUSED: [i32; 3] = [5, 13, 22];
     const SOL_XDP: i32 = 283;
-    use OptionValue::{Bytes, Filter, Refused};
+    use OptionValue::{Bytes, Filter, Process, Refused};
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | SO_ATTACH_REUSEPORT_CBPF) if set => Filter,
         // The same number reads the filter back: as many instructions as there is room for, counted by the length.
@@ -160,6 +163,7 @@ pub fn option_value(level: i32, name: i32, set: bool) -> OptionValue {
         // Tables of packet filters (iptables, arptables, ebtables) and of the virtual server.
         (libc::IPPROTO_IP, 64..=67 | 96..=99 | 128..=131 | 1024..) => Refused,
         (libc::IPPROTO_IPV6, 64 | 65 | 68 | 69 | 1024..) => Refused,
+        (libc::SOL_SOCKET, SO_PEERPIDFD) if !set => Process,
         (SOL_SCTP, _) if SCTP_CONNECTX.contains(&name) => Refused,
         (SOL_PACKET, _) if PACKET_REFUSED.contains(&name) => Refused,
         (SOL_XDP, _) => Refused,

@@ -13,6 +13,7 @@ pub mod deputy;
 pub mod files;
 mod messages;
 pub mod place;
+mod proc;
 pub mod run;
 pub mod runtime;
 mod sys;

@@ -102,6 +102,8 @@ pub struct Object {
     pub seekable: bool,
     /// The offset.
     pub offset: i64,
+    /// Job control applies to it.
+    pub terminal: bool,
 }
 
 /// A message that was received.
@@ -331,7 +333,9 @@ pub fn encode_incoming(messages: &[Incoming<'_>], objects: &[Object]) -> Vec<u8>
         let head = ObjectHead {
             handle: U64::new(object.handle),
             flags: U32::new(object.flags),
-            kind: U32::new(u32::from(object.seekable) | u32::from(object.promise) << 1),
+            kind: U32::new(
+                u32::from(object.seekable) | u32::from(object.promise) << 1 | u32::from(object.terminal) << 2,
+            ),
             offset: I64::new(object.offset),
         };
         bytes.extend_from_slice(head.as_bytes());
@@ -370,6 +374,7 @@ pub fn decode_incoming<'a>(
             flags: head.flags.get(),
             seekable: head.kind.get() & 1 != 0,
             promise: head.kind.get() & 2 != 0,
+            terminal: head.kind.get() & 4 != 0,
             offset: head.offset.get(),
         };
         if !object.promise && !wanted.handles.contains(&object.handle)
@@ -509,6 +514,7 @@ mod tests {
             promise: false,
             seekable: true,
             offset: 3,
+            terminal: handle == 1,
         };
         let message = Incoming {
             name_length: 110,

@@ -247,7 +247,7 @@ pub enum HandleOp {
     Stat = 6,
     /// The process closed its last descriptor of this object: its deputy closes too. No reply.
     Close = 7,
-    /// `fcntl(F_SETFL)` with `argument`. Reply: 0.
+    /// `fcntl(F_SETFL)` with `argument`; `offset` is the number of the guest's descriptor. Reply: 0.
     SetFlags = 8,
     /// `fcntl(F_GETFL)`. Reply: flags.
     GetFlags = 9,
@@ -280,6 +280,8 @@ pub enum HandleOp {
     /// `setsockopt` of a packet filter: level in the upper and name in the lower half of `argument`; the data are the
     /// instructions. Reply: 0.
     Filter = 20,
+    /// `getsockopt(SO_PEERPIDFD)`: the new object gets the handle in `argument`. Reply: 0.
+    PeerProcess = 21,
 }
 
 impl HandleOp {
@@ -306,6 +308,7 @@ impl HandleOp {
             18 => Self::Share,
             19 => Self::Control,
             20 => Self::Filter,
+            21 => Self::PeerProcess,
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! What guests call themselves: a program may write over its arguments in memory, as servers do to say what each of their processes
 //! is for. Nothing tells of that, so it is looked at from time to time.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub fn digest(arguments: &[u8]) -> u64 {
 
 /// Looks as long as the session lasts. Reading what a process shows touches its memory: this is for a thread of its own.
 pub fn watch(shared: &Arc<Shared>) {
+    let mut names: HashMap<u32, Vec<u8>> = HashMap::new();
     loop {
         std::thread::sleep(PERIOD);
         let guests: Vec<(u32, i32, u64)> = {
@@ -42,7 +44,17 @@ pub fn watch(shared: &Arc<Shared>) {
             })
             .collect()
         };
+        names.retain(|pid, _| guests.iter().any(|(other, ..)| other == pid));
         for (pid, leader, known) in guests {
+            // Names are also set by writing to `/proc/PID/comm`.
+            if let Some(name) = name_of(leader) {
+                let former = names.insert(pid, name.clone());
+                if former.as_ref() != Some(&name)
+                    && let Err(error) = shared.home.name(pid, name)
+                {
+                    return debug!("telling home: {error}");
+                }
+            }
             let Ok(arguments) = arguments_of(leader) else {
                 continue;
             };
@@ -66,4 +78,14 @@ pub fn watch(shared: &Arc<Shared>) {
             }
         }
     }
+}
+
+/// A thread's command name.
+pub fn name_of(tid: i32) -> Option<Vec<u8>> {
+    let mut name = std::fs::read(format!("/proc/{tid}/comm")).ok()?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    name.truncate(15);
+    Some(name)
 }

@@ -1,5 +1,6 @@
 // Bytes moved in and out of sockets without passing through the program, and what can be asked of a socket by ioctl.
 #include "sockets.h"
+#include <net/if_arp.h>
 #include <sys/sendfile.h>
 
 enum { LARGE = 3000000 };
@@ -212,6 +213,14 @@ static void controls(void) {
     CALL(ioctl(fd, SIOCGIFFLAGS, &request));
     printf("flags %x\n", request.ifr_flags);
     CALL(ioctl(fd, SIOCGIFMTU, &request));
+    struct arpreq neighbour = {.arp_pa = {AF_INET}};
+    CALL(ioctl(fd, SIOCGARP, &neighbour));
+    ((struct sockaddr_in *)&neighbour.arp_pa)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    strcpy(neighbour.arp_dev, "lo");
+    CALL(ioctl(fd, SIOCGARP, &neighbour));
+    strcpy(neighbour.arp_dev, "nosuch");
+    CALL(ioctl(fd, SIOCGARP, &neighbour));
+    CALL(ioctl(fd, SIOCGARP, (void *)1));
     printf("mtu %d\n", request.ifr_mtu);
     CALL(ioctl(fd, SIOCGIFINDEX, &request));
     printf("index %d\n", request.ifr_ifindex);

@@ -153,6 +153,43 @@ static void places(void) {
     closefrom(3);
 }
 
+// Names by way of a descriptor.
+static void by_descriptor(void) {
+    title("by descriptor");
+    mkdir("through", 0755);
+    int stream = bound("through/stream", SOCK_STREAM), datagrams = bound("through/datagrams", SOCK_DGRAM);
+    MUST(listen(stream, 5));
+    int dir = MUST(open("through", O_PATH | O_DIRECTORY)), fd = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+    union address address;
+    char name[100];
+    sprintf(name, "/proc/self/fd/%d/stream", dir);
+    CALL(connect(fd, &address.any, unix_path(&address, name)));
+    close(fd);
+    fd = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+    sprintf(name, "/proc/self/fd/%d/./datagrams", dir);
+    CALL(sendto(fd, "through", 7, 0, &address.any, unix_path(&address, name)));
+    print_rest("datagram", datagrams);
+    sprintf(name, "/dev/fd/%d/nosuch", dir);
+    CALL(sendto(fd, "through", 7, 0, &address.any, unix_path(&address, name)));
+    sprintf(name, "/proc/self/fd/%d/nosuch", 999);
+    CALL(connect(fd, &address.any, unix_path(&address, name)));
+    sprintf(name, "/proc/self/fd/%d/name", fd);
+    CALL(connect(fd, &address.any, unix_path(&address, name)));
+    sprintf(name, "/proc/self/fd/%d/datagrams/name", dir);
+    CALL(connect(fd, &address.any, unix_path(&address, name)));
+    CALL(connect(fd, &address.any, unix_path(&address, "/proc/self/cwd/through/datagrams")));
+    sprintf(name, "/proc/self/fd/%d/new", dir);
+    int last = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+    CALL(bind(last, &address.any, unix_path(&address, name)));
+    struct stat st;
+    CALL(lstat("through/new", &st));
+    unlink("through/new");
+    unlink("through/stream");
+    unlink("through/datagrams");
+    rmdir("through");
+    close(stream), close(datagrams), close(dir), close(fd), close(last);
+}
+
 static void abstract(void) {
     title("abstract");
     char name[40];
@@ -232,6 +269,7 @@ int main(void) {
     signal(SIGPIPE, SIG_IGN);
     paths();
     places();
+    by_descriptor();
     abstract();
     datagrams();
 }

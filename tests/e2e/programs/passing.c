@@ -1,5 +1,6 @@
 // What goes along with messages: descriptors of every kind, and who the sender is.
 #include "sockets.h"
+#include <pty.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -44,6 +45,69 @@ static int receive_fds(int from, int *fds, size_t room, int flags) {
 static int receive_fd(int from) {
     int fds[300] = {-1};
     return receive_fds(from, fds, 1, 0) == 1 ? fds[0] : -1;
+}
+
+// A descriptor of the process that has connected.
+static void peer_process(int listener, union address *address, socklen_t length) {
+    title("a peer's process");
+    pid_t pid = CHILD({
+        char byte;
+        int fd = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+        MUST(connect(fd, &address->any, length));
+        read(fd, &byte, 1);
+    });
+    int fd = MUST(accept(listener, NULL, NULL)), process = -1;
+    socklen_t size = sizeof process;
+    if (CALL(getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &process, &size)) == 0) {
+        printf("%u\n", size);
+        CALL(fcntl(process, F_GETFD));
+        struct pollfd polled = {process, POLLIN, 0};
+        CALL(poll(&polled, 1, 0));
+        CALL(syscall(SYS_pidfd_send_signal, process, 0, NULL, 0));
+        close(fd);
+        CALL(poll(&polled, 1, 5000));
+        wait_for("peer", pid);
+        CALL(syscall(SYS_pidfd_send_signal, process, 0, NULL, 0));
+        CALL(getsockopt(listener, SOL_SOCKET, SO_PEERPIDFD, (void *)8, &size));
+        size = -1;
+        CALL(getsockopt(listener, SOL_SOCKET, SO_PEERPIDFD, &process, &size));
+        close(process);
+    } else {
+        close(fd);
+        wait_for("peer", pid);
+    }
+}
+
+// A terminal's rules hold for who has been given it.
+static void terminals(int ends[2]) {
+    title("terminals");
+    int master, slave;
+    MUST(openpty(&master, &slave, NULL, NULL, NULL));
+    pid_t pid = CHILD({
+        MUST(setsid());
+        MUST(ioctl(slave, TIOCSCTTY, 0));
+        pid_t background = CHILD({
+            MUST(setpgid(0, 0));
+            close(slave);
+            close(master);
+            signal(SIGTTIN, SIG_IGN);
+            int fd = receive_fd(ends[1]);
+            char byte;
+            HOLDS(isatty(fd));
+            CALL(read(fd, &byte, 1));
+            signal(SIGTTIN, SIG_DFL);
+            sigset_t set;
+            sigemptyset(&set);
+            sigaddset(&set, SIGTTIN);
+            sigprocmask(SIG_BLOCK, &set, NULL);
+            CALL(read(fd, &byte, 1));
+        });
+        wait_for("in the background", background);
+    });
+    send_fds(ends[0], &slave, 1, 0);
+    wait_for("terminals", pid);
+    close(master);
+    close(slave);
 }
 
 // What is private to guests.
@@ -487,5 +551,14 @@ int main(int count, char **arguments) {
         credentials(SOCK_DGRAM);
         credentials(SOCK_SEQPACKET);
         peers();
+        union address address;
+        socklen_t length = unix_path(&address, "terminals");
+        int ends[2] = {MUST(socket(AF_UNIX, SOCK_STREAM, 0))}, listener = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+        MUST(bind(listener, &address.any, length));
+        MUST(listen(listener, 1));
+        MUST(connect(ends[0], &address.any, length));
+        ends[1] = MUST(accept(listener, NULL, NULL));
+        terminals(ends);
+        peer_process(listener, &address, length);
     }
 }

@@ -471,8 +471,8 @@ static void asynchronous(void) {
     HOLDS(fcntl(ends[1], F_GETSIG) == SIGRTMIN);
     write(ends[0], "y", 1);
     HOLDS(sigtimedwait(&set, &info, &bound) == SIGRTMIN);
-    // The number of the descriptor is home's (docs/compatibility.md).
     printf("code %d, band %lx\n", info.si_code, (unsigned long)info.si_band);
+    HOLDS(info.si_fd == ends[1]);
     CALL(fcntl(ends[1], F_SETOWN, -getpgrp()));
     HOLDS(fcntl(ends[1], F_GETOWN) == -getpgrp());
     struct f_owner_ex owner = {F_OWNER_PID, getpid()};

@@ -24,6 +24,8 @@ cases! {
     processors: Case::guest("nproc; getconf _NPROCESSORS_ONLN; grep -c ^processor /proc/cpuinfo; taskset -c 0 nproc; taskset -p $$ | cut -d: -f2; ls -d /sys/devices/system/cpu/cpu[0-9]*");
     /// Home's tools see guests as what they are.
     seen_from_home: Case::home_bash("$AF sleep 100 < /dev/null & S=$!; until [ \"$(cat /proc/$S/comm)\" = sleep ]; do sleep 0.01; done; ps -o comm,args,stat,nice -p $S; pgrep -x sleep | grep -cx $S; pidof sleep | tr ' ' '\\n' | grep -cx $S; pkill -x -P $$ sleep; wait; echo $?").tools(&["ps", "pgrep", "pidof"]);
+    /// A name that is written to `/proc`.
+    named: Case::home_bash("mkfifo p; $AF bash -c 'echo another > /proc/$$/comm; cat /proc/$$/comm; echo ready; exec 3<>p; read <&3' > out & S=$!; until grep -qs ready out; do sleep 0.01; done; for i in $(seq 100); do grep -qx another /proc/$S/comm && echo renamed && break; sleep 0.1; done; echo > p; wait $S; echo $?; cat out; rm p");
     /// A program that writes over its arguments; home is told within a second or two.
     renamed: Case::home_bash("$AF perl -e '$| = 1; $0 = \"another name\"; print \"ready\\n\"; sleep 100' > out & S=$!; until grep -qs ready out; do sleep 0.01; done; cat /proc/$S/comm; for i in $(seq 100); do [ \"$(tr -d '\\0' < /proc/$S/cmdline)\" = 'another name' ] && echo renamed && break; sleep 0.1; done; kill $S; wait $S; echo $?").tools(&["perl"]);
 }

@@ -9,6 +9,7 @@ user_cases! {
     children: Case::program("children");
     senders: Case::program("senders");
     file_sizes: Case::program("file_sizes");
+    roots: Case::program("roots");
 }
 
 cases! {

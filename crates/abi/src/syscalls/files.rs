@@ -67,6 +67,9 @@ pub(super) const ROWS: &[Row] = &[
         .note("only home knows what it is called now"),
     call(nr::CHDIR, File).note("the deputy changes, too"),
     call(nr::FCHDIR, File).note("the deputy changes, too"),
+    call(nr::CHROOT, Both)
+        .shaped([String])
+        .note("the deputy changes, too, if home's kernel lets it"),
     call(nr::RENAME, File),
     call(nr::RENAMEAT, File),
     call(nr::RENAMEAT2, File),

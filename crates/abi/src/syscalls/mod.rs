@@ -23,7 +23,7 @@ use crate::arch::x86_64::CALLS;
 pub use crate::arch::x86_64::nr;
 use crate::errno;
 pub use descriptors::OPTION_BYTES_MAX;
-pub use process::HOME_LIMITS;
+pub use process::{HOME_LIMITS, TRACERS_FILTER};
 
 /// Where a call is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

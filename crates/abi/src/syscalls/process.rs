@@ -26,6 +26,9 @@ const CLONE_NEW: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
 
+/// What a filter of the tracer's own goes by: a sixth argument, which `seccomp` does not have.
+pub const TRACERS_FILTER: u32 = 0x6166_6c64;
+
 /// Limits on what only home can count or grant. That of files' size is in force at both ends.
 pub const HOME_LIMITS: &[u32] = &[libc::RLIMIT_NPROC, libc::RLIMIT_NICE, libc::RLIMIT_FSIZE];
 
@@ -125,6 +128,7 @@ pub(super) const ROWS: &[Row] = &[
             "option is about capabilities, or PR_GET_NO_NEW_PRIVS",
         )
         .shaped([Value, Value, Value, Value, Value]),
+        rule(0, Equal(libc::PR_SET_SECCOMP as u32), Both, "option is PR_SET_SECCOMP").shaped([Value, Value]),
         rule(
             0,
             Equal(libc::PR_SET_NO_NEW_PRIVS as u32),
@@ -177,6 +181,22 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::SETPRIORITY, Home).shaped([Value, Value, Value]),
     call(nr::IOPRIO_GET, Home).shaped([Value, Value]),
     call(nr::IOPRIO_SET, Home).shaped([Value, Value, Value]),
-    call(nr::SECCOMP, Node).note("the stricter of the guest's filter and the world's decides"),
+    call(nr::SECCOMP, Node)
+        .rules(&[
+            rule(
+                5,
+                Equal(TRACERS_FILTER),
+                Node,
+                "the tracer has a thread make the call",
+            ),
+            rule(
+                0,
+                Equal(libc::SECCOMP_SET_MODE_FILTER),
+                Both,
+                "operation is SECCOMP_SET_MODE_FILTER",
+            )
+            .shaped([Value]),
+        ])
+        .note("home is asked whether the process may; the stricter of the guest's filter and the world's decides"),
     call(nr::RESTART_SYSCALL, Node),
 ];

@@ -27,7 +27,6 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::STATMOUNT, Never(libc::ENOSYS)).note(MOUNTS),
     call(nr::LISTMOUNT, Never(libc::ENOSYS)).note(MOUNTS),
     call(nr::PIVOT_ROOT, Never(libc::EPERM)).note(PRIVILEGED),
-    call(nr::CHROOT, Never(libc::EPERM)).note(PRIVILEGED),
     call(nr::UNSHARE, Never(libc::EPERM)).note("as where users may make no namespaces"),
     call(nr::SETNS, Never(libc::EPERM)).note("as where users may make no namespaces"),
     call(nr::SWAPON, Never(libc::EPERM)).note(PRIVILEGED),

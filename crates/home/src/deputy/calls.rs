@@ -7,7 +7,7 @@ use afield_link::wire::{self, CallHeader, NODE_HANDLE, WireError};
 
 use super::operations::never_waits;
 use super::workers::Worker;
-use super::{Deputy, lock};
+use super::{Deputy, lock, out_of_the_way};
 use crate::sys::call::Prepared;
 use crate::sys::interrupt::Flag;
 use crate::sys::process;
@@ -50,7 +50,7 @@ impl Deputy {
     }
 
     /// Whether a new object may have this handle.
-    fn may_become(&self, handle: u64) -> bool {
+    pub(super) fn may_become(&self, handle: u64) -> bool {
         handle & NODE_HANDLE != 0 && lock(&self.handles).get(handle).is_none()
     }
 
@@ -110,6 +110,15 @@ impl Deputy {
                 process::set_identity(number, &registers, groups)
                     .unwrap_or_else(|| call.make(&Flag::default()))
             }
+            nr::CHROOT => {
+                if let Err(error) = crate::proc::keep(out_of_the_way) {
+                    return -i64::from(error.raw_os_error().unwrap_or(libc::EIO));
+                }
+                call.make(&Flag::default())
+            }
+            // The filter is the guest's; whether it may have one is asked.
+            nr::SECCOMP => may_filter(),
+            nr::PRCTL if call.register(0) == libc::PR_SET_SECCOMP as u64 => may_filter(),
             // A signal for the thread that stands for the whole process here.
             _ => loop {
                 let result = call.make(&Flag::default());
@@ -135,5 +144,17 @@ impl Deputy {
         if let Err(errno) = self.employ(id, Box::new(work)) {
             self.fail_call(id, errno);
         }
+    }
+}
+
+/// 0 if this process may install a system-call filter, as the kernel judges, else a negated errno.
+fn may_filter() -> i64 {
+    let gains_nothing = rustix::thread::no_new_privs().unwrap_or(false);
+    let is_privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    if gains_nothing || is_privileged {
+        0
+    } else {
+        -i64::from(libc::EACCES)
     }
 }

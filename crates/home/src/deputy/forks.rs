@@ -54,6 +54,7 @@ impl Deputy {
                 let channel = process::adopt(childs.as_raw_fd());
                 let mut keep: Vec<_> = inventory.iter().map(|&(_, number, _)| number).collect();
                 keep.push(channel.as_raw_fd());
+                keep.extend(crate::proc::kept());
                 keep.sort_unstable();
                 process::close_all_but(&keep);
                 std::mem::forget((agents, childs));

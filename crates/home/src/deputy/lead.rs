@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::{Deputy, lock};
 use crate::channel::{ChannelError, Incoming, Received};
 use crate::messages::{FromDeputy, ToDeputy};
+use crate::proc;
 use crate::runtime::RuntimeDir;
 use crate::sys::process::{self, Title};
 
@@ -229,7 +230,7 @@ impl Lead {
 /// Sets the main thread's command name.
 fn show_name(name: &[u8]) {
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-    let _ = std::fs::write("/proc/self/comm", &name[..name.len().min(15)]);
+    let _ = proc::write("self/comm", &name[..name.len().min(15)]);
 }
 
 impl Deputy {

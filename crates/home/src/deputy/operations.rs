@@ -1,6 +1,5 @@
 //! Operations on home objects.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::handles::{Handle, Sort};
 use super::readiness::{Known, ready_for};
 use super::workers::{Work, Worker};
 use super::{Deputy, lock};
+use crate::proc;
 use crate::sys::interrupt::Flag;
 use crate::sys::object::Operand;
 use crate::sys::signals::Set;
@@ -207,6 +207,9 @@ impl Deputy {
             },
             HandleOp::SetFlags => {
                 let result = object::set_flags(operation.file(), operation.argument);
+                if result.is_ok() && operation.argument & libc::O_ASYNC as u64 != 0 {
+                    self.signals.name(operation.file(), operation.offset as i32);
+                }
                 self.answer_operation(id, result, &[]);
             }
             HandleOp::GetFlags => self.answer_operation(id, object::flags(operation.file()), &[]),
@@ -217,24 +220,31 @@ impl Deputy {
                 };
                 self.answer_object(&operation, outcome);
             }
-            HandleOp::Name => {
-                let link = format!("/proc/self/fd/{}", operation.file().as_raw_fd());
-                match std::fs::read_link(link) {
-                    Ok(name) => {
-                        let name = name.into_os_string().into_encoded_bytes();
-                        self.answer_operation(id, Ok(name.len() as i64), &name);
-                    }
-                    Err(error) => {
-                        self.answer_operation(id, Err(error.raw_os_error().unwrap_or(libc::EIO)), &[]);
-                    }
+            HandleOp::Name => match proc::link(&format!("self/fd/{}", operation.file().as_raw_fd())) {
+                Ok(name) => {
+                    self.answer_operation(id, Ok(name.len() as i64), &name);
                 }
-            }
+                Err(error) => {
+                    self.answer_operation(id, Err(error.raw_os_error().unwrap_or(libc::EIO)), &[]);
+                }
+            },
             HandleOp::Lock => {
                 self.in_worker(operation, |_, worker, operation| lock_object(worker, operation))
             }
             HandleOp::Send => self.begin_send(operation)?,
             HandleOp::Receive => self.begin_receive(operation)?,
             HandleOp::Filter => self.filter(&operation),
+            HandleOp::PeerProcess => {
+                let result = if self.may_become(operation.argument) {
+                    object::peer_process(operation.file()).map(|process| {
+                        lock(&self.handles).insert(operation.argument, process);
+                        0
+                    })
+                } else {
+                    Err(libc::EINVAL)
+                };
+                self.answer_operation(id, result, &[]);
+            }
             HandleOp::Control => {
                 let mut memory = [0; 8];
                 if let Some(data) = operation.data().first_chunk::<8>() {
@@ -568,10 +578,9 @@ impl Deputy {
     pub(super) fn open(self: &Arc<Self>, id: u64, handle: u64, flags: u32, file: OwnedFd) {
         let work = move |worker: &mut Worker<'_>| {
             let deputy = worker.deputy;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let path = CString::new(path).unwrap_or_default();
+            let (directory, path) = proc::place(&format!("self/fd/{}", file.as_raw_fd()));
             let result = loop {
-                match worker.wait(|flag| object::open(flag, &path, flags)) {
+                match worker.wait(|flag| object::open(flag, directory, &path, flags)) {
                     Err(libc::EINTR) if !worker.cancelled() => {}
                     result => break result,
                 }

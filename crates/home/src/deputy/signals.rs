@@ -1,7 +1,8 @@
 //! Signals: from the kernel to the guest.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
 use afield_abi::siginfo;
@@ -22,7 +23,22 @@ pub struct SignalDescriptor {
     descriptor: OwnedFd,
     /// Threads that have `SIGTTIN`, and that have `SIGTTOU`, unblocked; see [`SignalDescriptor::with_job_control`].
     job_control: Mutex<[u32; 2]>,
+    /// The guest's numbers of descriptors of which signals tell (`O_ASYNC`), by the deputy's.
+    names: Mutex<HashMap<RawFd, i32>>,
 }
+
+/// What signals say that the kernel sends when a descriptor is ready: `POLL_IN` to `POLL_HUP`.
+const READY_CODES: std::ops::RangeInclusive<i32> = 1..=6;
+/// For which of them these codes mean something else.
+const OTHERS: Set = only(libc::SIGCHLD)
+    | only(libc::SIGILL)
+    | only(libc::SIGFPE)
+    | only(libc::SIGSEGV)
+    | only(libc::SIGBUS)
+    | only(libc::SIGTRAP)
+    | only(libc::SIGSYS);
+/// Offset of `si_fd`.
+const DESCRIPTOR: usize = 24;
 
 /// What the kernel sends to a process that uses its terminal from the background.
 const BACKGROUND: Set = 1 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1);
@@ -33,6 +49,7 @@ impl SignalDescriptor {
         Ok(Self {
             descriptor: out_of_the_way(signals::descriptor(signals::ALL)?),
             job_control: Mutex::new([0; 2]),
+            names: Mutex::default(),
         })
     }
 
@@ -62,11 +79,28 @@ impl SignalDescriptor {
             };
             let (infos, _) = bytes[..count].as_chunks::<INFO_BYTES>();
             for info in infos {
-                each(&siginfo::from_descriptor(info))?;
+                let mut info = siginfo::from_descriptor(info);
+                self.put_guests_number(&mut info);
+                each(&info)?;
             }
             if infos.len() < BATCH {
                 return Ok(());
             }
+        }
+    }
+
+    /// Signals will tell of this descriptor, which is the guest's of that number.
+    pub fn name(&self, file: BorrowedFd<'_>, number: i32) {
+        lock(&self.names).insert(file.as_raw_fd(), number);
+    }
+
+    fn put_guests_number(&self, info: &mut [u8; INFO_BYTES]) {
+        let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        if !READY_CODES.contains(&word(8)) || OTHERS & only(word(0)) != 0 {
+            return;
+        }
+        if let Some(number) = lock(&self.names).get(&word(DESCRIPTOR)) {
+            info[DESCRIPTOR..DESCRIPTOR + 4].copy_from_slice(&number.to_le_bytes());
         }
     }
 

@@ -445,15 +445,14 @@ fn describe(handle: u64, file: &OwnedFd) -> Object {
     let regular = rustix::fs::fstat(file)
         .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile);
     let flags = rustix::fs::fcntl_getfl(file).map_or(0, |flags| flags.bits());
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let promise = link
-        .ok()
-        .and_then(|link| message::promise_of(link.as_os_str().as_encoded_bytes()));
+    let link = crate::proc::link(&format!("self/fd/{}", file.as_raw_fd()));
+    let promise = link.ok().and_then(|link| message::promise_of(&link));
     Object {
         handle: promise.unwrap_or(handle),
         promise: promise.is_some(),
         flags,
         seekable: regular,
+        terminal: rustix::termios::isatty(file),
         offset: if regular {
             rustix::fs::tell(file.as_fd()).map_or(0, |offset| offset as i64)
         } else {

@@ -80,7 +80,7 @@ impl Deputy {
     fn await_children(&self) {
         let deadline = Instant::now() + CHILDREN_MAX;
         for child in self.children.known() {
-            let stopped = std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| {
+            let stopped = crate::proc::read(&format!("{child}/stat")).is_ok_and(|stat| {
                 stat.rsplit_once(") ")
                     .is_some_and(|(_, rest)| rest.starts_with('T'))
             });

@@ -225,6 +225,10 @@ const COMMANDS: &[(u64, Operand)] = &[
     (0x8942, Operand::Memory(40)),
     (0x8943, Operand::Memory(40)),
     (0x8970, Operand::Memory(40)),
+    // SIOCDARP, SIOCGARP, SIOCSARP.
+    (0x8953, Operand::Memory(68)),
+    (0x8954, Operand::Memory(68)),
+    (0x8955, Operand::Memory(68)),
     // FIOQSIZE.
     (0x5460, Operand::Memory(8)),
     // FS_IOC_GETFLAGS, FS_IOC_GETVERSION, BLKGETSIZE64, BLKSSZGET, BLKROGET, RNDGETENTCNT.
@@ -306,12 +310,12 @@ pub fn allocate(flag: &Flag, file: BorrowedFd<'_>, mode: u64, offset: i64, lengt
     result(unsafe { interrupt::call(flag, libc::SYS_fallocate, arguments) })
 }
 
-/// Opens a file; close-on-exec.
-pub fn open(flag: &Flag, path: &CStr, flags: u32) -> Result<OwnedFd, i32> {
+/// Opens a file by its path from a directory; close-on-exec.
+pub fn open(flag: &Flag, directory: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd, i32> {
     let refused = (libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW) as u32;
     let flags = (flags & !refused) | libc::O_CLOEXEC as u32;
     let arguments = [
-        libc::AT_FDCWD as u64,
+        directory.as_raw_fd() as u64,
         path.as_ptr() as u64,
         u64::from(flags),
         0,
@@ -322,6 +326,30 @@ pub fn open(flag: &Flag, path: &CStr, flags: u32) -> Result<OwnedFd, i32> {
     let opened = result(unsafe { interrupt::call(flag, libc::SYS_openat, arguments) })?;
     // SAFETY: the call made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(opened as RawFd) })
+}
+
+/// A descriptor of the process at the other end of a socket; close-on-exec.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd, i32> {
+    const SO_PEERPIDFD: i32 = 77;
+    let mut number: i32 = -1;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: a live integer and its size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 || number < 0 {
+        return Err(std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO));
+    }
+    // SAFETY: the call made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// A record lock by `fcntl`: `F_GETLK`, `F_SETLK` or `F_SETLKW`.

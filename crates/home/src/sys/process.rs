@@ -180,7 +180,7 @@ pub struct Title {
 impl Title {
     /// Looks up where the arguments are. `None`: the kernel does not tell.
     pub fn of_this_process() -> Option<Self> {
-        let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let text = crate::proc::read("self/stat").ok()?;
         // Fields are counted from 1; the second, in parentheses, may contain anything.
         let rest = &text[text.rfind(')')? + 2..];
         let fields: Vec<u64> = rest

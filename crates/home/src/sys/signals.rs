@@ -11,7 +11,7 @@ pub use afield_abi::siginfo::INFO_BYTES;
 pub type Set = u64;
 
 /// The set with just this signal.
-pub fn only(signal: i32) -> Set {
+pub const fn only(signal: i32) -> Set {
     1 << (signal - 1)
 }
 

@@ -45,7 +45,11 @@ impl Door {
                 };
                 let flags = descriptor.flags & !(flag as u64);
                 let flags = if on == [0; 4] { flags } else { flags | flag as u64 };
-                (HandleOp::SetFlags, (0, flags, 0), (then, vec![]))
+                (
+                    HandleOp::SetFlags,
+                    (arguments[0] as i64, flags, 0),
+                    (then, vec![]),
+                )
             }
             // The signal is its argument, whatever its number says.
             libc::TIOCSIG => (

@@ -9,6 +9,7 @@ use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::notify::{Door, Verdict, later};
+use super::paths::socket_name;
 use crate::fs::handles;
 use crate::installer::Gift;
 use crate::session::{Call, Then};
@@ -133,6 +134,12 @@ impl Door {
                     let mut data = vec![0; length];
                     if arg.is_input() {
                         memory::read(tid, address, &mut data).map_err(|error| errno(&error))?;
+                    }
+                    if matches!(number, nr::BIND | nr::CONNECT)
+                        && let Some(name) = socket_name(tid, &data)?
+                    {
+                        sent[index + 1] = name.len() as u64;
+                        data = name;
                     }
                     data
                 }

@@ -272,7 +272,7 @@ impl Door {
                     self.control_owner(notification, (tid, pid), handle)
                 }
                 Some(handle) => {
-                    let change = (0, arguments[2], 0);
+                    let change = (arguments[0] as i64, arguments[2], 0);
                     self.operate(
                         notification,
                         (tid, pid),

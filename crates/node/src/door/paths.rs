@@ -50,6 +50,38 @@ pub(super) fn descriptor_of_link(
     Some((process, number))
 }
 
+/// The address of a UNIX socket by a path that leads through one of the caller's descriptors (`/proc/self/fd/3/name`): of the
+/// descriptors of that number the deputy's is another. `None` for other addresses, and where the name does not fit into one.
+///
+/// # Errors
+/// `ENOTDIR` if it is not a file's.
+pub(super) fn socket_name(tid: i32, address: &[u8]) -> Result<Option<Vec<u8>>, i32> {
+    let Some((number, rest)) = through_descriptor(address) else {
+        return Ok(None);
+    };
+    let Ok(link) = std::fs::read_link(format!("/proc/{tid}/fd/{number}")) else {
+        return Ok(None);
+    };
+    let directory = link.into_os_string().into_vec();
+    let hidden = format!("/{HIDDEN_DIRECTORY}/");
+    if !directory.starts_with(b"/") || directory.starts_with(hidden.as_bytes()) {
+        return Err(libc::ENOTDIR);
+    }
+    let name = [&address[..2], &directory, rest, b"\0"].concat();
+    Ok((name.len() <= size_of::<libc::sockaddr_un>()).then_some(name))
+}
+
+/// The descriptor through which the path in an address leads, and the rest of the path from the slash on.
+fn through_descriptor(address: &[u8]) -> Option<(u32, &[u8])> {
+    let path = address.strip_prefix(&(libc::AF_UNIX as u16).to_ne_bytes())?;
+    let path = path.split(|&byte| byte == 0).next()?;
+    let (number, rest) = [&b"/proc/self/fd/"[..], b"/proc/thread-self/fd/", b"/dev/fd/"]
+        .iter()
+        .find_map(|directory| path.strip_prefix(*directory))
+        .and_then(|rest| rest.split_at_checked(rest.iter().position(|&byte| byte == b'/')?))?;
+    Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
+}
+
 impl Door {
     /// A link in `/proc/PID/fd` to a home object shows what it shows at home.
     pub(super) fn read_link(

@@ -31,6 +31,8 @@ const INT: usize = 4;
 
 /// `struct ifreq`.
 const IFREQ: usize = 40;
+/// `struct arpreq`.
+const ARPREQ: usize = 68;
 
 /// The transfer of a command without an encoded size; `None` if the argument is a plain number.
 pub fn legacy_transfer(command: u32) -> Option<Transfer> {
@@ -75,6 +77,9 @@ pub fn legacy_transfer(command: u32) -> Option<Transfer> {
         | 0x8970 => transfer(IFREQ, IFREQ),
         // The same, set.
         0x8914 | 0x8916 | 0x8918 | 0x891a | 0x891c | 0x891e | 0x8922..=0x8924 | 0x8943 => transfer(IFREQ, 0),
+        // SIOCGARP; SIOCDARP, SIOCSARP
+        0x8954 => transfer(ARPREQ, ARPREQ),
+        0x8953 | 0x8955 => transfer(ARPREQ, 0),
         // TIOCLINUX is a console's, with an interface of its own.
         _ => None,
     }

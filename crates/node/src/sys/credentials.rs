@@ -13,12 +13,13 @@ const CAP_FOWNER: u32 = 3;
 const CAP_FSETID: u32 = 4;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
+const CAP_SYS_CHROOT: u32 = 18;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 const CAP_LAST: u32 = 63;
 
 /// What guests keep, in their own user namespace: choosing pids for their children, and everything with which the
-/// node's kernel would otherwise judge a file operation before home does.
+/// node's kernel would otherwise judge a file operation, or a change of the root directory, before home does.
 const GUEST_CAPABILITIES: u64 = 1 << CAP_CHOWN
     | 1 << CAP_DAC_OVERRIDE
     | 1 << CAP_DAC_READ_SEARCH
@@ -26,6 +27,7 @@ const GUEST_CAPABILITIES: u64 = 1 << CAP_CHOWN
     | 1 << CAP_FSETID
     | 1 << CAP_SETGID
     | 1 << CAP_SETUID
+    | 1 << CAP_SYS_CHROOT
     | 1 << CAP_CHECKPOINT_RESTORE;
 
 /// Makes ids and capabilities independent of each other, for good.

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use afield_abi::syscalls::TRACERS_FILTER;
 use afield_abi::{filter, siginfo};
 use tracing::debug;
 
@@ -155,6 +156,7 @@ pub(super) fn filter_call(tid: i32, registers: &Registers, calls: &[u32]) -> io:
     // Some thread may have a filter of its own: then there are more of them, and this thread at least has it.
     registers.rsi = seccomp::FLAG_ALL_THREADS;
     registers.rdx = place;
+    registers.r9 = u64::from(TRACERS_FILTER);
     Ok(registers)
 }
 

@@ -7,14 +7,20 @@ mod layout;
 mod receive;
 mod send;
 
+use std::sync::Arc;
+
 use afield_abi::sockets::{self, FILTER_INSTRUCTION_BYTES, FILTER_INSTRUCTIONS_MAX, OptionValue};
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::wire::HandleOp;
 
-use self::layout::{read_bytes, read_struct};
+use self::layout::{read_bytes, read_struct, write_bytes};
+use super::calls::settle;
+use super::descriptors::has_room;
 use super::notify::{Door, Verdict, later};
 use crate::fs::handles;
-use crate::session::Then;
+use crate::installer::Gift;
+use crate::session::{Call, Reply, Shared, Then};
+use crate::sys::errno;
 use crate::sys::seccomp::{Answer, Notification};
 
 /// Bytes of a message that are sent, or received, at a time. More is sent piece by piece, as it would be on a stream; a datagram of that
@@ -41,6 +47,9 @@ impl Door {
         if value == OptionValue::Refused {
             self.report(pid, number, libc::ENOPROTOOPT);
             return Err(libc::ENOPROTOOPT);
+        }
+        if value == OptionValue::Process {
+            return self.peer_process(notification, (tid, pid), handle).map(Some);
         }
         /// `struct sock_fprog`.
         #[derive(zerocopy::FromBytes, zerocopy::IntoBytes)]
@@ -79,4 +88,72 @@ impl Door {
         };
         later(self.shared.begin(call, false, send)).map(Some)
     }
+
+    /// `getsockopt(SO_PEERPIDFD)`: the value is a new descriptor.
+    fn peer_process(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        handle: u64,
+    ) -> Result<Verdict, i32> {
+        let [place, length_place] = [notification.arguments[3], notification.arguments[4]];
+        let length: i32 = read_struct(tid, length_place)?;
+        let length = usize::try_from(length)
+            .map_err(|_| libc::EINVAL)?
+            .min(size_of::<i32>());
+        // Before there is a descriptor that could not be named.
+        let there = read_bytes(tid, place, length)?;
+        write_bytes(tid, place, &there)?;
+        if !has_room(tid) {
+            return Err(libc::EMFILE);
+        }
+        let process = self.shared.installer.new_handles(1);
+        self.shared.files.handles.add(process, true, 0);
+        let go_on = move |shared: &Arc<Shared>, call: Call, reply: Reply| {
+            let result = if reply.result < 0 {
+                shared.files.handles.forget(process);
+                reply.result
+            } else {
+                match give_process(shared, &call, process, (place, length), length_place) {
+                    Ok(()) => 0,
+                    Err(errno) => -i64::from(errno),
+                }
+            };
+            settle(shared, call, &Reply { result, ..reply });
+        };
+        let call = self.call(
+            notification,
+            (tid, pid),
+            (Then::Continue(Box::new(go_on)), Vec::new()),
+            Restart::Never,
+            None,
+        );
+        let send = |id| {
+            let what = (0, process, 0);
+            handles::send_operation(&self.shared, id, pid, HandleOp::PeerProcess, handle, what)
+        };
+        later(self.shared.begin(call, false, send))
+    }
+}
+
+fn give_process(
+    shared: &Shared,
+    call: &Call,
+    handle: u64,
+    (place, length): (u64, usize),
+    length_place: u64,
+) -> Result<(), i32> {
+    let gift = Gift {
+        handle,
+        flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
+        offset: None,
+        answers: false,
+    };
+    let installed = shared.installer.install(&call.listener, call.notification, gift);
+    let number = installed.map_err(|error| {
+        shared.close_object(call.pid, handle);
+        errno(&error)
+    })?;
+    write_bytes(call.tid, place, &number.to_ne_bytes()[..length])?;
+    write_bytes(call.tid, length_place, &(length as i32).to_ne_bytes())
 }

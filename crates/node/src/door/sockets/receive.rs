@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use afield_abi::sockets::{self, CountedMessage, Message};
 use afield_abi::syscalls::{Restart, nr};
@@ -40,7 +41,7 @@ impl Door {
             nr::RECVMSG => arguments[2],
             _ => arguments[3],
         } as u32;
-        let mut timeout = None;
+        let (mut timeout, mut bound) = (None, None);
         let layouts = match number {
             nr::RECVFROM => {
                 let name = match arguments[4] {
@@ -62,6 +63,7 @@ impl Door {
                         return Err(libc::EINVAL);
                     }
                     timeout = Some((time[0], time[1]));
+                    bound = Some((arguments[4], Instant::now() + bound_of(time)));
                 }
                 read_vector(tid, arguments[1], arguments[2])?
             }
@@ -123,6 +125,7 @@ impl Door {
                 wanted,
                 from,
                 vector,
+                bound,
                 how,
             };
             let result = match incoming.put(shared, &call, &reply) {
@@ -198,6 +201,12 @@ impl Door {
     }
 }
 
+/// A time limit that has been checked, as far as clocks reach.
+fn bound_of(time: [i64; 2]) -> Duration {
+    const SECONDS_MAX: u64 = 1 << 32;
+    Duration::new(time[0].unsigned_abs().min(SECONDS_MAX), time[1] as u32)
+}
+
 /// What a receiving call is to find in its memory.
 struct Received {
     layouts: Vec<Layout>,
@@ -206,6 +215,8 @@ struct Received {
     from: Option<u64>,
     /// Address of the `struct mmsghdr`s of `recvmmsg`.
     vector: Option<u64>,
+    /// Where it wants to know how much of its time is left, and when none is.
+    bound: Option<(u64, Instant)>,
     how: How,
 }
 
@@ -258,6 +269,11 @@ impl Received {
                 let place = vector + index as u64 * size + size_of::<Message>() as u64;
                 write_bytes(tid, place, &message.count.to_ne_bytes())?;
             }
+        }
+        if let Some((place, end)) = self.bound.filter(|_| reply.result > 0) {
+            let left = end.saturating_duration_since(Instant::now());
+            write_bytes(tid, place, &(left.as_secs() as i64).to_ne_bytes())?;
+            write_bytes(tid, place + 8, &i64::from(left.subsec_nanos()).to_ne_bytes())?;
         }
         Ok(())
     }
@@ -343,6 +359,9 @@ fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How
         .files
         .handles
         .add(object.handle, !object.seekable, object.offset);
+    if object.terminal {
+        shared.files.handles.mark_terminal(object.handle);
+    }
     let gift = Gift {
         handle: object.handle,
         flags: object.flags & !(libc::O_CLOEXEC as u32) | if cloexec { libc::O_CLOEXEC as u32 } else { 0 },

@@ -15,6 +15,7 @@ use super::layout::{Layout, read_bytes, read_vector, write_bytes};
 use crate::door::calls::settle;
 use crate::door::descriptors::{Descriptor, look_up};
 use crate::door::notify::{Door, Verdict, later};
+use crate::door::paths::socket_name;
 use crate::fs::handles;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::errno;
@@ -108,6 +109,10 @@ impl Door {
             }
             let mut control = read_bytes(tid, address, length)?;
             self.objects_of(tid, pid, &mut control, &mut letter.objects, &mut letter.kept)?;
+            let name = match name {
+                Some(name) => Some(socket_name(tid, &name)?.unwrap_or(name)),
+                None => None,
+            };
             letter.names.push(name);
             letter.controls.push(control);
         }
