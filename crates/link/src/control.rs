@@ -38,6 +38,10 @@ pub trait Node {
     /// number `look` (see [`crate::wire::HandleReply::look`]) it is so for `events` (`POLL*`).
     #[maybe]
     fn ready(&self, pid: u32, handle: u64, events: u32, look: u32);
+    /// The guests that there are, so that home can end those whose deputies are no more.
+    #[at_least_once(timeout = "5s")]
+    #[later]
+    fn guests(&self) -> Vec<u32>;
     /// How the session is.
     #[at_least_once(timeout = "5s")]
     #[later]
@@ -89,6 +93,12 @@ pub trait Home {
     #[at_least_once(timeout = "5s")]
     fn ping(&self);
 }
+
+/// Most bytes of arguments that home is told.
+pub const ARGUMENTS_BYTES_MAX: usize = 128 << 10;
+
+/// Most bytes of a command's name, without a NUL.
+pub const NAME_BYTES_MAX: usize = 15;
 
 /// How a node's session is.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]

@@ -58,6 +58,10 @@ pub struct Hello {
     pub monotonic_ns: u64,
     /// Home's `CLOCK_BOOTTIME` in nanoseconds when this was sent.
     pub boottime_ns: u64,
+    /// Which of its user's homes this is.
+    pub home: u64,
+    /// Its incarnation: guests of earlier ones end.
+    pub epoch: u64,
     /// What home can be asked to do.
     pub interfaces: Vec<Offer>,
 }

@@ -6,6 +6,7 @@
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
 //! * `fs`: the file door: the world's root as a switch over drivers.
 //! * `door`: the notify door, and what comes back through it.
+//! * [`journal`]: which sessions there are, for when nobody is left who made them.
 //! * `installer`: giving guests descriptors of new home objects.
 //! * `trace`: the trace door: process events, signals and stops.
 
@@ -15,6 +16,7 @@ mod door;
 mod fs;
 mod guests;
 mod installer;
+pub mod journal;
 mod leases;
 mod server;
 pub mod session;

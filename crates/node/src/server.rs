@@ -76,6 +76,11 @@ impl Node for Server {
         Ok(())
     }
 
+    fn guests(&self, answer: Answer<Vec<u32>>) -> Result<(), SessionError> {
+        self.shared.orders.give(Order::Guests { answer });
+        Ok(())
+    }
+
     fn statistics(&self, answer: Answer<Statistics>) -> Result<(), SessionError> {
         self.shared.orders.give(Order::Statistics { answer });
         Ok(())

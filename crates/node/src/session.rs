@@ -40,6 +40,7 @@ use crate::door::promises::Promises;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
+use crate::journal::{self, JournalError};
 use crate::leases::{Lease, Leases};
 use crate::server::Server;
 use crate::spawner::Spawner;
@@ -74,6 +75,9 @@ pub enum SessionError {
     /// The home has not what is needed.
     #[error("{0}: install the same version on both")]
     Interface(#[from] BindError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// It asks for what cannot be.
     #[error("protocol violation: {0}")]
     Violation(String),
@@ -462,6 +466,13 @@ pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Re
             return Err(error);
         }
     };
+    let mut registration = match journal::enter(hello.home, hello.epoch) {
+        Ok(registration) => registration,
+        Err(error) => {
+            welcome(&writer, name, Some(error.to_string()))?;
+            return Err(error.into());
+        }
+    };
     let mut world = match World::create(&hello) {
         Ok(world) => world,
         Err(error) => {
@@ -469,6 +480,9 @@ pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Re
             return Err(error.into());
         }
     };
+    if let Some(registration) = &mut registration {
+        registration.note_init(world.init)?;
+    }
     let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
     rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
     let (memory, tasks) = channel::<MemoryTask>();

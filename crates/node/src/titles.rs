@@ -6,15 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use afield_link::control::ARGUMENTS_BYTES_MAX;
 use tracing::debug;
 
 use crate::session::Shared;
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(1);
-
-/// Most bytes of arguments that home is told.
-pub const ARGUMENTS_BYTES_MAX: usize = 128 << 10;
 
 /// The arguments that a process shows.
 pub fn arguments_of(tid: i32) -> std::io::Result<Vec<u8>> {

@@ -52,7 +52,7 @@ pub enum ReceiveError {
     #[error("unreadable message of a call")]
     Garbled,
     /// A request that nobody may send.
-    #[error("a request that has come before, is of another interface, or of no operation")]
+    #[error("a request that has come before, of another interface, or of no operation")]
     Violation,
 }
 

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod deputies;
+mod incarnation;
 mod listener;
 pub mod nodes;
 mod record_locks;
@@ -35,6 +36,7 @@ use thiserror::Error;
 use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
+use incarnation::Incarnation;
 use nodes::{Connection, NodeError};
 use session::{Embedded, Session, SessionError};
 use ssh::{Copying, Login, Refusal};
@@ -149,6 +151,7 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
         }
         return Err(AgentError::Running(runtime.path().display().to_string()));
     }
+    Incarnation::become_next(runtime.path()).map_err(failed("the file with this home's incarnation"))?;
     runtime.remove_dumps();
     // Whoever had this one is dead: the lock says so.
     let socket_path = runtime.socket();

@@ -21,7 +21,9 @@ use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
+use super::incarnation::Incarnation;
 use crate::channel;
+
 /// Longest wait for a connection to each of a node's addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -282,6 +284,7 @@ fn protocol_of(payload: &[u8]) -> Result<u32, wire::WireError> {
 
 /// What this home says of itself.
 fn hello() -> Hello {
+    let incarnation = Incarnation::ours();
     let uname = rustix::system::uname();
     let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     let now = |clock| {
@@ -308,6 +311,8 @@ fn hello() -> Hello {
         ],
         monotonic_ns: now(ClockId::Monotonic),
         boottime_ns: now(ClockId::Boottime),
+        home: incarnation.home,
+        epoch: incarnation.epoch,
         interfaces: vec![HOME_INTERFACE.offer()],
     }
 }

@@ -45,6 +45,14 @@ impl Waiting {
             Self::Beginning(_) | Self::Thread(_) => None,
         }
     }
+
+    /// Ends the wait, if it is the agent's own.
+    pub fn interrupt(&self) {
+        if let Self::Thread(thread) = self {
+            thread.flag.interrupt(0);
+            thread.interrupt();
+        }
+    }
 }
 
 /// A thread that waits for a lock of an open file.
@@ -282,9 +290,8 @@ impl Session {
                     *cancelled = true;
                     None
                 }
-                Waiting::Thread(thread) => {
-                    thread.flag.interrupt(0);
-                    thread.interrupt();
+                Waiting::Thread(_) => {
+                    waiting.interrupt();
                     None
                 }
                 Waiting::Flush { .. } => None,

@@ -1,6 +1,7 @@
 //! What comes from the node: threads that read the link in turn.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use afield_abi::errno;
 use afield_abi::fuse::{Opcode, RequestHeader};
@@ -36,6 +37,7 @@ impl Session {
             };
             reply.clear();
             let outcome = self.files.handle(&request.payload, &mut reply);
+            self.serving.fetch_sub(1, Ordering::Release);
             let id = request.id;
             drop(request);
             if let Err(error) = self.finish_file(id, outcome, std::mem::take(&mut reply)) {
@@ -56,7 +58,10 @@ impl Session {
                 .and_then(|frame| self.take(frame))
             {
                 Ok(None) => Next::More,
-                Ok(Some(request)) => Next::Leave(request),
+                Ok(Some(request)) => {
+                    self.serving.fetch_add(1, Ordering::Acquire);
+                    Next::Leave(request)
+                }
                 Err(error) => {
                     // In the turn, so that no other thread reads on.
                     self.end(&error);
@@ -75,7 +80,9 @@ impl Session {
                     return Ok(Some(frame));
                 }
                 let mut reply = Vec::new();
+                self.serving.fetch_add(1, Ordering::Acquire);
                 let outcome = self.files.handle(&frame.payload, &mut reply);
+                self.serving.fetch_sub(1, Ordering::Release);
                 self.finish_file(frame.id, outcome, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use afield_link::control::Home;
+use afield_link::control::{ARGUMENTS_BYTES_MAX, Home, NAME_BYTES_MAX};
 use afield_link::wire::{self, SpawnError, Usage};
 use afield_rpc::{Answer, CallError};
 
@@ -46,6 +46,8 @@ impl Home for Server<'_> {
     }
 
     fn exec(&self, pid: u32, name: Vec<u8>, arguments: Vec<u8>) -> Result<(), SessionError> {
+        bounded("name", &name, NAME_BYTES_MAX)?;
+        bounded("arguments", &arguments, ARGUMENTS_BYTES_MAX)?;
         let Some(deputy) = self.session.deputy(pid) else {
             return Ok(());
         };
@@ -55,6 +57,7 @@ impl Home for Server<'_> {
     }
 
     fn name(&self, pid: u32, name: Vec<u8>) -> Result<(), SessionError> {
+        bounded("name", &name, NAME_BYTES_MAX)?;
         match self.session.deputy(pid) {
             Some(deputy) => self.session.tell(&deputy, 0, &ToDeputy::Name(name), None),
             None => Ok(()),
@@ -62,6 +65,7 @@ impl Home for Server<'_> {
     }
 
     fn title(&self, pid: u32, arguments: Vec<u8>) -> Result<(), SessionError> {
+        bounded("arguments", &arguments, ARGUMENTS_BYTES_MAX)?;
         let Some(deputy) = self.session.deputy(pid) else {
             return Ok(());
         };
@@ -74,6 +78,10 @@ impl Home for Server<'_> {
     }
 
     fn stop(&self, pid: u32, signal: u32) -> Result<(), SessionError> {
+        let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        if !stops.contains(&(signal as i32)) {
+            return Err(SessionError::Violation(format!("signal {signal} stops nobody")));
+        }
         match self.session.deputy(pid) {
             Some(deputy) => {
                 lock(&deputy.status).stopping = true;
@@ -102,6 +110,14 @@ impl Home for Server<'_> {
 
     fn ping(&self) -> Result<(), SessionError> {
         Ok(())
+    }
+}
+
+/// What a node says has to be as long as it can be.
+fn bounded(what: &str, bytes: &[u8], max: usize) -> Result<(), SessionError> {
+    match bytes.len() {
+        length if length > max => Err(SessionError::Violation(format!("{what} of {length} bytes"))),
+        _ => Ok(()),
     }
 }
 

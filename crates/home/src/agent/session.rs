@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
@@ -120,6 +120,14 @@ pub struct Embedded {
     pub area: Option<OwnedFd>,
 }
 
+/// The end of a session.
+#[derive(Debug, Clone)]
+struct Over {
+    why: String,
+    /// The agent ends.
+    stopped: bool,
+}
+
 /// One link and what goes over it.
 #[derive(Debug)]
 pub struct Session {
@@ -154,7 +162,9 @@ pub struct Session {
     /// Home objects that guests pass to each other.
     pub(super) shared: SharedObjects,
     /// Why it is over, when it is.
-    over: Mutex<Option<String>>,
+    over: Mutex<Option<Over>>,
+    /// File requests that have been taken from the link and are being executed.
+    pub(super) serving: AtomicUsize,
 }
 
 /// Most requests that a node may have open at a time.
@@ -206,6 +216,7 @@ impl Session {
             own_next: AtomicU64::new(0),
             shared: SharedObjects::default(),
             over: Mutex::new(None),
+            serving: AtomicUsize::new(0),
         })
     }
 
@@ -290,8 +301,8 @@ impl Session {
     pub fn register(&self, entry: &Arc<DeputyEntry>) -> Result<Option<String>, SessionError> {
         let old = {
             let mut deputies = lock(&self.deputies);
-            if let Some(why) = &*lock(&self.over) {
-                return Ok(Some(why.clone()));
+            if let Some(over) = &*lock(&self.over) {
+                return Ok(Some(over.why.clone()));
             }
             deputies.insert(entry.pid, Arc::clone(entry))
         };
@@ -523,37 +534,44 @@ impl Session {
         format!("node {} is gone: {why}", self.name)
     }
 
-    /// Ends the session, once: the link is closed and every deputy told. True for the call that did it.
+    /// Ends the session, once: the link is closed, and the switchboard sees to the rest. True for the call that did it.
     pub fn end(&self, error: &SessionError) -> bool {
         let why = error.to_string();
-        let deputies = {
-            let deputies = lock(&self.deputies);
+        {
+            // Whoever registers a deputy sees it.
+            let _deputies = lock(&self.deputies);
             let mut over = lock(&self.over);
             if over.is_some() {
                 return false;
             }
-            *over = Some(why.clone());
-            deputies.values().cloned().collect::<Vec<_>>()
-        };
+            *over = Some(Over {
+                stopped: matches!(error, SessionError::Stopped),
+                why: why.clone(),
+            });
+        }
         self.writer.shutdown();
         self.calls.close(&why);
-        let text = self.gone(&why);
-        let stopped = matches!(error, SessionError::Stopped);
-        for entry in deputies {
-            let started = {
-                let mut status = lock(&entry.status);
-                status.ending = true;
-                status.started
-            };
-            let message = match stopped && !started {
-                // It is not to try again.
-                true => ToDeputy::Refused(text.clone()),
-                false => ToDeputy::Gone(text.clone()),
-            };
-            let _ = self.tell(&entry, 0, &message, None);
-        }
         self.wake_switchboard();
         true
+    }
+
+    /// Tells a deputy that its guest is gone, or will never be.
+    pub(super) fn dismiss(&self, entry: &DeputyEntry) {
+        let Some(Over { why, stopped }) = lock(&self.over).clone() else {
+            return;
+        };
+        let started = {
+            let mut status = lock(&entry.status);
+            status.ending = true;
+            status.started
+        };
+        let text = self.gone(&why);
+        let message = match stopped && !started {
+            // It is not to try again.
+            true => ToDeputy::Refused(text),
+            false => ToDeputy::Gone(text),
+        };
+        let _ = self.tell(entry, 0, &message, None);
     }
 
     /// Whether it has ended.

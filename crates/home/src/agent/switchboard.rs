@@ -2,10 +2,12 @@
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afield_link::frame::{Frame, Kind};
 use afield_link::wire;
+use afield_rpc::CallError;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -24,6 +26,9 @@ const TRIM_PERIOD: Duration = Duration::from_secs(5);
 /// Longest wait for deputies to take the news that the session is over.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
+/// How often is looked whether every guest has its deputy.
+const OWNERS_PERIOD: Duration = Duration::from_secs(15);
+
 const EVENTS: usize = 64;
 
 impl Session {
@@ -31,6 +36,7 @@ impl Session {
     pub(super) fn listen(self: &Arc<Self>) {
         let mut watched = Instant::now();
         let mut trimmed = Instant::now();
+        let mut owned = Instant::now();
         while !self.is_over() {
             let period = match self.deputy_count() {
                 0 => TRIM_PERIOD,
@@ -42,6 +48,14 @@ impl Session {
                     self.watch()?;
                 }
                 Ok(())
+            });
+            self.node.tick();
+            let result = result.and_then(|()| match owned.elapsed() >= OWNERS_PERIOD {
+                true => {
+                    owned = Instant::now();
+                    self.check_owners()
+                }
+                false => Ok(()),
             });
             if trimmed.elapsed() >= TRIM_PERIOD {
                 trimmed = Instant::now();
@@ -286,9 +300,45 @@ impl Session {
         Ok(())
     }
 
-    /// The session is over: what deputies have to be told goes out, as far as they take it.
+    /// Ends guests whose deputies are no more. Each was told of at the time; this is for what nobody can have thought of.
+    pub(super) fn check_owners(self: &Arc<Self>) -> Result<(), SessionError> {
+        let session = Arc::downgrade(self);
+        let asked = self.node.guests_then(move |guests| {
+            let (Some(session), Ok(guests)) = (session.upgrade(), guests) else {
+                return;
+            };
+            // A deputy is there before its guest.
+            for pid in guests.into_iter().filter(|&pid| session.deputy(pid).is_none()) {
+                tracing::warn!(pid, "a guest without a deputy is ended");
+                if let Err(error) = session.node.kill(pid) {
+                    session.end(&error.into());
+                }
+            }
+        });
+        match asked {
+            Ok(()) | Err(CallError::TooMany) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The session is over. What nobody may see half done is done in the order in which a kernel does it at a process's end: what
+    /// guests had written is written, whole requests of it; then their files are closed, and locks with them; then
+    /// their deputies end, which is when others see that they are gone.
     fn say_farewell(&self) {
         let deadline = Instant::now() + FAREWELL_MAX;
+        while self.serving.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What waits for a lock must not get it now.
+        for what in lock(&self.outstanding).values() {
+            if let Outstanding::File(waiting) = what {
+                waiting.interrupt();
+            }
+        }
+        self.files.close_all();
+        for deputy in self.all_deputies() {
+            self.dismiss(&deputy);
+        }
         while Instant::now() < deadline && self.all_deputies().iter().any(|deputy| !self.flush(deputy)) {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -297,6 +347,7 @@ impl Session {
         }
         // What is still asked of deputies keeps their channels open, and with them those of children they have just
         // made, which nobody knows of yet and which would wait for ever.
-        lock(&self.outstanding).clear();
+        let left: Vec<_> = lock(&self.outstanding).drain().collect();
+        drop(left);
     }
 }

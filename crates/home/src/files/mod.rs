@@ -218,6 +218,11 @@ impl FileService {
         self.nodes.trim();
     }
 
+    /// Closes all open files and directories, and drops the locks on them. For when the node is gone.
+    pub fn close_all(&self) {
+        self.handles.clear();
+    }
+
     /// Nodes that the node's kernel knows, open files and directories, and descriptors held for nodes.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.nodes.count(), self.handles.count(), self.nodes.open_count())

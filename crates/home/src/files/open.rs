@@ -131,6 +131,12 @@ impl Handles {
         self.table.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Forgets them all.
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
+        drop(all);
+    }
+
     fn insert(&self, open: Open) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);

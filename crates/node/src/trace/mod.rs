@@ -137,6 +137,8 @@ pub struct Tracer {
     doomed: HashSet<u32>,
     /// Threads whose fork home has been asked for, by frame id.
     forks: HashMap<u64, i32>,
+    /// No guest may compute.
+    frozen: bool,
 }
 
 impl Tracer {
@@ -150,6 +152,7 @@ impl Tracer {
             unborn: HashMap::new(),
             doomed: HashSet::new(),
             forks: HashMap::new(),
+            frozen: false,
         }
     }
 
@@ -184,6 +187,7 @@ impl Tracer {
                 return;
             }
             self.check_timers();
+            self.check_frozen();
         }
     }
 
@@ -260,6 +264,13 @@ impl Tracer {
                 answer,
             } => self.limit_files(process, soft, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
+            Order::Guests { answer } => {
+                let executed = self.processes.iter().filter(|(_, process)| process.executed);
+                let guests = executed.map(|(pid, _)| *pid).collect();
+                self.tell(answer.send(&guests));
+            }
+            Order::Freeze => self.freeze(),
+            Order::Thaw => self.thaw(),
             Order::Statistics { answer } => {
                 let held = self.processes.values().filter(|process| process.held).count();
                 let statistics = Statistics {
@@ -362,10 +373,11 @@ impl Tracer {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return;
         };
-        if self
-            .processes
-            .get(&thread.pid)
-            .is_some_and(|process| process.held)
+        if self.frozen
+            || self
+                .processes
+                .get(&thread.pid)
+                .is_some_and(|process| process.held)
         {
             thread.parked = Some(how);
             return;

@@ -72,6 +72,12 @@ pub enum Order {
     },
     /// A signal may have become pending for a thread that waits in a forwarded call.
     Look { tid: i32 },
+    /// Nothing goes to home or comes from there: no guest may compute until that is different.
+    Freeze,
+    /// Home can be reached again.
+    Thaw,
+    /// Tell home who is here.
+    Guests { answer: Answer<Vec<u32>> },
     /// Tell home how the session is.
     Statistics { answer: Answer<Statistics> },
     /// The world has ended: report what is left to report, and end the session.

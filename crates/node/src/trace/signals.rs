@@ -126,7 +126,9 @@ impl Tracer {
 
     /// How long the tracer may sleep.
     pub(super) fn poll_interval(&self) -> Option<Duration> {
-        self.shared.waits_under_timer().then_some(TIMER_POLL)
+        let frozen = self.frozen.then_some(super::hold::FROZEN_LOOK);
+        let timer = self.shared.waits_under_timer().then_some(TIMER_POLL);
+        frozen.into_iter().chain(timer).min()
     }
 
     /// Looks at threads whose call a timer of their own process may have to interrupt.

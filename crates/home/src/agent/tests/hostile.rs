@@ -1,5 +1,8 @@
 //! Nodes and deputies that do not behave, and links that end.
 
+use afield_rpc::endpoint::Connection;
+use afield_rpc::envelope::Envelope;
+
 use super::*;
 
 #[test]
@@ -53,7 +56,7 @@ fn a_hostile_node_loses_its_session() {
     flood(node, stuck);
 
     type Attack = fn(&Node, u32);
-    let attacks: [(Attack, &str); 7] = [
+    let attacks: [(Attack, &str); 13] = [
         (
             |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
             "Welcome",
@@ -83,6 +86,59 @@ fn a_hostile_node_loses_its_session() {
                 node.home.unfork(1, pid).unwrap();
             },
             "not made by",
+        ),
+        (
+            |node, pid| node.home.name(pid, vec![b'x'; 16]).unwrap(),
+            "name of 16 bytes",
+        ),
+        (
+            |node, pid| node.home.title(pid, vec![b'x'; (128 << 10) + 1]).unwrap(),
+            "arguments of 131073 bytes",
+        ),
+        (
+            |node, pid| node.home.stop(pid, libc::SIGKILL as u32).unwrap(),
+            "signal 9 stops nobody",
+        ),
+        (
+            // The same message again, as somebody would who has heard it.
+            |node, pid| {
+                let message = Envelope::Notice {
+                    binding: 0,
+                    number: 77,
+                    operation: 6,
+                    arguments: &wire::encode(&(pid, 101u32, 1i32)).unwrap(),
+                };
+                for _ in 0..2 {
+                    node.writer.send(&message.encode()).unwrap();
+                }
+            },
+            "come before",
+        ),
+        (
+            |node, _| {
+                let message = Envelope::Request {
+                    binding: 5,
+                    number: 1,
+                    floor: 1,
+                    operation: 0,
+                    arguments: &[],
+                };
+                node.writer.send(&message.encode()).unwrap();
+            },
+            "of another interface",
+        ),
+        (
+            |node, pid| {
+                let message = Envelope::Request {
+                    binding: 0,
+                    number: 1,
+                    floor: 1,
+                    operation: 0,
+                    arguments: &wire::encode(&pid).unwrap(),
+                };
+                node.writer.send(&message.encode()).unwrap();
+            },
+            "unreadable arguments",
         ),
     ];
     for (index, (attack, why)) in attacks.into_iter().enumerate() {
@@ -119,4 +175,17 @@ fn the_end_of_the_link_is_told() {
     assert_eq!(text, "node test is gone: the other side closed the link");
     assert!(session.is_over());
     assert!(matches!(deputy.frame(), Err(ChannelError::Closed)));
+}
+
+/// Guests that there should not be are ended; others are not.
+#[test]
+fn guests_without_deputies_are_ended() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_070);
+    lock(&node.heard.1).extend([4_000_070, 4_000_071]);
+    node.session.check_owners().unwrap();
+    assert!(matches!(node.control(), Said::Kill(4_000_071)));
+    node.ping();
+    node.call(1, deputy.pid);
+    assert_eq!(deputy.frame().unwrap().id, 1);
 }

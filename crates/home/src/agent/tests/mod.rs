@@ -35,9 +35,9 @@ struct Node {
     heard: Heard,
 }
 
-/// What home asks for, as it comes.
+/// What home asks for, as it comes; and the guests that there are.
 #[derive(Default)]
-struct Heard(Mutex<VecDeque<Said>>);
+struct Heard(Mutex<VecDeque<Said>>, Mutex<Vec<u32>>);
 
 #[derive(Debug)]
 enum Said {
@@ -85,6 +85,10 @@ impl Asked for Heard {
 
     fn ready(&self, pid: u32, handle: u64, events: u32, look: u32) -> Result<(), String> {
         self.add(Said::Other(format!("ready {pid} {handle} {events} {look}")))
+    }
+
+    fn guests(&self, answer: Answer<Vec<u32>>) -> Result<(), String> {
+        answer.send(&lock(&self.1)).map_err(|error| error.to_string())
     }
 
     fn statistics(&self, answer: Answer<Statistics>) -> Result<(), String> {
