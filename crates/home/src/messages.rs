@@ -7,7 +7,7 @@
 use afield_link::wire::{Spawn, SpawnError, Usage};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::client::{Process, Status};
+use crate::agent::client::{Measured, Process, Status};
 use crate::place::Place;
 
 /// Version of these messages.
@@ -47,6 +47,15 @@ pub enum Request {
     Ps,
     /// Answered by [`Answer::Status`].
     Status,
+    /// Make null calls to a node; answered by [`Answer::Measured`].
+    Measure {
+        /// Which.
+        place: Place,
+        /// Which, as the user said.
+        place_name: String,
+        /// How many.
+        calls: u32,
+    },
     /// End; answered by [`Answer::Ending`] or [`Answer::Busy`].
     Stop {
         /// Even if processes are afield.
@@ -77,6 +86,8 @@ pub enum Answer {
     Processes(Vec<Process>),
     /// The agent itself.
     Status(Status),
+    /// Where the time of each call went, or why there was none.
+    Measured(Result<Vec<Measured>, String>),
     /// It ends now: the connection is closed when it has.
     Ending,
     /// It does not end: so many processes are afield.

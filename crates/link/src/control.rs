@@ -5,6 +5,7 @@
 //! operation is executed once unless the session ends.
 
 use afield_rpc::endpoint::Connection;
+use afield_rpc::stages::Served;
 use afield_rpc::{CallError, interface};
 use serde::{Deserialize, Serialize};
 
@@ -42,10 +43,10 @@ pub trait Node {
     #[at_least_once(timeout = "5s")]
     #[later]
     fn guests(&self) -> Vec<u32>;
-    /// How the session is.
+    /// How the session is. With `stages` it also tells from now on where the time of such a call goes.
     #[at_least_once(timeout = "5s")]
     #[later]
-    fn statistics(&self) -> Statistics;
+    fn statistics(&self, stages: bool) -> Statistics;
 }
 
 /// What a home can be asked to do.
@@ -109,6 +110,8 @@ pub struct Statistics {
     pub held: u32,
     /// Calls that wait for home.
     pub calls: u32,
+    /// The node's part of this call, if it was asked for.
+    pub served: Served,
 }
 
 impl Connection for Writer {

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use afield_rpc::stages::{Stage, mark};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -211,8 +212,12 @@ impl Reader {
 
     /// So many bytes have been read into the buffer.
     fn hold(&mut self, count: usize) {
+        let plain = self.socket.is_plain();
+        if plain {
+            mark(Stage::Arrived);
+        }
         self.range = 0..count;
-        self.drained = count < self.buffer.len() && self.socket.is_plain();
+        self.drained = count < self.buffer.len() && plain;
     }
 
     /// The payload of a frame whose header has been taken.

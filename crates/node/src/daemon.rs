@@ -295,6 +295,7 @@ fn serve(
         }
     };
     control.write_all(key.bytes())?;
+    crate::journal::known_as(&key.to_string());
     lend_cpus(&limits, ledger)?;
     let terms = Terms {
         quota: ledger.open(place, key, limits.guests),

@@ -81,7 +81,10 @@ impl Node for Server {
         Ok(())
     }
 
-    fn statistics(&self, answer: Answer<Statistics>) -> Result<(), SessionError> {
+    fn statistics(&self, stages: bool, answer: Answer<Statistics>) -> Result<(), SessionError> {
+        if stages {
+            afield_rpc::stages::want();
+        }
         self.shared.orders.give(Order::Statistics { answer });
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::client::{CallId, Client};
 use crate::envelope::{Envelope, Refusal};
 use crate::interface::{BindError, Interface, Offer};
 use crate::server::{Event, ExecutionId, Server};
+use crate::stages::{Stage, mark};
 use crate::{CallError, Settings, Time, stub};
 
 /// Takes whole messages to the peer.
@@ -180,6 +181,7 @@ impl<C: Connection> Endpoint<C> {
     /// # Errors
     /// The peer cannot be talked to.
     pub fn receive(self: &Arc<Self>, bytes: &[u8]) -> Result<Option<Execution>, ReceiveError> {
+        mark(Stage::Dispatched);
         let message = Envelope::decode(bytes).map_err(|_| ReceiveError::Garbled)?;
         let now = self.started.elapsed();
         match message {
@@ -315,6 +317,7 @@ fn hand_on(ended: Vec<(Continuation, Result<Vec<u8>, CallError>)>) {
 
 impl<C: Connection> Caller for Remote<C> {
     fn begin(&self, operation: u16, arguments: Vec<u8>, then: Continuation) -> Result<CallId, CallError> {
+        mark(Stage::Marshalled);
         let endpoint = &*self.endpoint;
         let (call, messages) = {
             let mut inner = endpoint.lock();
@@ -324,8 +327,11 @@ impl<C: Connection> Caller for Remote<C> {
             inner.continuations.insert((self.import, call), then);
             (call, inner.messages(self.import))
         };
+        mark(Stage::Enveloped);
         for message in messages {
-            if let Err(error) = endpoint.connection.send(&message) {
+            let sent = endpoint.connection.send(&message);
+            mark(Stage::Sent);
+            if let Err(error) = sent {
                 // If its continuation has been called meanwhile, that was the answer.
                 let mut inner = endpoint.lock();
                 let unused = inner.continuations.remove(&(self.import, call));
@@ -531,15 +537,19 @@ trait Completer: Send + Sync {
 
 impl<C: Connection> Completer for Endpoint<C> {
     fn complete(&self, execution: ExecutionId, result: Result<&[u8], Refusal>) -> Result<(), CallError> {
+        mark(Stage::Marshalled);
         let messages: Vec<Vec<u8>> = {
             let mut inner = self.lock();
             inner.unwanted.remove(&execution);
             inner.server.complete(execution, result);
             std::iter::from_fn(|| inner.server.next_transmit().map(|message| message.bytes)).collect()
         };
-        messages
+        mark(Stage::Enveloped);
+        let sent = messages
             .iter()
-            .try_for_each(|message| self.connection.send(message))
+            .try_for_each(|message| self.connection.send(message));
+        mark(Stage::Sent);
+        sent
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`envelope`]: the messages.
 //! * [`client`]: the table of a client's calls: retransmission, other servers, time-outs, cancellation.
 //! * [`server`]: what a server has to execute, and the replies it remembers.
+//! * [`stages`]: where the time of a call goes.
 //! * [`endpoint`]: both cores on one ordered connection, for threads.
 //!
 //! | semantics | executed | after a lost message | after the server's crash |
@@ -23,6 +24,7 @@ pub mod endpoint;
 pub mod envelope;
 pub mod interface;
 pub mod server;
+pub mod stages;
 #[cfg(test)]
 mod tests;
 mod window;

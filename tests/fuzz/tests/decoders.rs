@@ -385,7 +385,7 @@ impl Node for Asked {
         answer.send(&vec![1]).map_err(|_| ())
     }
 
-    fn statistics(&self, answer: Answer<Statistics>) -> Result<(), ()> {
+    fn statistics(&self, _: bool, answer: Answer<Statistics>) -> Result<(), ()> {
         answer.send(&Statistics::default()).map_err(|_| ())
     }
 }

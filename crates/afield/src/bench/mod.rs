@@ -7,6 +7,7 @@ mod figure;
 mod floor;
 mod link;
 mod project;
+mod rpc;
 mod sockets;
 mod stop;
 mod work;
@@ -32,7 +33,8 @@ pub use work::do_work;
 #[command(
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
                   requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
-                  link-ping link-bulk link-calls link-resume.\n\n\
+                  link-ping link-bulk link-calls link-resume.\n\
+                  rpc (only if named) shows where the time of a call to a node goes, stage by stage.\n\n\
                   Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
                   Of times less is better, of rates more."
 )]
@@ -99,6 +101,8 @@ pub enum Name {
     LinkCalls,
     /// From the loss of a connection to the answer over the next, against connecting
     LinkResume,
+    /// Where the time of a null call to the node goes, stage by stage (only if named)
+    Rpc,
 }
 
 impl Name {
@@ -147,7 +151,8 @@ impl Name {
 /// Runs the benchmarks and prints what they found.
 pub fn bench(options: &Bench) -> Result<(), Failure> {
     let names = if options.names.is_empty() {
-        Name::value_variants().to_vec()
+        let figures = Name::value_variants().iter().copied();
+        figures.filter(|name| *name != Name::Rpc).collect()
     } else {
         options.names.clone()
     };
@@ -161,6 +166,10 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
     }
     let mut figures = Vec::new();
     for name in names {
+        if name == Name::Rpc {
+            rpc::bench(on, options.runs, options.json)?;
+            continue;
+        }
         let figure = measure(name, on, options.runs)?;
         if !options.json {
             if figures.is_empty() {
@@ -170,7 +179,7 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         }
         figures.push(figure);
     }
-    if options.json {
+    if options.json && !figures.is_empty() {
         let text = serde_json::to_string_pretty(&figures).map_err(Failure::own)?;
         writeln!(output, "{text}").map_err(Failure::own)?;
     }

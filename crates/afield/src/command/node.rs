@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use afield_link::secure::Identity;
 use afield_node::admission::AuthorizedHomes;
-use afield_node::{daemon, session};
+use afield_node::{daemon, journal, session};
 
 use super::{become_daemon, output};
 use crate::config::Settings;
@@ -33,6 +33,11 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         count => format!("{count} homes"),
     };
     become_daemon(settings)?;
+    let sessions = settings.runtime_dir.value.join("sessions");
+    let ended = journal::keep(&sessions).map_err(Failure::own)?;
+    if ended > 0 {
+        tracing::warn!(ended, "sessions were left over");
+    }
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let options = daemon::Options {
         address,

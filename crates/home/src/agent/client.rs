@@ -11,8 +11,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use super::measure::Measured;
 use crate::channel::{self, ChannelError, Incoming};
 use crate::messages::{Answer, Greeting, Request};
+use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 
 /// Why the agent could not be asked.
@@ -140,6 +142,27 @@ pub fn status(runtime: &RuntimeDir) -> Result<Option<Status>, ClientError> {
     };
     match conversation.ask(&Request::Status)? {
         Answer::Status(status) => Ok(Some(status)),
+        _ => Err(conversation.garbled()),
+    }
+}
+
+/// Where the time of null calls to a node goes. There has to be an agent.
+pub fn measure(
+    runtime: &RuntimeDir,
+    place: Place,
+    name: &str,
+    calls: u32,
+) -> Result<Vec<Measured>, ClientError> {
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Err(ClientError::Refused("no agent is running".to_owned()));
+    };
+    let request = Request::Measure {
+        place,
+        place_name: name.to_owned(),
+        calls,
+    };
+    match conversation.ask(&request)? {
+        Answer::Measured(measured) => measured.map_err(ClientError::Refused),
         _ => Err(conversation.garbled()),
     }
 }

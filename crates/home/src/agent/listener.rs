@@ -22,6 +22,9 @@ const CLIENTS_MAX: usize = 256;
 /// Longest wait for processes that are about to end.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Most calls that are measured at once, so that the answer is one frame.
+const MEASURED_MAX: u32 = 30_000;
+
 /// Stack of a client's thread.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -90,6 +93,20 @@ impl Agent {
                 channel::send_control(socket.as_fd(), 0, &Answer::Processes(processes), None)
             }
             Request::Status => channel::send_control(socket.as_fd(), 0, &Answer::Status(self.status()), None),
+            Request::Measure {
+                place,
+                place_name,
+                calls,
+            } => {
+                let measured = self
+                    .session(&place, &place_name)
+                    .map_err(|error| error.to_string())
+                    .and_then(|session| {
+                        let measured = session.measure(calls.min(MEASURED_MAX));
+                        measured.map_err(|error| error.to_string())
+                    });
+                channel::send_control(socket.as_fd(), 0, &Answer::Measured(measured), None)
+            }
             Request::Stop { force } => self.answer_stop(socket, force),
         }
     }

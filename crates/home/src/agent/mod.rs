@@ -7,6 +7,7 @@ pub mod client;
 mod deputies;
 mod incarnation;
 mod listener;
+mod measure;
 pub mod nodes;
 mod record_locks;
 mod requests;

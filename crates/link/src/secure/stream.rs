@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use afield_rpc::stages::{Stage, mark};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags, recvmsg, send};
 
 use super::SecureError;
@@ -78,9 +79,12 @@ impl ByteStream for SecureStream {
             let mut slices = [IoSliceMut::new(room)];
             let mut nothing = RecvAncillaryBuffer::default();
             let got = rustix::io::retry_on_intr(|| recvmsg(&self.socket, &mut slices, &mut nothing, flags))?;
+            mark(Stage::Arrived);
             Ok(got.bytes)
         };
-        lock(&self.opener).read(buffer, receive)
+        let read = lock(&self.opener).read(buffer, receive);
+        mark(Stage::Decrypted);
+        read
     }
 
     fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -99,6 +103,7 @@ impl ByteStream for SecureStream {
             .sealer
             .seal(parts, &mut sending.records)
             .map_err(io::Error::other)?;
+        mark(Stage::Encrypted);
         sending.push(&self.socket)?;
         Ok(taken)
     }

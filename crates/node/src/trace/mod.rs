@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 use afield_link::control::Statistics;
 use afield_link::wire::Usage;
-use afield_rpc::CallError;
+use afield_rpc::stages::{Served, Stage, mark};
+use afield_rpc::{Answer, CallError};
 use tracing::{debug, warn};
 
 pub use correction::{Correction, STAT_BYTES, is_status_call};
@@ -271,17 +272,25 @@ impl Tracer {
             }
             Order::Freeze => self.freeze(),
             Order::Thaw => self.thaw(),
-            Order::Statistics { answer } => {
-                let held = self.processes.values().filter(|process| process.held).count();
-                let statistics = Statistics {
-                    guests: self.processes.len() as u32,
-                    held: held as u32,
-                    calls: self.shared.call_count() as u32,
-                };
-                self.tell(answer.send(&statistics));
-            }
+            Order::Statistics { answer } => self.tell_statistics(answer),
             Order::End => {}
         }
+    }
+
+    fn tell_statistics(&mut self, answer: Answer<Statistics>) {
+        // What has been noted since is the sending of the answer before.
+        let before = Served::sent();
+        mark(Stage::Begun);
+        let held = self.processes.values().filter(|process| process.held).count();
+        let mut statistics = Statistics {
+            guests: self.processes.len() as u32,
+            held: held as u32,
+            calls: self.shared.call_count() as u32,
+            served: Served::default(),
+        };
+        mark(Stage::Executed);
+        statistics.served = Served::now(&before);
+        self.tell(answer.send(&statistics));
     }
 
     fn seize(&mut self, pid: u32, tid: i32, seat: Seat) -> io::Result<()> {

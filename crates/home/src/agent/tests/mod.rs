@@ -91,7 +91,7 @@ impl Asked for Heard {
         answer.send(&lock(&self.1)).map_err(|error| error.to_string())
     }
 
-    fn statistics(&self, answer: Answer<Statistics>) -> Result<(), String> {
+    fn statistics(&self, _: bool, answer: Answer<Statistics>) -> Result<(), String> {
         drop(answer);
         self.add(Said::Other("statistics".to_owned()))
     }
