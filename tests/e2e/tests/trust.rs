@@ -446,6 +446,8 @@ fn home_of_another_version() {
         uname: [const { String::new() }; 6],
         monotonic_ns: 0,
         boottime_ns: 0,
+        home: 1,
+        epoch: 1,
         interfaces: Vec::new(),
     };
     writer

@@ -425,6 +425,14 @@ impl Home for Asked {
         Ok(())
     }
 
+    fn notice(&self, _: u32, _: String) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn farewell(&self, _: String) -> Result<(), ()> {
+        Ok(())
+    }
+
     fn released(&self, _: u64) -> Result<(), ()> {
         Ok(())
     }

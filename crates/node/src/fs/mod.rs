@@ -29,7 +29,7 @@ use afield_abi::fuse::{
 use afield_link::frame::FILE_ID;
 use afield_link::stream::LinkError;
 use afield_link::sys::Data;
-use afield_link::wire::WireError;
+use afield_link::wire::{self, HandleReply, WireError};
 use rustix::event::{PollFd, PollFlags};
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
@@ -303,6 +303,7 @@ impl Files {
 
     /// The deputy has answered a request on a home object.
     pub fn handle_replied(&self, shared: &Arc<Shared>, unique: u64, payload: &[u8]) -> Result<(), LinkError> {
+        wire::split::<HandleReply>(payload, "reply to an operation")?;
         let lease = shared.take_lease(unique | FILE_ID);
         match self.take(unique) {
             Some(Pending::Handle(asked)) => handles::replied(shared, unique, asked, payload, lease),

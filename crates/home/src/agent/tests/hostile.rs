@@ -105,7 +105,7 @@ fn a_hostile_node_loses_its_session() {
                 let message = Envelope::Notice {
                     binding: 0,
                     number: 77,
-                    operation: 6,
+                    operation: 7,
                     arguments: &wire::encode(&(pid, 101u32, 1i32)).unwrap(),
                 };
                 for _ in 0..2 {
