@@ -471,6 +471,11 @@ impl Arena {
             {
                 let kind = entry.file_type().expect("just listed");
                 let is_log = kind.is_file() && entry.path().extension().is_some_and(|name| name == "log");
+                // A node's journal stays, as its log does.
+                let is_journal = folder == "node-run" && entry.file_name() == "sessions";
+                if is_journal {
+                    continue;
+                }
                 if kind.is_socket() || kind.is_fifo() || kind.is_dir() || (folder == "tmp" && !is_log) {
                     report.push(format!("left in {folder}: {:?}", entry.file_name()));
                 }
