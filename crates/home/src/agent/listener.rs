@@ -99,7 +99,7 @@ impl Agent {
                 calls,
             } => {
                 let measured = self
-                    .session(&place, &place_name)
+                    .session(&place, &place_name, &[])
                     .map_err(|error| error.to_string())
                     .and_then(|session| {
                         let measured = session.measure(calls.min(MEASURED_MAX));
