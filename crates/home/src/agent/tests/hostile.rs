@@ -31,7 +31,7 @@ fn a_deputy_that_does_not_read_holds_up_nobody() {
 fn a_hostile_node_loses_its_session() {
     let flood = |mut node: Node, stuck: Played| {
         let data = vec![1u8; 4 << 20];
-        let header = [0u8; 40];
+        let header = [0u8; size_of::<HandleHeader>()];
         for id in 0..200u64 {
             let mut head = header;
             head[..4].copy_from_slice(&stuck.pid.to_le_bytes());
@@ -56,7 +56,7 @@ fn a_hostile_node_loses_its_session() {
     flood(node, stuck);
 
     type Attack = fn(&Node, u32);
-    let attacks: [(Attack, &str); 13] = [
+    let attacks: [(Attack, &str); 14] = [
         (
             |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
             "Welcome",
@@ -72,6 +72,17 @@ fn a_hostile_node_loses_its_session() {
         (
             |node, _| node.writer.write_frame(Kind::Handle, 0, &[b"short"]).unwrap(),
             "malformed",
+        ),
+        (
+            |node, pid| {
+                let mut head = [0u8; size_of::<HandleHeader>()];
+                head[..4].copy_from_slice(&pid.to_le_bytes());
+                head[4] = HandleOp::Write as u8;
+                // Contents elsewhere.
+                head[44] = 1;
+                node.writer.write_frame(Kind::Handle, 0, &[&head]).unwrap();
+            },
+            "not shared",
         ),
         (
             |node, _| node.writer.write_frame(Kind::Control, 0, &[&[0xff; 9]]).unwrap(),

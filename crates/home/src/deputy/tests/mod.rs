@@ -118,13 +118,19 @@ impl Fake {
     }
 
     /// Asks for an operation; its id.
-    fn operate(
+    fn operate(&mut self, op: HandleOp, handle: u64, what: (i64, u64, u32), flags: i32, data: &[u8]) -> u64 {
+        self.operate_shared(op, handle, what, flags, data, (0, 0))
+    }
+
+    /// The same with contents at a place in shared memory.
+    fn operate_shared(
         &mut self,
         op: HandleOp,
         handle: u64,
         (offset, argument, size): (i64, u64, u32),
         flags: i32,
         data: &[u8],
+        (place, length): (u32, u32),
     ) -> u64 {
         let header = HandleHeader {
             pid: self.pid.into(),
@@ -134,8 +140,8 @@ impl Fake {
             argument: argument.into(),
             size: size.into(),
             flags: (flags as u32).into(),
-            area_place: 0.into(),
-            area_length: 0.into(),
+            area_place: place.into(),
+            area_length: length.into(),
         };
         let mut payload = header.as_bytes().to_vec();
         payload.extend_from_slice(data);

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
+use afield_link::sys::{AREA_BYTES, Area};
+
 use super::*;
 use crate::messages::{LockRecord, LockRequest};
 
@@ -51,6 +53,51 @@ fn the_offset_of_a_file_is_shared() {
     assert_eq!(ours.metadata().unwrap().len(), 64);
     let id = deputy.operate(HandleOp::Sync, 1, (0, 1, 0), 0, &[]);
     assert_eq!(deputy.operation_answer(id).0, 0);
+}
+
+#[test]
+fn contents_may_be_in_shared_memory() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let regular = file(b"contents");
+    let mut deputy = Fake::start(&[&theirs.into(), &shared(&regular)]);
+    let operate = |deputy: &mut Fake, op, handle, data: &[u8], place| {
+        let id = deputy.operate_shared(op, handle, (-1, 0, 0), 0, data, place);
+        deputy.operation_answer(id)
+    };
+    let refused = |errno: i32| (-i64::from(errno), vec![]);
+    // Before it has been given any.
+    let answer = operate(&mut deputy, HandleOp::Write, 1, &[], (0, 5));
+    assert_eq!(answer, refused(libc::ENOMEM));
+    let area = Area::create().unwrap();
+    deputy.tell(&ToDeputy::Area, Some(&area));
+    rustix::io::pwrite(&area, b"words", 70_000).unwrap();
+    let answer = operate(&mut deputy, HandleOp::Write, 1, &[], (70_000, 5));
+    assert_eq!(answer, (5, vec![]));
+    let mut five = [0; 5];
+    (&ours).read_exact(&mut five).unwrap();
+    assert_eq!(&five, b"words");
+    // What is there, what is waited for, and no more than there is room for.
+    (&ours).write_all(b"answers").unwrap();
+    let answer = operate(&mut deputy, HandleOp::Read, 1, &[], (4096, 6));
+    assert_eq!(answer, (6, vec![]));
+    let answer = operate(&mut deputy, HandleOp::Read, 1, &[], (4102, 6));
+    assert_eq!(answer, (1, vec![]));
+    let id = deputy.operate_shared(HandleOp::Read, 1, (-1, 0, 0), 0, &[], (4103, 6));
+    (&ours).write_all(b"!").unwrap();
+    assert_eq!(deputy.operation_answer(id), (1, vec![]));
+    let mut eight = [0; 8];
+    rustix::io::pread(&area, &mut eight, 4096).unwrap();
+    assert_eq!(&eight, b"answers!");
+    // Outside, of a file with an offset, and of what has no contents.
+    let end = AREA_BYTES as u32;
+    for place in [(end - 1, 2), (end, 1), (u32::MAX, 1), (0, u32::MAX)] {
+        let answer = operate(&mut deputy, HandleOp::Read, 1, &[], place);
+        assert_eq!(answer, refused(libc::EINVAL), "{place:?}");
+    }
+    let answer = operate(&mut deputy, HandleOp::Read, 2, &[], (0, 5));
+    assert_eq!(answer, refused(libc::EINVAL));
+    let answer = operate(&mut deputy, HandleOp::Stat, 1, &[], (0, 5));
+    assert_eq!(answer, refused(libc::EINVAL));
 }
 
 #[test]
