@@ -329,10 +329,7 @@ impl Agent {
             .map_err(|_| gone())?
             .map_err(NodeError::Embedded)?;
         nodes::greet(Socket::Unix(ours), name)
-            .map(|connection| {
-                let area = Some(area);
-                (connection, Embedded { pid, area })
-            })
+            .map(|connection| (connection, Embedded { pid, area }))
             .map_err(|error| {
                 let _ = self.events.send(Event::SessionOver(Some(pid)));
                 match error {

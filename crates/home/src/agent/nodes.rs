@@ -20,6 +20,7 @@ use afield_rpc::BindError;
 use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
+use tracing::debug;
 
 use super::incarnation::Incarnation;
 use crate::channel;
@@ -213,10 +214,18 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
 
 /// The two ends of an embedded node's link: home's, and the node's. With it goes memory that both sides have: it is ahead of
 /// everything else on the link, along with a byte.
-pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd, OwnedFd)> {
+///
+/// Without it everything goes over the link: a limit on the size of files that the agent cannot get rid of holds for memory files, too.
+pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd, Option<OwnedFd>)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let area = Area::create()?;
-    channel::send_bytes(ours.as_fd(), &[0], Some(area.as_fd()))?;
+    let area = match Area::create() {
+        Ok(area) => Some(area),
+        Err(error) => {
+            debug!("no memory is shared with the embedded node: {error}");
+            None
+        }
+    };
+    channel::send_bytes(ours.as_fd(), &[0], area.as_ref().map(AsFd::as_fd))?;
     Ok((ours, theirs.into(), area))
 }
 

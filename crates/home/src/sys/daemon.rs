@@ -10,6 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::process::{default_signals, end_with_parent};
+use super::signals::{Disposition, set_disposition};
 
 /// Takes on a name of its own, and takes off what the job that happened to start it was bound to.
 pub fn free_of_its_starter() {
@@ -20,6 +21,8 @@ pub fn free_of_its_starter() {
     }
     let _ = sched_setaffinity(None, &all);
     free_of_limits();
+    // Of those it cannot get rid of, a job's file operation is told; it is not a reason to end all jobs.
+    let _ = set_disposition(libc::SIGXFSZ, Disposition::Ignore, 0);
 }
 
 /// Limits that would hold for all later jobs. Only a privileged process can get rid of hard ones.
