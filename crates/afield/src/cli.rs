@@ -79,7 +79,7 @@ pub enum Command {
                   executed, 127 if it is not found."
 )]
 pub struct Run {
-    /// `embedded`, `home` (natively), a trusted node, HOST:PORT, or ssh://[USER@]HOST[:PORT]
+    /// `embedded`, `home` (natively), a trusted node, or ssh://[USER@]HOST
     #[arg(long, value_name = "NODE")]
     pub on: Option<String>,
     /// Name system calls that are not possible afield, once each
