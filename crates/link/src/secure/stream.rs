@@ -83,7 +83,9 @@ impl ByteStream for SecureStream {
             Ok(got.bytes)
         };
         let read = lock(&self.opener).read(buffer, receive);
-        mark(Stage::Decrypted);
+        if read.is_ok() {
+            mark(Stage::Decrypted);
+        }
         read
     }
 
