@@ -288,7 +288,11 @@ impl Node {
 
     /// The session ends, and its deputy is told.
     fn expect_refusal(mut self, mut deputy: Played, why: &str) {
-        let (_, message) = deputy.told();
+        let mut message = deputy.told().1;
+        // What was right about it may have been done before.
+        while matches!(message, ToDeputy::Notice(_)) {
+            message = deputy.told().1;
+        }
         let ToDeputy::Gone(text) = message else {
             panic!("{message:?}");
         };
