@@ -15,6 +15,7 @@
 
 use std::io::{self, Read, Write};
 
+use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
 use crate::PROTOCOL;
@@ -31,6 +32,15 @@ const ANSWER_HEAD_BYTES: usize = 14;
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
+    /// One that nobody has had before.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| io::Error::other("the kernel gives no random numbers"))?;
+        Ok(Self(bytes))
+    }
+
     /// True for the id that asks for a new session.
     pub fn is_none(&self) -> bool {
         *self == Self::default()

@@ -1,7 +1,6 @@
-//! The transport: a connected stream socket that carries frames.
+//! A link's two halves: over a socketpair, which carries frames as they are, or over a [`Carrier`] between machines.
 //!
-//! Reading and writing are independent halves. Any thread may write (whole frames, under a lock); one thread at a time
-//! reads. The rule that keeps two peers from waiting on each other's full buffers: *a node's reader never writes to
+//! Any thread may write (whole frames, under a lock); one thread at a time reads. The rule that keeps two peers from waiting on each other's full buffers: *a node's reader never writes to
 //! the link*, so that home can always get rid of what it has.
 
 use std::io::{self, IoSlice, Read, Write};
@@ -12,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use afield_rpc::stages::{Stage, mark};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
-use crate::byte_stream::ByteStream;
+use crate::carrier::{Carrier, CarrierError, LinkEvent, Over, Status};
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
+use crate::resume::{Class, ProtocolError};
 
 /// Why the link is of no more use.
 #[derive(Debug, Error)]
@@ -26,9 +25,15 @@ pub enum LinkError {
     /// The peer closed it.
     #[error("the other side closed the link")]
     Closed,
+    /// No connection could be made for the grace time, or can be made any more.
+    #[error("{0}")]
+    Dead(String),
     /// The transport failed.
     #[error("link: {0}")]
     Io(#[from] io::Error),
+    /// The peer does not keep to the transport's protocol.
+    #[error("link: {0}")]
+    Protocol(#[from] ProtocolError),
     /// The peer does not speak the protocol.
     #[error("link: {0}")]
     Frame(#[from] FrameError),
@@ -45,11 +50,26 @@ pub enum LinkError {
     },
 }
 
-/// A connection of either kind.
+impl From<CarrierError> for LinkError {
+    fn from(error: CarrierError) -> Self {
+        match error {
+            CarrierError::Over(Over::Closed) => Self::Closed,
+            CarrierError::Over(Over::Dead(why)) => Self::Dead(why),
+            CarrierError::Over(Over::Protocol(error)) => Self::Protocol(error),
+            CarrierError::Frame(error) => Self::Frame(error),
+            CarrierError::Timeout => Self::Io(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// Replies of more bytes than this may be overtaken by what is sent later.
+const BULK_BYTES: usize = 16 << 10;
+
+/// A link of either kind.
 #[derive(Debug)]
 pub enum Socket {
     /// Between machines (or network namespaces).
-    Stream(Arc<dyn ByteStream>),
+    Carried(Carrier),
     /// Between home and its embedded node.
     Unix(UnixStream),
 }
@@ -60,88 +80,30 @@ impl Socket {
         Self::Unix(UnixStream::from(descriptor))
     }
 
-    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        rustix::net::sockopt::set_socket_timeout(self, rustix::net::sockopt::Timeout::Recv, timeout)?;
-        Ok(())
-    }
-
-    fn shutdown(&self) {
-        match self {
-            Self::Stream(stream) => stream.shutdown(),
-            // It may be closed already; there is nothing to do about any error.
-            Self::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
-        }
-    }
-
-    fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Stream(stream) => stream.read(bytes, true),
-            Self::Unix(socket) => (&*socket).read(bytes),
-        }
-    }
-
-    /// Reads what is there, without waiting.
-    fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Stream(stream) => stream.read(bytes, false),
-            Self::Unix(socket) => {
-                Ok(rustix::net::recv(socket, bytes, RecvFlags::DONTWAIT).map(|(count, _)| count)?)
-            }
-        }
-    }
-
-    /// Whether the kernel's bytes are the link's, so that reading less than was asked for means that there was no more.
-    fn is_plain(&self) -> bool {
-        matches!(self, Self::Unix(_))
-    }
-
-    /// Takes some bytes, and waits while there is no room.
-    fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Stream(stream) => loop {
-                match stream.write(slices) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_room(&**stream)?,
-                    other => return other,
-                }
-            },
-            Self::Unix(socket) => (&*socket).write_vectored(slices),
-        }
-    }
-
-    /// Waits until the kernel has all that was taken.
-    fn flush(&self) -> io::Result<()> {
-        if let Self::Stream(stream) = self {
-            while !stream.flush()? {
-                await_room(&**stream)?;
-            }
-        }
-        Ok(())
-    }
 }
 
-fn await_room(stream: &dyn ByteStream) -> io::Result<()> {
-    let mut polls = [PollFd::from_borrowed_fd(stream.socket(), PollFlags::OUT)];
-    rustix::io::retry_on_intr(|| poll(&mut polls, None))?;
-    Ok(())
+/// A socketpair's end.
+fn read_some(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut socket = socket;
+    socket.read(bytes)
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Stream(stream) => stream.socket(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
-
-/// Splits a connected socket into its two halves.
+/// The two halves of a link.
 pub fn split(socket: Socket) -> io::Result<(Reader, Writer)> {
     let socket = Arc::new(socket);
     let reader = Reader {
-        socket: Arc::clone(&socket),
-        buffer: vec![0; READ_BYTES].into_boxed_slice(),
-        range: 0..0,
-        drained: false,
+        half: match &*socket {
+            Socket::Carried(carrier) => Half::Carried {
+                carrier: carrier.clone(),
+                timeout: None,
+            },
+            Socket::Unix(pair) => Half::Direct(Direct {
+                socket: pair.try_clone()?,
+                buffer: vec![0; READ_BYTES].into_boxed_slice(),
+                range: 0..0,
+                drained: false,
+            }),
+        },
     };
     let writer = Writer {
         shared: Arc::new(WriterShared {
@@ -158,7 +120,67 @@ const READ_BYTES: usize = 16 << 10;
 /// The reading half.
 #[derive(Debug)]
 pub struct Reader {
-    socket: Arc<Socket>,
+    half: Half,
+}
+
+#[derive(Debug)]
+enum Half {
+    Direct(Direct),
+    Carried {
+        carrier: Carrier,
+        /// Bounds each wait for a frame.
+        timeout: Option<Duration>,
+    },
+}
+
+impl Reader {
+    /// The next frame; waits for it. `Closed` only between frames, an early end is an I/O error.
+    pub fn read_frame(&mut self) -> Result<Frame, LinkError> {
+        match &mut self.half {
+            Half::Direct(direct) => direct.read_frame(),
+            Half::Carried { carrier, timeout } => Ok(carrier.read_frame(*timeout)?),
+        }
+    }
+
+    /// The next frame if any of it is here, for the rest of which it may wait; `None` if nothing is. With `trusts` a read that brought less than it asked for
+    /// counts as one that found nothing more: right for those who are told of everything that arrives later.
+    pub fn read_frame_now(&mut self, trusts: bool) -> Result<Option<Frame>, LinkError> {
+        match &mut self.half {
+            Half::Direct(direct) => direct.read_frame_now(trusts),
+            Half::Carried { carrier, .. } => Ok(carrier.read_frame_now()?),
+        }
+    }
+
+    /// True if everything that had come has been taken, so that what else there is arrives later.
+    pub fn is_drained(&self) -> bool {
+        match &self.half {
+            Half::Direct(direct) => direct.range.is_empty() && direct.drained,
+            Half::Carried { carrier, .. } => carrier.is_drained(),
+        }
+    }
+
+    /// Bounds each wait for the peer's bytes.
+    pub fn set_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        match &mut self.half {
+            Half::Direct(direct) => direct.socket.set_read_timeout(limit)?,
+            Half::Carried { timeout, .. } => *timeout = limit,
+        }
+        Ok(())
+    }
+
+    /// To wait on: readable when there may be something to read.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        match &self.half {
+            Half::Direct(direct) => direct.socket.as_fd(),
+            Half::Carried { carrier, .. } => carrier.socket(),
+        }
+    }
+}
+
+/// The reading half of a socketpair.
+#[derive(Debug)]
+struct Direct {
+    socket: UnixStream,
     /// Read ahead of what has been taken.
     buffer: Box<[u8]>,
     /// The part of `buffer` not yet taken.
@@ -167,9 +189,9 @@ pub struct Reader {
     drained: bool,
 }
 
-impl Reader {
+impl Direct {
     /// The next frame; waits for it. `Closed` only between frames, an early end is an I/O error.
-    pub fn read_frame(&mut self) -> Result<Frame, LinkError> {
+    fn read_frame(&mut self) -> Result<Frame, LinkError> {
         let mut head = [0; HEADER_BYTES];
         match self.fill(&mut head) {
             Ok(()) => {}
@@ -183,41 +205,26 @@ impl Reader {
 
     /// The next frame if any of it is here, for the rest of which it waits; `None` if nothing is. With `trusts` a read that brought less than it asked for
     /// counts as one that found nothing more: right for those who are told of everything that arrives later.
-    pub fn read_frame_now(&mut self, trusts: bool) -> Result<Option<Frame>, LinkError> {
+    fn read_frame_now(&mut self, trusts: bool) -> Result<Option<Frame>, LinkError> {
         if self.range.is_empty() {
             if std::mem::take(&mut self.drained) && trusts {
                 return Ok(None);
             }
-            match self.socket.read_now(&mut self.buffer) {
-                Ok(0) => return Err(LinkError::Closed),
-                Ok(count) => self.hold(count),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) =>
-                {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
+            match rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(LinkError::Closed),
+                Ok((count, _)) => self.hold(count),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+                Err(errno) => return Err(io::Error::from(errno).into()),
             }
         }
         self.read_frame().map(Some)
     }
 
-    /// True if everything that had come has been taken, so that what else there is arrives later.
-    pub fn is_drained(&self) -> bool {
-        self.range.is_empty() && self.drained
-    }
-
     /// So many bytes have been read into the buffer.
     fn hold(&mut self, count: usize) {
-        let plain = self.socket.is_plain();
-        if plain {
-            mark(Stage::Arrived);
-        }
+        mark(Stage::Arrived);
         self.range = 0..count;
-        self.drained = count < self.buffer.len() && plain;
+        self.drained = count < self.buffer.len();
     }
 
     /// The payload of a frame whose header has been taken.
@@ -227,12 +234,9 @@ impl Reader {
         payload.extend_from_slice(&self.buffer[self.range.start..][..ahead]);
         self.range.start += ahead;
         // What is long is read straight to its place, which nobody has to clear before.
-        while self.socket.is_plain()
-            && length - payload.len() >= self.buffer.len()
-            && payload.capacity() == length
-        {
+        while length - payload.len() >= self.buffer.len() && payload.capacity() == length {
             let asked = length - payload.len();
-            match rustix::io::read(&*self.socket, rustix::buffer::spare_capacity(&mut payload)) {
+            match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(&mut payload)) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(count) => self.drained = count < asked,
                 Err(Errno::INTR) => {}
@@ -245,16 +249,6 @@ impl Reader {
         Ok(payload)
     }
 
-    /// Bounds each wait for the peer's bytes.
-    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_read_timeout(timeout)
-    }
-
-    /// The socket, to wait on.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     /// Fills `target` whole. An error comes with the count of bytes that had been placed.
     fn fill(&mut self, target: &mut [u8]) -> Result<(), (usize, io::Error)> {
         let mut done = 0;
@@ -263,14 +257,14 @@ impl Reader {
                 let rest = &mut target[done..];
                 let direct = rest.len() >= self.buffer.len();
                 let got = if direct {
-                    self.socket.read(rest)
+                    read_some(&self.socket, rest)
                 } else {
-                    self.socket.read(&mut self.buffer)
+                    read_some(&self.socket, &mut self.buffer)
                 };
                 match got {
                     Ok(0) => return Err((done, io::ErrorKind::UnexpectedEof.into())),
                     Ok(count) if direct => {
-                        self.drained = count < target.len() - done && self.socket.is_plain();
+                        self.drained = count < target.len() - done;
                         done += count;
                     }
                     Ok(count) => self.hold(count),
@@ -303,8 +297,28 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes one frame whose payload is the concatenation of `parts`. Waits while the peer's buffers are full.
+    /// Writes one frame whose payload is the concatenation of `parts`. Waits while the peer's buffers are full, and while there is
+    /// no connection.
     pub fn write_frame(&self, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
+        self.write(Class::Ordered, kind, id, parts)
+    }
+
+    /// Writes a frame that `stream` (a process) waits for and that nothing sent later depends on, such as a file's data. If it is
+    /// large, what is sent later may overtake it, and streams share the link evenly.
+    pub fn write_data(&self, stream: u32, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let class = match length > BULK_BYTES {
+            true => Class::Data { stream },
+            false => Class::Ordered,
+        };
+        self.write(class, kind, id, parts)
+    }
+
+    fn write(&self, class: Class, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
+        let pair = match &*self.shared.socket {
+            Socket::Carried(carrier) => return Ok(carrier.write_frame(class, kind, id, parts)?),
+            Socket::Unix(pair) => pair,
+        };
         let length = parts.iter().map(|part| part.len()).sum();
         let head = frame::encode_head(kind, id, length)?;
         let mut slices = [IoSlice::new(&[]); 6];
@@ -321,19 +335,54 @@ impl Writer {
         let _turn = self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            match self.shared.socket.write_vectored(slices) {
+            match (&mut &*pair).write_vectored(slices) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(written) => IoSlice::advance_slices(&mut slices, written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(self.shared.socket.flush()?)
+        Ok(())
     }
 
     /// Ends the link in both directions: the peer's and this side's readers see its end.
     pub fn shutdown(&self) {
-        self.shared.socket.shutdown();
+        match &*self.shared.socket {
+            Socket::Carried(carrier) => carrier.shutdown(),
+            // It may be closed already; there is nothing to do about any error.
+            Socket::Unix(pair) => drop(pair.shutdown(Shutdown::Both)),
+        }
+    }
+
+    /// Waits, after [`shutdown`](Self::shutdown), until the peer has been told, as far as that can be; some seconds at most.
+    pub fn finish(&self) {
+        if let Socket::Carried(carrier) = &*self.shared.socket {
+            carrier.finish();
+        }
+    }
+
+    /// Has a thread keep the link alive. Until then a lost connection is not replaced.
+    pub fn keep(&self) -> io::Result<()> {
+        match &*self.shared.socket {
+            Socket::Carried(carrier) => carrier.keep(),
+            Socket::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Has `callback` told when the connection is lost, when there is a new one, and when the session is over: in order, by one
+    /// thread that should not be kept long. A socketpair is never lost.
+    pub fn on_event(&self, callback: impl FnMut(LinkEvent) + Send + 'static) {
+        if let Socket::Carried(carrier) = &*self.shared.socket {
+            carrier.on_event(callback);
+        }
+    }
+
+    /// Where the link stands; `None` for a socketpair.
+    pub fn status(&self) -> Option<Status> {
+        match &*self.shared.socket {
+            Socket::Carried(carrier) => Some(carrier.status()),
+            Socket::Unix(_) => None,
+        }
     }
 }
 

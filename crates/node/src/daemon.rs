@@ -1,16 +1,21 @@
 //! The node daemon: accepts homes over TCP, one session process each.
 //!
-//! The process of a session is made before it is known who has connected, so that strangers keep nobody but themselves
+//! A connection begins with a few bytes in clear, which say whether it is for a new session or for one that there is; the
+//! session's process gets it then. The process of a session is made before it is known who has connected, so that strangers keep nobody but themselves
 //! waiting. It does the handshake, looks whether the home's key is admitted, and tells the daemon; the daemon looks at the
 //! file of admitted homes every second from then on, and ends sessions of those that stand there no more.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use afield_link::PROTOCOL;
+use afield_link::carrier::Carrier;
+use afield_link::preamble::{Answer, PREAMBLE_BYTES, Preamble, PreambleError, SessionId};
 use afield_link::secure::{self, Fingerprint, Identity, SecureStream};
 use afield_link::stream::{self, Socket};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -19,10 +24,14 @@ use tracing::{debug, info, warn};
 use crate::admission::{AuthorizedHomes, Ledger, Limits, SESSIONS_MAX};
 use crate::session::{self, SessionError, Terms};
 use crate::sys::process::{self, exit_now};
+use crate::sys::sockets::{Received, receive_with, send_with};
 use crate::sys::{clone, namespaces, signals, wall};
 
 /// Longest time that a home may take to prove who it is.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time that a connection may take to say what it is for.
+const PREAMBLE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Connections at a time that have not proved who they are: of all addresses, and of one.
 const STRANGERS_MAX: usize = 64;
@@ -48,6 +57,8 @@ pub struct Options {
     pub identity: Identity,
     /// The file with the homes that it admits.
     pub authorized_homes: PathBuf,
+    /// The longest that a session waits for a lost connection.
+    pub grace: Duration,
 }
 
 /// Listens and serves until it is killed. `ready` is called with the bound address.
@@ -61,6 +72,7 @@ pub fn listen(options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<(
         children: signals::block_and_watch_children()?,
         ledger: Ledger::new()?,
         sessions: Vec::new(),
+        arriving: Vec::new(),
         admitted: None,
         looked: Instant::now(),
         missed: false,
@@ -71,8 +83,9 @@ pub fn listen(options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<(
         daemon.bury();
         daemon.hear();
         daemon.look();
+        daemon.listen_to_arriving(&listener);
         match listener.accept() {
-            Ok((socket, peer)) => daemon.begin(&listener, socket, peer),
+            Ok((socket, peer)) => daemon.receive(socket, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 // Out of descriptors, say: others have to end first.
@@ -83,8 +96,39 @@ pub fn listen(options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<(
     }
 }
 
+/// A connection that has not said yet what it is for.
+struct Arriving {
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// What it has said.
+    said: Vec<u8>,
+    until: Instant,
+}
+
+impl Arriving {
+    /// What it is for, once that has come. An error if it is to be given up.
+    fn hear(&mut self) -> Result<Option<Preamble>, PreambleError> {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        // What follows is not the daemon's.
+        let room = &mut bytes[self.said.len()..];
+        match self.socket.read(room) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(count) => self.said.extend_from_slice(&room[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        match <&[u8; PREAMBLE_BYTES]>::try_from(self.said.as_slice()) {
+            Ok(whole) => Preamble::decode(whole).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
 /// A session's process, as the daemon knows it.
 struct Child {
+    session: SessionId,
+    /// To give it further connections.
+    arrivals: UnixStream,
     pid: u32,
     peer: IpAddr,
     /// Its line in the ledger.
@@ -103,6 +147,7 @@ struct Daemon<'a> {
     children: std::os::fd::OwnedFd,
     ledger: Ledger,
     sessions: Vec<Child>,
+    arriving: Vec<Arriving>,
     /// The file of admitted homes, as it was last: when it was changed, its size and inode. `None`: not known.
     admitted: Option<(SystemTime, u64, u64)>,
     looked: Instant,
@@ -119,7 +164,12 @@ impl Daemon<'_> {
         ];
         let strangers = self.sessions.iter().filter(|child| child.key.is_none());
         polls.extend(strangers.map(|child| PollFd::new(&child.control, PollFlags::IN)));
-        let has_homes = self.sessions.iter().any(|child| child.key.is_some());
+        polls.extend(
+            self.arriving
+                .iter()
+                .map(|one| PollFd::new(&one.socket, PollFlags::IN)),
+        );
+        let has_homes = self.sessions.iter().any(|child| child.key.is_some()) || !self.arriving.is_empty();
         let limit = Timespec {
             tv_sec: LOOK_PERIOD.as_secs() as i64,
             tv_nsec: 0,
@@ -194,38 +244,118 @@ impl Daemon<'_> {
         }
     }
 
-    /// Makes a process for a connection.
-    fn begin(&mut self, listener: &TcpListener, socket: TcpStream, peer: SocketAddr) {
-        let strangers = || self.sessions.iter().filter(|child| child.key.is_none());
-        let same = strangers().filter(|child| child.peer == peer.ip()).count();
-        if strangers().count() >= STRANGERS_MAX || same >= STRANGERS_PER_ADDRESS_MAX {
+    /// Takes a connection in, to hear what it is for.
+    fn receive(&mut self, socket: TcpStream, peer: SocketAddr) {
+        let strangers = self.sessions.iter().filter(|child| child.key.is_none());
+        let all: Vec<IpAddr> = strangers
+            .map(|child| child.peer)
+            .chain(self.arriving.iter().map(|one| one.peer.ip()))
+            .collect();
+        let same = all.iter().filter(|other| **other == peer.ip()).count();
+        if all.len() >= STRANGERS_MAX || same >= STRANGERS_PER_ADDRESS_MAX {
             debug!("too many connections at a time: {peer} is not answered");
             return;
         }
+        if let Err(error) = socket.set_nonblocking(true) {
+            return warn!("connection of {peer}: {error}");
+        }
+        self.arriving.push(Arriving {
+            socket,
+            peer,
+            said: Vec::with_capacity(PREAMBLE_BYTES),
+            until: Instant::now() + PREAMBLE_TIME_MAX,
+        });
+    }
+
+    /// Hands over connections that have said what they are for.
+    fn listen_to_arriving(&mut self, listener: &TcpListener) {
+        let now = Instant::now();
+        let mut index = 0;
+        while index < self.arriving.len() {
+            let one = &mut self.arriving[index];
+            match one.hear() {
+                Ok(None) if one.until > now => index += 1,
+                Ok(None) => drop(self.arriving.swap_remove(index)),
+                Err(error) => {
+                    let one = self.arriving.swap_remove(index);
+                    debug!("connection of {}: {error}", one.peer);
+                }
+                Ok(Some(preamble)) => {
+                    let Arriving { mut socket, peer, .. } = self.arriving.swap_remove(index);
+                    if let Some(refusal) = self.refusal(&preamble) {
+                        // It fits into the socket's empty buffer.
+                        let _ = refusal.write(&mut socket);
+                    } else if let Err(error) = socket.set_nonblocking(false) {
+                        warn!("connection of {peer}: {error}");
+                    } else if preamble.session.is_none() {
+                        self.begin(listener, socket, peer);
+                    } else {
+                        self.pass_on(preamble.session, &socket);
+                    }
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, preamble: &Preamble) -> Option<Answer> {
+        if preamble.protocol != PROTOCOL {
+            return Some(Answer::Refused(env!("CARGO_PKG_VERSION").to_owned()));
+        }
+        let known = self
+            .sessions
+            .iter()
+            .any(|child| child.session == preamble.session && child.told.is_none());
+        (!preamble.session.is_none() && !known).then_some(Answer::Unknown)
+    }
+
+    /// Gives a session's process another connection.
+    fn pass_on(&self, session: SessionId, socket: &TcpStream) {
+        let child = self.sessions.iter().find(|child| child.session == session);
+        if let Some(child) = child
+            && let Err(error) = send_with(&child.arrivals, &[0], socket.as_fd())
+        {
+            // It takes none, or has had too many; whoever it is will try again.
+            debug!("another connection for process {}: {error}", child.pid);
+        }
+    }
+
+    /// Makes a process for a connection.
+    fn begin(&mut self, listener: &TcpListener, socket: TcpStream, peer: SocketAddr) {
         let is_free = |place: &usize| self.sessions.iter().all(|child| child.place != *place);
         let Some(place) = (0..SESSIONS_MAX).find(is_free) else {
             warn!("there are {SESSIONS_MAX} sessions: {peer} is not answered");
             return;
         };
-        let pair = UnixStream::pair().and_then(|(ours, theirs)| {
+        let made = || {
+            let (ours, control) = UnixStream::pair()?;
+            let (our_arrivals, arrivals) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            socket.set_nonblocking(false)?;
-            Ok((ours, theirs))
-        });
-        let (ours, theirs) = match pair {
-            Ok(pair) => pair,
+            our_arrivals.set_nonblocking(true)?;
+            let session = SessionId::random()?;
+            Ok::<_, io::Error>((ours, our_arrivals, session, control, arrivals))
+        };
+        let (ours, our_arrivals, session, control, arrivals) = match made() {
+            Ok(made) => made,
             Err(error) => return warn!("session of {peer}: {error}"),
         };
         let daemon = std::process::id();
         match clone::fork_with(0, libc::SIGCHLD, None) {
             Ok(0) => {
                 close_on_fork(listener);
-                drop(ours);
+                drop((ours, our_arrivals));
                 // What the daemon has of other sessions is not for this one.
                 self.sessions.clear();
+                self.arriving.clear();
+                let begun = Begun {
+                    session,
+                    place,
+                    socket,
+                    control,
+                    arrivals,
+                };
                 let served = namespaces::die_with_parent(Some(daemon))
                     .map_err(SessionError::from)
-                    .and_then(|()| serve(self.options, self.ledger, place, socket, theirs));
+                    .and_then(|()| serve(self.options, self.ledger, begun));
                 if let Err(error) = &served {
                     warn!("session of {peer}: {error}");
                 }
@@ -234,6 +364,8 @@ impl Daemon<'_> {
             Ok(pid) => {
                 info!("session of {peer} is process {pid}");
                 self.sessions.push(Child {
+                    session,
+                    arrivals: our_arrivals,
                     pid,
                     peer: peer.ip(),
                     place,
@@ -264,15 +396,29 @@ fn state_of(path: &Path) -> Option<(SystemTime, u64, u64)> {
     Some((SystemTime::UNIX_EPOCH + changed, found.size(), found.ino()))
 }
 
-/// Serves whoever is at the other end of `socket`, if it is admitted.
-fn serve(
-    options: &Options,
-    ledger: Ledger,
+/// What a session's process is given.
+struct Begun {
+    session: SessionId,
     place: usize,
     socket: TcpStream,
-    mut control: UnixStream,
-) -> Result<(), SessionError> {
-    let secured = secure::accept(socket, &options.identity, Instant::now() + HANDSHAKE_TIME_MAX)?;
+    /// To the daemon and back.
+    control: UnixStream,
+    /// Brings further connections for this session.
+    arrivals: UnixStream,
+}
+
+/// Serves whoever is at the other end of the socket, if it is admitted.
+fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionError> {
+    let Begun {
+        session,
+        place,
+        mut socket,
+        mut control,
+        arrivals,
+    } = begun;
+    let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
+    Answer::Go.write(&mut socket)?;
+    let secured = secure::accept(socket, &options.identity, deadline)?;
     let key = secured.peer;
     let stream = Arc::new(SecureStream::new(secured)?);
     let admitted = AuthorizedHomes::load(&options.authorized_homes)
@@ -286,7 +432,12 @@ fn serve(
             Some(why) => Err(why),
             None => Ok(limits),
         });
-    let link = Socket::Stream(stream);
+    let bounds = afield_link::resume::Limits {
+        grace: options.grace,
+        ..Default::default()
+    };
+    let carrier = Carrier::begin_on_node(stream, bounds, session, deadline)?;
+    let link = Socket::Carried(carrier.clone());
     let limits = match admitted {
         Ok(limits) => limits,
         Err(why) => {
@@ -297,14 +448,35 @@ fn serve(
     control.write_all(key.bytes())?;
     crate::journal::known_as(&key.to_string());
     lend_cpus(&limits, ledger)?;
+    let identity = options.identity.clone();
     let terms = Terms {
         quota: ledger.open(place, key, limits.guests),
         limits,
         control: Some(control),
         leases: None,
+        arrivals: Some(Box::new(move || take_connections(&arrivals, &carrier, &identity, key))),
     };
     let (reader, writer) = stream::split(link)?;
     session::serve(reader, writer, &options.name, terms)
+}
+
+/// Takes connections that the daemon passes on, as long as there is a daemon. Only the home that has the session may go on with it.
+fn take_connections(arrivals: &UnixStream, carrier: &Carrier, identity: &Identity, key: Fingerprint) {
+    while let Ok(Received { count: 1, descriptor, .. }) = receive_with(arrivals, &mut [0]) {
+        let Some(socket) = descriptor.map(TcpStream::from) else {
+            continue;
+        };
+        let identity = identity.clone();
+        carrier.offer(move |deadline| {
+            let mut socket = socket;
+            Answer::Go.write(&mut socket)?;
+            let secured = secure::accept(socket, &identity, deadline)?;
+            if secured.peer != key {
+                return Err(io::Error::other("another home"));
+            }
+            Ok(Arc::new(SecureStream::new(secured)?))
+        });
+    }
 }
 
 /// Keeps this process, and what it will start, to as many CPUs as the home may have.

@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use afield_abi::syscalls::Restart;
+use afield_link::carrier::GreetingError;
 use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE, dispatch_node};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::secure::{Fingerprint, SecureError};
@@ -84,6 +85,9 @@ pub enum SessionError {
     /// No secured link.
     #[error("{0}")]
     Secure(#[from] SecureError),
+    /// The link's first words.
+    #[error("{0}")]
+    Greeting(#[from] GreetingError),
     /// Nobody knows the home.
     #[error("a home with the key {0} was not admitted")]
     NotAdmitted(Fingerprint),
@@ -430,7 +434,7 @@ impl Shared {
 }
 
 /// On what terms a home is served. The default: it may have everything, for as long as it likes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Terms {
     /// What it may have.
     pub limits: Limits,
@@ -440,12 +444,24 @@ pub struct Terms {
     pub control: Option<UnixStream>,
     /// Places in memory that home shares.
     pub(crate) leases: Option<Arc<Leases>>,
+    /// What a thread does for further connections of this home.
+    pub arrivals: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Terms {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Terms")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Tells a home that it is not served, without listening to it.
 pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<(), SessionError> {
     let (mut reader, writer) = stream::split(link)?;
     welcome(&writer, name, Some(why.to_owned()))?;
+    writer.shutdown();
     // Were the connection closed while something of home's is unread, the words would be lost on the way.
     reader.set_timeout(Some(limit))?;
     let deadline = Instant::now() + limit;
@@ -454,7 +470,20 @@ pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<()
 }
 
 /// Serves one home until it goes. The process must have one thread; afterwards it should end.
-pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
+pub fn serve(reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
+    let served = serve_until_end(reader, writer.clone(), name, terms);
+    writer.shutdown();
+    // This process is about to end, and home has to hear of everything before.
+    writer.finish();
+    served
+}
+
+fn serve_until_end(
+    mut reader: Reader,
+    writer: Writer,
+    name: &str,
+    terms: Terms,
+) -> Result<(), SessionError> {
     sys::signals::block_all()?;
     reader.set_timeout(Some(HANDSHAKE_LIMIT))?;
     let hello = match greet(&mut reader) {
@@ -510,9 +539,13 @@ pub fn serve(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Re
         timers: AtomicBool::new(false),
         memory: Mutex::new(memory),
     });
+    writer.keep()?;
     welcome(&writer, name, None)?;
     reader.set_timeout(None)?;
 
+    if let Some(arrivals) = terms.arrivals {
+        start("arrivals", arrivals)?;
+    }
     if let Some(control) = terms.control {
         let ending = Arc::clone(&shared);
         start("control", move || end_when_told(&ending, control))?;

@@ -90,12 +90,12 @@ impl Network {
             &home,
             &format!(
                 "link set lo up\nlink add cable type veth peer name cable netns {peer}\n\
-                 address add 10.77.0.1/30 dev cable\nlink set cable up\n"
+                 address add {HOME_ADDRESSES[0]}/29 dev cable\naddress add {HOME_ADDRESSES[1]}/29 dev cable\nlink set cable up\n"
             ),
         );
         configure(
             &node,
-            &format!("link set lo up\naddress add {NODE_ADDRESS}/30 dev cable\nlink set cable up\n"),
+            &format!("link set lo up\naddress add {NODE_ADDRESS}/29 dev cable\nlink set cable up\n"),
         );
         Self {
             home,

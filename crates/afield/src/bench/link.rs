@@ -162,6 +162,7 @@ fn carried_echo(listener: &TcpListener, way: Way) -> io::Result<()> {
     let session = SessionId([1; 16]);
     let node = Carrier::begin_on_node(stream, Limits::default(), session, Instant::now() + TIMEOUT)
         .map_err(io::Error::other)?;
+    node.keep()?;
     let offered = node.clone();
     let listener = listener.try_clone()?;
     std::thread::spawn(move || {
@@ -195,6 +196,7 @@ fn carried(name: Name, address: SocketAddr, way: Way) -> io::Result<f64> {
     let dial: Dial = Box::new(move |_, _| open().map_err(|error| Redial::Later(error.to_string())));
     let home = Carrier::begin_at_home(stream, Limits::default(), dial, Instant::now() + TIMEOUT)
         .map_err(io::Error::other)?;
+    home.keep()?;
     let send = |id: u64, bytes: &[u8]| {
         home.write_frame(Class::Ordered, Kind::Call, id, &[bytes])
             .map_err(io::Error::other)

@@ -25,6 +25,7 @@ pub fn run(settings: &Settings, options: &Options) -> Result<u8, Failure> {
     agent::serve(AgentOptions {
         runtime: settings.runtime(),
         idle: Duration::from_secs(settings.idle_seconds_max.value),
+        grace: Duration::from_secs(settings.grace_seconds.value),
         node_arguments,
         readers: settings.readers.value as usize,
         key: settings.key(),

@@ -1,6 +1,7 @@
 //! `afield node`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use afield_link::secure::Identity;
 use afield_node::admission::AuthorizedHomes;
@@ -44,6 +45,7 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         name: name.clone(),
         identity,
         authorized_homes: path.clone(),
+        grace: Duration::from_secs(settings.grace_seconds.value),
     };
     daemon::listen(&options, |bound| {
         let shown = match bound.ip().is_unspecified() {

@@ -8,10 +8,11 @@ use afield_home::place::is_address;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, READERS_MAX, RESERVED_NAMES, Setting, Source};
+use super::{ConfigError, GRACE_SECONDS_MAX, READERS_MAX, RESERVED_NAMES, Setting, Source};
 
-const KEYS: &str = "on, verbose, log, runtime_dir, agent, node";
+const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, node";
 const AGENT_KEYS: &str = "idle_seconds_max, readers";
+const LINK_KEYS: &str = "grace_seconds";
 const NODE_KEYS: &str = "address";
 
 /// What a file says: values with their lines.
@@ -23,6 +24,7 @@ pub struct File {
     pub runtime_dir: Option<(PathBuf, usize)>,
     pub idle_seconds_max: Option<(u64, usize)>,
     pub readers: Option<(u64, usize)>,
+    pub grace_seconds: Option<(u64, usize)>,
     pub nodes: BTreeMap<String, Setting<String>>,
 }
 
@@ -50,11 +52,17 @@ pub fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
                 file.runtime_dir = Some((path.into(), line));
             }
             "agent" => reader.agent(value, &mut file)?,
+            "link" => reader.link(value, &mut file)?,
             "node" => reader.nodes(value, &mut file)?,
             _ => return Err(reader.unknown(key, "", KEYS)),
         }
     }
     Ok(file)
+}
+
+/// Why a grace time is wrong.
+pub fn grace_message(seconds: u64) -> String {
+    format!("{seconds} seconds are not possible, only 1 to {GRACE_SECONDS_MAX}")
 }
 
 /// Why a count of threads is wrong.
@@ -159,6 +167,23 @@ impl Reader<'_> {
                     file.readers = Some((readers, line));
                 }
                 _ => return Err(self.unknown(key, "agent.", AGENT_KEYS)),
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&self, value: &Value<'_>, file: &mut File) -> Result<(), ConfigError> {
+        for (key, value) in self.table("link", value)? {
+            match key.get_ref().as_ref() {
+                "grace_seconds" => {
+                    let (seconds, line) = self.number("link.grace_seconds", value)?;
+                    if !(1..=GRACE_SECONDS_MAX).contains(&seconds) {
+                        let message = format!("`link.grace_seconds`: {}", grace_message(seconds));
+                        return Err(self.error(value.span(), message));
+                    }
+                    file.grace_seconds = Some((seconds, line));
+                }
+                _ => return Err(self.unknown(key, "link.", LINK_KEYS)),
             }
         }
         Ok(())

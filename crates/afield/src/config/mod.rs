@@ -21,6 +21,9 @@ pub const RESERVED_NAMES: [&str; 2] = ["embedded", "home"];
 /// Most threads per link.
 pub const READERS_MAX: u64 = 64;
 
+/// Longest time that a session waits for a lost connection.
+pub const GRACE_SECONDS_MAX: u64 = 86_400;
+
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -130,6 +133,8 @@ pub struct Settings {
     pub idle_seconds_max: Setting<u64>,
     /// Threads per link at home.
     pub readers: Setting<u64>,
+    /// How long a session waits for a lost connection to be replaced.
+    pub grace_seconds: Setting<u64>,
     /// Addresses of nodes, by name.
     pub nodes: BTreeMap<String, Setting<String>>,
     /// Where keys are, and who is trusted.
@@ -223,6 +228,15 @@ impl Settings {
                 ),
                 file.readers,
                 4,
+            ))?,
+            grace_seconds: grace(choose(
+                ("", None),
+                (
+                    "AFIELD_LINK_GRACE_SECONDS",
+                    number(environment, "AFIELD_LINK_GRACE_SECONDS")?,
+                ),
+                file.grace_seconds,
+                60,
             ))?,
             nodes: file.nodes,
             folder: folder(environment),
@@ -324,6 +338,9 @@ impl fmt::Display for Settings {
             &self.readers.value.to_string(),
             &self.readers.source,
         )?;
+        writeln!(f, "\n[link]")?;
+        let grace = &self.grace_seconds;
+        line(f, "grace_seconds", &grace.value.to_string(), &grace.source)?;
         for (name, address) in &self.nodes {
             writeln!(f, "\n[node.{}]", file::key_text(name))?;
             line(f, "address", &quoted(&address.value), &address.source)?;
@@ -419,6 +436,18 @@ fn number(environment: Environment<'_>, name: &'static str) -> Result<Option<u64
 }
 
 /// The file's values have been checked where they were read.
+fn grace(setting: Setting<u64>) -> Result<Setting<u64>, ConfigError> {
+    match setting.source {
+        Source::Environment(name) if !(1..=GRACE_SECONDS_MAX).contains(&setting.value) => {
+            Err(ConfigError::Value {
+                name,
+                message: file::grace_message(setting.value),
+            })
+        }
+        _ => Ok(setting),
+    }
+}
+
 fn readers(setting: Setting<u64>) -> Result<Setting<u64>, ConfigError> {
     let name = match setting.source {
         Source::Environment(name) | Source::Option(name) => name,

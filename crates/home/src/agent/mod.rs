@@ -56,6 +56,8 @@ pub struct Options {
     pub readers: usize,
     /// The file with this home's key, which is made when it is first wanted.
     pub key: PathBuf,
+    /// How long a session waits for a lost connection to be replaced.
+    pub grace: Duration,
 }
 
 /// Open files without which it could serve nobody.
@@ -180,13 +182,17 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     tracing::info!(directory = %runtime.path().display(), "agent ready");
     agent.rule(&received);
     let _ = std::fs::remove_file(&socket_path);
-    for session in agent.sessions() {
+    let sessions = agent.sessions();
+    for session in &sessions {
         session.end(&SessionError::Stopped);
     }
     // The farewells are the switchboards' to send; they are short.
     let deadline = now_ms() + 500;
     while agent.process_count() > 0 && now_ms() < deadline {
         std::thread::sleep(Duration::from_millis(5));
+    }
+    for session in &sessions {
+        session.writer.finish();
     }
     agent
         .options
@@ -297,7 +303,7 @@ impl Agent {
             return Ok(Arc::clone(session));
         }
         let (connection, embedded) = match place {
-            Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key)?, None),
+            Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key, self.options.grace)?, None),
             Place::Ssh(url) => {
                 let (connection, pid) = self.start_ssh(url, name, environment)?;
                 (connection, Some(Embedded { pid, area: None }))

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_link::PROTOCOL;
+use afield_link::byte_stream::ByteStream;
+use afield_link::carrier::{Carrier, GreetingError, Redial};
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE};
 use afield_link::frame::Kind;
+use afield_link::preamble::{self, PreambleError, SessionId};
+use afield_link::resume::Limits;
 use afield_link::secure::files::FileError;
 use afield_link::secure::{self, Fingerprint, Identity, SecureError, SecureStream};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
@@ -27,6 +31,9 @@ use crate::channel;
 
 /// Longest wait for a connection to each of a node's addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The same when a lost connection is to be replaced: there will be another attempt.
+const REDIAL_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Longest time for proving to each other who one is.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -71,6 +78,14 @@ pub enum NodeError {
         node: String,
         /// What happened.
         source: SecureError,
+    },
+    /// It did not say that it is a node.
+    #[error("node {node} does not answer as a node: {source}")]
+    NoPreamble {
+        /// As the user named it.
+        node: String,
+        /// What happened.
+        source: PreambleError,
     },
     /// Ssh does not lead to a node.
     #[error("node {node}: {why}")]
@@ -138,78 +153,135 @@ pub struct Connection {
     pub welcome: Welcome,
 }
 
-/// Connects to a node daemon that has the key `expected`, as the home whose key is in the file `key`.
+/// The way to a node daemon that has the key `expected`, as the home whose key is in the file `key`.
+struct Way {
+    name: String,
+    address: String,
+    expected: Option<Fingerprint>,
+    identity: Identity,
+}
+
+impl Way {
+    /// An authenticated and encrypted connection for a session, and whose it is.
+    fn connect(
+        &self,
+        session: SessionId,
+        connect_time_max: Duration,
+    ) -> Result<(SecureStream, Fingerprint), NodeError> {
+        let node = || self.name.clone();
+        let unreachable = |source| NodeError::Unreachable { node: node(), source };
+        let mut socket = reach(&self.address, connect_time_max).map_err(unreachable)?;
+        let limit = Some(HANDSHAKE_TIME_MAX);
+        socket.set_read_timeout(limit).map_err(unreachable)?;
+        socket.set_write_timeout(limit).map_err(unreachable)?;
+        preamble::ask(&mut socket, session).map_err(|error| match error {
+            PreambleError::Version { theirs, words } => NodeError::Version {
+                node: node(),
+                theirs,
+                version: match words.is_empty() {
+                    true => words,
+                    false => format!(" (afield {words})"),
+                },
+            },
+            PreambleError::Refused(why) => NodeError::Refused { node: node(), why },
+            source => NodeError::NoPreamble { node: node(), source },
+        })?;
+        socket.set_read_timeout(None).map_err(unreachable)?;
+        socket.set_write_timeout(None).map_err(unreachable)?;
+        let insecure = |source| NodeError::Insecure { node: node(), source };
+        let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
+        let secured = match secure::connect(socket, &self.identity, self.expected, deadline) {
+            Err(SecureError::OtherKey { found, expected }) => {
+                return Err(NodeError::OtherKey {
+                    node: node(),
+                    found,
+                    expected,
+                });
+            }
+            other => other.map_err(insecure)?,
+        };
+        let peer = secured.peer;
+        let stream = SecureStream::new(secured).map_err(|error| insecure(error.into()))?;
+        Ok((stream, peer))
+    }
+
+    /// Another connection for a session.
+    fn again(&self, session: SessionId, deadline: Instant) -> Result<Arc<dyn ByteStream>, Redial> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.connect(session, left.clamp(Duration::from_millis(1), REDIAL_TIME_MAX)) {
+            Ok((stream, _)) => Ok(Arc::new(stream)),
+            Err(
+                error @ (NodeError::Version { .. }
+                | NodeError::Refused { .. }
+                | NodeError::OtherKey { .. }),
+            ) => Err(Redial::Never(error.to_string())),
+            Err(NodeError::NoPreamble {
+                source: PreambleError::Unknown,
+                ..
+            }) => Err(Redial::Never("its session has ended".to_owned())),
+            Err(error) => Err(Redial::Later(error.to_string())),
+        }
+    }
+}
+
+/// Connects to a node daemon that has the key `expected`, as the home whose key is in the file `key`. A lost connection is
+/// replaced within `grace`.
 pub fn connect(
     address: &str,
     name: &str,
     expected: Fingerprint,
     key: &Path,
+    grace: Duration,
 ) -> Result<Connection, NodeError> {
-    let identity = Identity::load_or_make(key)?;
-    let socket = reach(address).map_err(|source| NodeError::Unreachable {
-        node: name.to_owned(),
-        source,
-    })?;
+    let way = Way {
+        name: name.to_owned(),
+        address: address.to_owned(),
+        expected: Some(expected),
+        identity: Identity::load_or_make(key)?,
+    };
+    let (stream, _) = way.connect(SessionId::default(), CONNECT_TIME_MAX)?;
+    let limits = Limits {
+        grace,
+        ..Limits::default()
+    };
+    let dial = Box::new(move |session, deadline| way.again(session, deadline));
     let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
-    let insecure = |source| NodeError::Insecure {
+    let strange = |source: LinkError| NodeError::Strange {
         node: name.to_owned(),
         source,
     };
-    let secured = match secure::connect(socket, &identity, Some(expected), deadline) {
-        Err(SecureError::OtherKey { found, expected }) => {
-            return Err(NodeError::OtherKey {
-                node: name.to_owned(),
-                found,
-                expected,
-            });
-        }
-        other => other.map_err(insecure)?,
-    };
-    let stream = SecureStream::new(secured).map_err(|error| insecure(error.into()))?;
-    greet(Socket::Stream(Arc::new(stream)), name)
+    let carrier =
+        Carrier::begin_at_home(Arc::new(stream), limits, dial, deadline).map_err(|error| match error {
+            GreetingError::Io(error) => strange(error.into()),
+            GreetingError::Protocol(error) => strange(error.into()),
+        })?;
+    carrier.keep().map_err(|error| strange(error.into()))?;
+    let stopped = carrier.clone();
+    // Nobody else will, if there is no session.
+    greet(Socket::Carried(carrier), name).inspect_err(|_| stopped.shutdown())
 }
 
 /// The key that whoever listens at an address has. Nothing else is asked of it.
 pub fn ask_key(address: &str, key: &Path) -> Result<Fingerprint, NodeError> {
-    let identity = Identity::load_or_make(key)?;
-    let socket = reach(address).map_err(|source| NodeError::Unreachable {
-        node: address.to_owned(),
-        source,
-    })?;
-    let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
-    match secure::connect(socket, &identity, None, deadline) {
-        Ok(secured) => Ok(secured.peer),
-        Err(source) => Err(NodeError::Insecure {
-            node: address.to_owned(),
-            source,
-        }),
-    }
+    let way = Way {
+        name: address.to_owned(),
+        address: address.to_owned(),
+        expected: None,
+        identity: Identity::load_or_make(key)?,
+    };
+    Ok(way.connect(SessionId::default(), CONNECT_TIME_MAX)?.1)
 }
 
 /// A connection to the first of an address's machines that takes one.
-fn reach(address: &str) -> io::Result<TcpStream> {
+fn reach(address: &str, time_max: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
-            Ok(socket) => {
-                keep_alive(&socket)?;
-                return Ok(socket);
-            }
+        match TcpStream::connect_timeout(&address, time_max) {
+            Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-/// A peer that is gone without a word is noticed within a minute.
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, Duration::from_secs(15))?;
-    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(5))?;
-    sockopt::set_tcp_keepcnt(socket, 4)?;
-    sockopt::set_tcp_user_timeout(socket, 40_000)?;
-    Ok(())
 }
 
 /// The two ends of an embedded node's link: home's, and the node's. With it goes memory that both sides have: it is ahead of

@@ -89,6 +89,7 @@ impl Session {
     pub(super) fn finish_file(
         self: &Arc<Self>,
         id: u64,
+        asker: u32,
         outcome: Outcome,
         reply: Vec<u8>,
     ) -> Result<(), SessionError> {
@@ -97,7 +98,10 @@ impl Session {
                 self.answered(id);
                 Ok(())
             }
-            Outcome::Reply => self.reply_file(id, &reply),
+            Outcome::Reply => {
+                self.answered(id);
+                Ok(self.writer.write_data(asker, Kind::FileReply, id, &[&reply])?)
+            }
             Outcome::RecordLock {
                 unique,
                 pid,

@@ -38,9 +38,9 @@ impl Session {
             reply.clear();
             let outcome = self.files.handle(&request.payload, &mut reply);
             self.serving.fetch_sub(1, Ordering::Release);
-            let id = request.id;
+            let (id, asker) = (request.id, asker_of(&request));
             drop(request);
-            if let Err(error) = self.finish_file(id, outcome, std::mem::take(&mut reply)) {
+            if let Err(error) = self.finish_file(id, asker, outcome, std::mem::take(&mut reply)) {
                 self.end(&error);
                 return error;
             }
@@ -83,7 +83,7 @@ impl Session {
                 self.serving.fetch_add(1, Ordering::Acquire);
                 let outcome = self.files.handle(&frame.payload, &mut reply);
                 self.serving.fetch_sub(1, Ordering::Release);
-                self.finish_file(frame.id, outcome, reply)?;
+                self.finish_file(frame.id, asker_of(&frame), outcome, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,
@@ -306,6 +306,11 @@ impl Session {
         let text = format!("{program} ({pid}): {name} is not possible afield, it fails with {error}");
         self.tell(&root, 0, &ToDeputy::Notice(text), None)
     }
+}
+
+/// Whose file request it is, as far as the node says.
+fn asker_of(request: &Frame) -> u32 {
+    RequestHeader::ref_from_prefix(&request.payload).map_or(0, |(header, _)| header.pid)
 }
 
 /// NUL-separated arguments as one line.

@@ -147,7 +147,10 @@ struct Inner {
     listened: bool,
     /// This end closes: the keeper tells the peer until then.
     closing_until: Option<Instant>,
-    /// The keeper has ended.
+    /// For the keeper, until there is one.
+    dial: Option<Dial>,
+    /// There is a keeper, and it has ended.
+    kept: bool,
     finished: bool,
     /// Why there is no connection.
     lost: String,
@@ -225,6 +228,8 @@ impl Carrier {
                     on_event: None,
                     listened: false,
                     closing_until: None,
+                    dial,
+                    kept: false,
                     finished: false,
                     lost: String::new(),
                 }),
@@ -242,12 +247,22 @@ impl Carrier {
             }),
         };
         carrier.shared.adopt(stream, agreed)?;
-        let shared = Arc::clone(&carrier.shared);
+        Ok(carrier)
+    }
+
+    /// Starts the keeper, once. Until then the process may have one thread; a connection that is lost is not replaced.
+    pub fn keep(&self) -> io::Result<()> {
+        let dial = {
+            let mut inner = self.shared.lock();
+            inner.kept = true;
+            inner.dial.take()
+        };
+        let shared = Arc::clone(&self.shared);
         std::thread::Builder::new()
             .name("keeper".to_owned())
             .stack_size(256 << 10)
             .spawn(move || shared.keep(dial))?;
-        Ok(carrier)
+        Ok(())
     }
 
     /// The session's public id.
@@ -389,7 +404,7 @@ impl Carrier {
     /// Waits until the peer has been told of the end, as far as that can be; a second at most.
     pub fn finish(&self) {
         let inner = self.shared.lock();
-        let waits = |inner: &mut Inner| !inner.finished;
+        let waits = |inner: &mut Inner| inner.kept && !inner.finished;
         let _ = self
             .shared
             .finished

@@ -90,6 +90,7 @@ fn pair(limits: &Limits) -> (Carrier, Carrier, Relay) {
         let soon = || Instant::now() + GREETING_TIME_MAX;
         let first = Arc::new(Plain::new(listener.accept().unwrap().0).unwrap());
         let node = Carrier::begin_on_node(first, on_node, SessionId([5; 16]), soon()).unwrap();
+        node.keep().unwrap();
         found.send(node.clone()).unwrap();
         for socket in listener.incoming() {
             let socket = socket.unwrap();
@@ -106,6 +107,7 @@ fn pair(limits: &Limits) -> (Carrier, Carrier, Relay) {
     let first = Arc::new(Plain::new(TcpStream::connect(address).unwrap()).unwrap());
     let home =
         Carrier::begin_at_home(first, limits.clone(), dial, Instant::now() + GREETING_TIME_MAX).unwrap();
+    home.keep().unwrap();
     (home, session.recv().unwrap(), relay)
 }
 

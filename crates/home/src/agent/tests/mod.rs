@@ -101,7 +101,7 @@ impl Node {
     fn new() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (home_reader, home_writer) = split(Socket::Unix(ours)).unwrap();
-        let (reader, writer) = split(Socket::Unix(theirs)).unwrap();
+        let (mut reader, writer) = split(Socket::Unix(theirs)).unwrap();
         reader.set_timeout(Some(Duration::from_secs(20))).unwrap();
         let welcome = Welcome {
             protocol: afield_link::PROTOCOL,
