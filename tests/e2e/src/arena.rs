@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::Stdin;
-use crate::network::{NODE_ADDRESS, Network, is_listening};
+use crate::network::{HOME_ADDRESSES, NODE_ADDRESS, Network, is_listening};
 use crate::process::{MARKER, Process, Watch, list};
 use crate::run::{Outcome, Running};
 use crate::sys::Surroundings;
@@ -23,6 +23,9 @@ use crate::tree::Tree;
 use crate::{Mode, Place, product, tools};
 
 const NODE_PORT: u16 = 7700;
+const RELAY_PORT: u16 = 7701;
+/// Seconds for which sessions wait for a lost connection, unless a test says otherwise.
+const LINK_GRACE: &str = "2";
 /// The ordinary user, which needs no entry in `/etc/passwd`.
 const USER: u32 = 64123;
 /// For agent and node to start or stop.
@@ -54,6 +57,10 @@ pub struct Arena {
     mode: Mode,
     network: Option<Network>,
     node: Option<Running>,
+    /// A relay that fails connections, by which home reaches the node.
+    relay: Option<Running>,
+    /// As `AFIELD_LINK_GRACE_SECONDS`.
+    grace: &'static str,
     watch: Watch,
 }
 
@@ -70,6 +77,8 @@ impl Arena {
             mode,
             network,
             node: None,
+            relay: None,
+            grace: LINK_GRACE,
             watch,
         };
         for folder in [
@@ -187,7 +196,49 @@ impl Arena {
 
     /// The node's address, as `--on` takes it.
     pub fn node_address(&self) -> String {
-        format!("{NODE_ADDRESS}:{NODE_PORT}")
+        match self.relay {
+            None => format!("{NODE_ADDRESS}:{NODE_PORT}"),
+            Some(_) => format!("{}:{RELAY_PORT}", HOME_ADDRESSES[0]),
+        }
+    }
+
+    /// Has sessions wait for so many seconds for a lost connection.
+    pub fn set_grace(&mut self, seconds: &'static str) {
+        self.grace = seconds;
+    }
+
+    /// Puts a relay between home and the node, which has been started: every few hundred milliseconds a connection has one of these
+    /// faults: `cut`, `stall` (of one direction, for up to a second), `hole` (one connection stays half-open). All of them come to the
+    /// node from changing addresses.
+    pub fn start_relay(&mut self, faults: &[&str]) {
+        let script = include_str!("relay.py");
+        let [near, _] = HOME_ADDRESSES;
+        let ports = [RELAY_PORT, NODE_PORT].map(|port| port.to_string());
+        let mut job = Job::new(Duration::from_secs(3600));
+        job.arguments = ["python3", "-c", script, near, &ports[0], NODE_ADDRESS, &ports[1]]
+            .into_iter()
+            .chain(faults.iter().copied())
+            .map(Into::into)
+            .collect();
+        let relay = self.start(&job);
+        self.watch.forget_session(relay.pid());
+        assert!(
+            is_listening(relay.pid(), RELAY_PORT, DAEMON_BOUND),
+            "the relay does not listen"
+        );
+        self.relay = Some(relay);
+        let node = self.fingerprint(self.afield_at_node(&[]));
+        self.trust(&self.node_address(), &node);
+    }
+
+    /// Ends the relay: no connection can be made any more.
+    pub fn stop_relay(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            if let Some(pid) = Pid::from_raw(relay.pid()) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            relay.wait();
+        }
     }
 
     /// The words that send a command afield.
@@ -256,7 +307,8 @@ impl Arena {
             .env("USER", "afield");
         command
             .env("XDG_CONFIG_HOME", self.config())
-            .env("AFIELD_RUNTIME_DIR", self.runtime());
+            .env("AFIELD_RUNTIME_DIR", self.runtime())
+            .env("AFIELD_LINK_GRACE_SECONDS", self.grace);
         command.env(MARKER, &self.base);
         command.envs(job.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -379,6 +431,19 @@ impl Arena {
         self.node = Some(node);
     }
 
+    /// Kills the node daemon, and starts another one in its place.
+    pub fn restart_node(&mut self) {
+        if let Some(pid) = self.node_pid().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        self.stop_node();
+        let relay = self.relay.take();
+        self.start_node();
+        self.relay = relay;
+        let node = self.fingerprint(self.afield_at_node(&[]));
+        self.trust(&self.node_address(), &node);
+    }
+
     /// Tells the node daemon to end, if there is one, and says what it left behind.
     pub fn stop_node(&mut self) -> Vec<String> {
         let Some(node) = self.node.take() else {
@@ -424,13 +489,16 @@ impl Arena {
         }
         if self.mode.place != Place::Native {
             let node = self.node_pid();
+            let relay = self.relay.as_ref().map(Running::pid);
             let left = self.watch.until_none(DAEMON_BOUND, |process| {
                 node.is_none_or(|node| process.session != node && process.parent != node)
+                    && relay != Some(process.pid)
             });
             if !left.is_empty() {
                 report.push(format!("left by agent stop:\n{}", list(&left)));
             }
         }
+        self.stop_relay();
         report.extend(self.stop_node());
         let left = self.watch.until_none(DAEMON_BOUND, |_| true);
         if !left.is_empty() {

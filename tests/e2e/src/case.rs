@@ -169,6 +169,11 @@ impl Case {
 
 /// Runs a case in a mode and panics with a report if the two runs can be told apart.
 pub fn check(name: &str, case: &Case, mode: Mode) {
+    check_with(name, case, mode, |_| ());
+}
+
+/// The same, but `prepare` has its way with the arena when the node runs.
+pub fn check_with(name: &str, case: &Case, mode: Mode, prepare: impl FnOnce(&mut Arena)) {
     if !mode.is_wanted(name) {
         return;
     }
@@ -206,6 +211,7 @@ pub fn check(name: &str, case: &Case, mode: Mode) {
         Place::Native => outcome(&mut arena, case, false),
         Place::Embedded | Place::Tcp => {
             arena.start_node();
+            prepare(&mut arena);
             outcome(&mut arena, case, true)
         }
     };

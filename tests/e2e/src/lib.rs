@@ -35,7 +35,7 @@ mod tools;
 mod tree;
 
 pub use arena::{Arena, Job};
-pub use case::{Case, Stdin, check};
+pub use case::{Case, Stdin, check, check_with};
 pub use process::{Process, Watch};
 pub use random::Random;
 pub use run::{Ended, Outcome, Running};

@@ -14,6 +14,9 @@ use crate::tools;
 /// The node's address on the cable.
 pub(crate) const NODE_ADDRESS: &str = "10.77.0.2";
 
+/// Home's addresses on it.
+pub(crate) const HOME_ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.3"];
+
 /// Two network namespaces, joined by a pair of `veth` devices; without a way out.
 ///
 /// Root makes them directly. An ordinary user gets a user namespace around both, in which it appears as root.
@@ -86,11 +89,12 @@ impl Network {
         };
         let (home, node) = (join(&home_holder), join(&node_holder));
         let peer = node_holder.child.id();
+        let [first, second] = HOME_ADDRESSES;
         configure(
             &home,
             &format!(
                 "link set lo up\nlink add cable type veth peer name cable netns {peer}\n\
-                 address add {HOME_ADDRESSES[0]}/29 dev cable\naddress add {HOME_ADDRESSES[1]}/29 dev cable\nlink set cable up\n"
+                 address add {first}/29 dev cable\naddress add {second}/29 dev cable\nlink set cable up\n"
             ),
         );
         configure(

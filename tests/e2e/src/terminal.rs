@@ -336,6 +336,17 @@ pub struct Pair {
 impl Pair {
     /// `None` if something that is needed is not there.
     pub fn open(mode: Mode, test: &str, session: &Session, needs: &[&str]) -> Option<Self> {
+        Self::open_with(mode, test, session, needs, |_| ())
+    }
+
+    /// The same, but `prepare` has its way with the arena when the node runs.
+    pub fn open_with(
+        mode: Mode,
+        test: &str,
+        session: &Session,
+        needs: &[&str],
+        prepare: impl FnOnce(&mut Arena),
+    ) -> Option<Self> {
         if !mode.is_wanted(test) || !needs.iter().all(|tool| tools::need(test, tool)) {
             return None;
         }
@@ -348,6 +359,7 @@ impl Pair {
         }
         if mode.place != Place::Native {
             arena.start_node();
+            prepare(&mut arena);
         }
         // Names of one length, so that what shows them does not differ in layout.
         let folders = ["native", "afield"].map(|name| arena.work().join(name));

@@ -1,0 +1,64 @@
+# A relay between a home and a node that fails connections: see relay.rs.
+# Arguments: address and port to listen on, the node's address and port, then what goes wrong.
+import asyncio, random, socket, sys
+
+near, near_port, far, far_port, faults = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5:]
+sources = [near, "10.77.0.3"]
+count = 0
+
+
+async def pump(reader, writer, gate):
+    """Passes bytes on while the gate is open."""
+    try:
+        while data := await reader.read(65536):
+            await gate.wait()
+            writer.write(data)
+            await writer.drain()
+        await gate.wait()
+    except OSError:
+        pass
+    writer.close()
+
+
+async def serve(reader, writer):
+    global count
+    count += 1
+    number = count
+    chance = random.Random(number)
+    # Home's address changes with every connection.
+    there = await asyncio.open_connection(far, far_port, local_addr=(sources[number % 2], 0))
+    gates = [asyncio.Event(), asyncio.Event()]
+    for gate in gates:
+        gate.set()
+    pumps = [asyncio.create_task(pump(reader, there[1], gates[0])), asyncio.create_task(pump(there[0], writer, gates[1]))]
+
+    async def fail():
+        # The first connection carries the first words; a session that has not begun may fail.
+        await asyncio.sleep(1.0 if number == 1 else 0.1 + chance.random() * 0.4)
+        if "hole" in faults and number == 3:
+            # Half-open: nothing passes, and nobody is told.
+            for gate in gates:
+                gate.clear()
+            return
+        if "stall" in faults and chance.random() < 0.5:
+            gate = gates[chance.randrange(2)]
+            gate.clear()
+            await asyncio.sleep(0.2 + chance.random())
+            gate.set()
+        if "cut" in faults:
+            for end in (writer, there[1]):
+                end.transport.abort()
+
+    failing = asyncio.create_task(fail()) if faults else None
+    await asyncio.wait(pumps)
+    if failing:
+        failing.cancel()
+
+
+async def main():
+    server = await asyncio.start_server(serve, near, near_port)
+    async with server:
+        await server.serve_forever()
+
+
+asyncio.run(main())
