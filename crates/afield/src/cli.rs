@@ -92,6 +92,9 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Ps {
+    /// List the links to nodes instead
+    #[arg(long)]
+    pub links: bool,
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,

@@ -7,7 +7,7 @@
 use afield_link::wire::{Spawn, SpawnError, Usage};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::client::{Measured, Process, Status};
+use crate::agent::client::{Link, Measured, Process, Status};
 use crate::place::Place;
 
 /// Version of these messages.
@@ -45,6 +45,8 @@ pub enum Request {
     Run(Box<RunRequest>),
     /// Answered by [`Answer::Processes`].
     Ps,
+    /// Answered by [`Answer::Links`].
+    Links,
     /// Answered by [`Answer::Status`].
     Status,
     /// Make null calls to a node; answered by [`Answer::Measured`].
@@ -84,6 +86,8 @@ pub struct RunRequest {
 pub enum Answer {
     /// Processes that are afield.
     Processes(Vec<Process>),
+    /// Links to nodes.
+    Links(Vec<Link>),
     /// The agent itself.
     Status(Status),
     /// Where the time of each call went, or why there was none.

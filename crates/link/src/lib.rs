@@ -29,4 +29,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;

@@ -79,7 +79,6 @@ impl Socket {
     pub fn from_unix(descriptor: OwnedFd) -> Self {
         Self::Unix(UnixStream::from(descriptor))
     }
-
 }
 
 /// A socketpair's end.

@@ -454,7 +454,9 @@ fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionE
         limits,
         control: Some(control),
         leases: None,
-        arrivals: Some(Box::new(move || take_connections(&arrivals, &carrier, &identity, key))),
+        arrivals: Some(Box::new(move || {
+            take_connections(&arrivals, &carrier, &identity, key)
+        })),
     };
     let (reader, writer) = stream::split(link)?;
     session::serve(reader, writer, &options.name, terms)
@@ -462,7 +464,10 @@ fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionE
 
 /// Takes connections that the daemon passes on, as long as there is a daemon. Only the home that has the session may go on with it.
 fn take_connections(arrivals: &UnixStream, carrier: &Carrier, identity: &Identity, key: Fingerprint) {
-    while let Ok(Received { count: 1, descriptor, .. }) = receive_with(arrivals, &mut [0]) {
+    while let Ok(Received {
+        count: 1, descriptor, ..
+    }) = receive_with(arrivals, &mut [0])
+    {
         let Some(socket) = descriptor.map(TcpStream::from) else {
             continue;
         };

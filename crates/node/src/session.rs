@@ -478,12 +478,7 @@ pub fn serve(reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result
     served
 }
 
-fn serve_until_end(
-    mut reader: Reader,
-    writer: Writer,
-    name: &str,
-    terms: Terms,
-) -> Result<(), SessionError> {
+fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
     sys::signals::block_all()?;
     reader.set_timeout(Some(HANDSHAKE_LIMIT))?;
     let hello = match greet(&mut reader) {

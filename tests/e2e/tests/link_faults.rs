@@ -50,10 +50,12 @@ fn check(name: &str, case: Case, mode: Mode, faults: &'static [&'static str]) {
 
 /// A parallel build: forks, executions, small files, pipes of the jobserver.
 fn build(mode: Mode) {
-    let case = Case::guest("export TMPDIR=$PWD/p; make -s -j2 -C p; echo $?; p/program; make -C p; md5sum p/program; rm -rf p")
-        .setup(PROJECT)
-        .tools(&["make", "cc"])
-        .seconds(240);
+    let case = Case::guest(
+        "export TMPDIR=$PWD/p; make -s -j2 -C p; echo $?; p/program; make -C p; md5sum p/program; rm -rf p",
+    )
+    .setup(PROJECT)
+    .tools(&["make", "cc"])
+    .seconds(240);
     check("build", case, mode, CUTS);
 }
 
@@ -93,7 +95,10 @@ fn session(mode: Mode) {
         return;
     };
     for round in 0..6 {
-        pair.line(&format!("echo round $(({round}+10))"), &format!("round {}", round + 10));
+        pair.line(
+            &format!("echo round $(({round}+10))"),
+            &format!("round {}", round + 10),
+        );
         pair.line("cat", "$ cat");
         pair.keys("some text\r");
         pair.until("some text\nsome text");

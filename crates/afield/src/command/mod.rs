@@ -2,6 +2,7 @@
 
 mod agent;
 mod key;
+mod links;
 mod node;
 mod ps;
 mod run;
@@ -55,6 +56,7 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             options.verbose = run.verbose;
             run::run(run.command, &options)
         }
+        Command::Ps(ps) if ps.links => links::links(&Settings::load(&options)?, ps.json),
         Command::Ps(ps) => ps::ps(&Settings::load(&options)?, ps.json),
         Command::Node(node) => {
             options.log = node.log;

@@ -80,6 +80,34 @@ pub enum State {
     Stopped,
 }
 
+/// A link to a node, as `afield ps --links` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The node's name as the user gave it.
+    pub node: String,
+    /// Processes on it.
+    pub processes: u32,
+    /// What there is to say of a link between machines; nothing of an embedded node's, which cannot be lost.
+    pub transport: Option<Transport>,
+}
+
+/// A link between machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transport {
+    /// For how long there has been no connection; `None`: there is one.
+    pub down: Option<Duration>,
+    /// Round trip, smoothed and the least.
+    pub round_trip: Option<(Duration, Duration)>,
+    /// Bytes sent and received.
+    pub bytes: (u64, u64),
+    /// Frames sent and received.
+    pub frames: (u64, u64),
+    /// Bytes that the node has not acknowledged, and that wait to be sent.
+    pub unacknowledged_bytes: u64,
+    /// How often a lost connection was replaced.
+    pub resumes: u64,
+}
+
 /// The agent as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -113,6 +141,17 @@ pub fn ps(runtime: &RuntimeDir) -> Result<Vec<Process>, ClientError> {
     };
     match conversation.ask(&Request::Ps)? {
         Answer::Processes(processes) => Ok(processes),
+        _ => Err(conversation.garbled()),
+    }
+}
+
+/// The links to nodes. No agent: none.
+pub fn links(runtime: &RuntimeDir) -> Result<Vec<Link>, ClientError> {
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Ok(Vec::new());
+    };
+    match conversation.ask(&Request::Links)? {
+        Answer::Links(links) => Ok(links),
         _ => Err(conversation.garbled()),
     }
 }

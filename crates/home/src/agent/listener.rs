@@ -92,6 +92,10 @@ impl Agent {
                 processes.sort_unstable_by_key(|process| process.pid);
                 channel::send_control(socket.as_fd(), 0, &Answer::Processes(processes), None)
             }
+            Request::Links => {
+                let links = self.sessions().iter().map(|session| session.link()).collect();
+                channel::send_control(socket.as_fd(), 0, &Answer::Links(links), None)
+            }
             Request::Status => channel::send_control(socket.as_fd(), 0, &Answer::Status(self.status()), None),
             Request::Measure {
                 place,

@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
-use super::client::Process;
+use super::client::{Link, Process, Transport};
 use super::deputies::{DeputyEntry, SendError};
 use super::lock;
 use super::record_locks::Waiting;
@@ -391,6 +391,25 @@ impl Session {
                 })
             })
             .collect()
+    }
+
+    /// For `afield ps --links`.
+    pub fn link(&self) -> Link {
+        Link {
+            node: self.name.clone(),
+            processes: self.deputy_count() as u32,
+            transport: self.writer.status().map(|status| {
+                let traffic = status.traffic;
+                Transport {
+                    down: status.down,
+                    round_trip: status.round_trip,
+                    bytes: (traffic.bytes_out, traffic.bytes_in),
+                    frames: (traffic.frames_out, traffic.frames_in),
+                    unacknowledged_bytes: (traffic.unacknowledged_bytes + traffic.waiting_bytes) as u64,
+                    resumes: traffic.resumes,
+                }
+            }),
+        }
     }
 
     /// Gives a deputy a frame; what its socket does not take now goes when it can.
