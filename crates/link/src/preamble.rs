@@ -78,7 +78,10 @@ pub enum Answer {
 pub enum PreambleError {
     /// The connection ended or failed.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// Nothing came for too long.
+    #[error("its first words were not finished in time")]
+    Timeout,
     /// The peer is something else.
     #[error("the other side is not afield's, or of a version before links could be resumed")]
     Strange,
@@ -96,6 +99,16 @@ pub enum PreambleError {
     /// The node has no such session.
     #[error("the node does not know the session any more")]
     Unknown,
+}
+
+impl From<io::Error> for PreambleError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // A socket's time-out is told as the former.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Timeout,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl Preamble {

@@ -461,11 +461,11 @@ impl std::fmt::Debug for Terms {
 pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<(), SessionError> {
     let (mut reader, writer) = stream::split(link)?;
     welcome(&writer, name, Some(why.to_owned()))?;
-    writer.shutdown();
     // Were the connection closed while something of home's is unread, the words would be lost on the way.
     reader.set_timeout(Some(limit))?;
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline && reader.read_frame().is_ok() {}
+    writer.shutdown();
     Ok(())
 }
 

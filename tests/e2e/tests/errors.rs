@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_e2e::{Arena, Case, Mode, Outcome, Place, Random, cases, user_cases};
+use afield_link::carrier::Carrier;
 use afield_link::frame::{Kind, encode_head};
+use afield_link::preamble::{Answer, PREAMBLE_BYTES, SessionId};
+use afield_link::resume::Limits;
 use afield_link::secure::{self, Identity, SecureStream};
 use afield_link::stream::{self, Socket};
 use afield_link::wire::{self, Welcome};
@@ -130,11 +133,16 @@ fn peer_with_key(key: &str, serve: impl FnOnce(TcpStream) + Send + 'static) {
 #[test]
 fn peer_of_another_version() {
     let identity = Identity::ephemeral().unwrap();
-    peer_with_key(&identity.fingerprint().to_string(), move |socket| {
+    peer_with_key(&identity.fingerprint().to_string(), move |mut socket| {
         let deadline = Instant::now() + Duration::from_secs(20);
+        socket.read_exact(&mut [0; PREAMBLE_BYTES]).unwrap();
+        Answer::Go.write(&mut socket).unwrap();
         let secured = secure::accept(socket, &identity, deadline).unwrap();
-        let stream = SecureStream::new(secured).unwrap();
-        let (mut reader, writer) = stream::split(Socket::Stream(Arc::new(stream))).unwrap();
+        let stream = Arc::new(SecureStream::new(secured).unwrap());
+        let carrier =
+            Carrier::begin_on_node(stream, Limits::default(), SessionId([7; 16]), deadline).unwrap();
+        carrier.keep().unwrap();
+        let (mut reader, writer) = stream::split(Socket::Carried(carrier)).unwrap();
         let welcome = Welcome {
             protocol: afield_link::PROTOCOL + 1,
             version: "99.0".into(),
@@ -146,6 +154,17 @@ fn peer_of_another_version() {
         let payload = wire::encode(&welcome).unwrap();
         writer.write_frame(Kind::Welcome, 0, &[&payload]).unwrap();
         while reader.read_frame().is_ok() {}
+    });
+}
+
+/// A node whose connections begin with another protocol says so before anything else.
+#[test]
+fn peer_of_another_protocol() {
+    peer(|mut socket| {
+        socket.read_exact(&mut [0; PREAMBLE_BYTES]).unwrap();
+        let mut answer = Answer::Refused("99.0".to_owned()).encode();
+        answer[8..12].copy_from_slice(&(afield_link::PROTOCOL + 1).to_le_bytes());
+        socket.write_all(&answer).unwrap();
     });
 }
 

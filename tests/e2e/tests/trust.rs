@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use afield_e2e::{Arena, Ended, Job, Mode, Outcome, Place, Random, need};
+use afield_link::carrier::{Carrier, Dial, Redial};
 use afield_link::frame::Kind;
+use afield_link::preamble::{self, SessionId};
+use afield_link::resume::Limits;
 use afield_link::secure::{self, Identity, SecureStream};
 use afield_link::stream::{self, Reader, Socket, Writer};
 use afield_link::wire::{self, Hello, Welcome};
@@ -397,11 +400,15 @@ fn node_here() -> (Arena, String) {
 }
 
 fn link(address: &str, identity: &Identity) -> (Reader, Writer) {
-    let socket = TcpStream::connect(address).unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
+    preamble::ask(&mut socket, SessionId::default()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let secured = secure::connect(socket, identity, None, deadline).unwrap();
-    let stream = SecureStream::new(secured).unwrap();
-    let (reader, writer) = stream::split(Socket::Stream(Arc::new(stream))).unwrap();
+    let stream = Arc::new(SecureStream::new(secured).unwrap());
+    let dial: Dial = Box::new(|_, _| Err(Redial::Never("one connection is enough".to_owned())));
+    let carrier = Carrier::begin_at_home(stream, Limits::default(), dial, deadline).unwrap();
+    carrier.keep().unwrap();
+    let (mut reader, writer) = stream::split(Socket::Carried(carrier)).unwrap();
     reader.set_timeout(Some(Duration::from_secs(20))).unwrap();
     (reader, writer)
 }

@@ -303,7 +303,10 @@ impl Agent {
             return Ok(Arc::clone(session));
         }
         let (connection, embedded) = match place {
-            Place::Tcp { address, key } => (nodes::connect(address, name, *key, &self.options.key, self.options.grace)?, None),
+            Place::Tcp { address, key } => (
+                nodes::connect(address, name, *key, &self.options.key, self.options.grace)?,
+                None,
+            ),
             Place::Ssh(url) => {
                 let (connection, pid) = self.start_ssh(url, name, environment)?;
                 (connection, Some(Embedded { pid, area: None }))

@@ -211,9 +211,7 @@ impl Way {
         match self.connect(session, left.clamp(Duration::from_millis(1), REDIAL_TIME_MAX)) {
             Ok((stream, _)) => Ok(Arc::new(stream)),
             Err(
-                error @ (NodeError::Version { .. }
-                | NodeError::Refused { .. }
-                | NodeError::OtherKey { .. }),
+                error @ (NodeError::Version { .. } | NodeError::Refused { .. } | NodeError::OtherKey { .. }),
             ) => Err(Redial::Never(error.to_string())),
             Err(NodeError::NoPreamble {
                 source: PreambleError::Unknown,
