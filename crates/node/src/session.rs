@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use afield_abi::syscalls::Restart;
-use afield_link::carrier::GreetingError;
+use afield_link::carrier::{GreetingError, LinkEvent};
 use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE, dispatch_node};
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::secure::{Fingerprint, SecureError};
@@ -535,6 +535,13 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         memory: Mutex::new(memory),
     });
     writer.keep()?;
+    let freezing = Arc::clone(&shared);
+    writer.on_event(move |event| match event {
+        LinkEvent::Down => freezing.orders.give(Order::Freeze),
+        LinkEvent::Up => freezing.orders.give(Order::Thaw),
+        // Guests end with the session.
+        LinkEvent::Dead => {}
+    });
     welcome(&writer, name, None)?;
     reader.set_timeout(None)?;
 

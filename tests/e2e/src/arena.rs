@@ -237,7 +237,7 @@ impl Arena {
             if let Some(pid) = Pid::from_raw(relay.pid()) {
                 let _ = kill_process(pid, Signal::KILL);
             }
-            relay.wait();
+            relay.reap();
         }
     }
 

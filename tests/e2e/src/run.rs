@@ -197,6 +197,12 @@ impl Running {
         }
     }
 
+    /// Waits for the end of a process that has been killed and is no job whose leavings are looked for.
+    pub fn reap(mut self) {
+        let _ = self.child.wait();
+        self.watch.forget_session(self.pid());
+    }
+
     /// Waits for the end, and kills everything if it does not come in time.
     pub fn wait(mut self) -> Outcome {
         let pid = self.pid();

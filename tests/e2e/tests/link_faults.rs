@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use afield_e2e::samples::PROJECT;
-use afield_e2e::{Arena, Case, Ended, Mode, Pair, Place, Session, check_with, need};
+use afield_e2e::{Arena, Case, Ended, Mode, Pair, Place, Process, Session, check_with, need};
 
 const CUTS: &[&str] = &["cut"];
 const ALL: &[&str] = &["cut", "stall", "hole"];
@@ -25,7 +25,7 @@ macro_rules! over_a_bad_link {
     )* };
 }
 
-over_a_bad_link! { build build_stalled sqlite session transfer grace_over refused_after }
+over_a_bad_link! { build build_stalled sqlite session transfer frozen grace_over refused_after }
 
 fn with_tools(test: &str, user: bool, run: fn(Mode)) {
     let mode = Mode {
@@ -110,6 +110,51 @@ fn session(mode: Mode) {
     }
     pair.line("exit 7", "exit");
     assert_eq!(pair.end(), Ended::Exit(7));
+}
+
+/// Processor time of a process so far, in ticks.
+fn time_of(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the guest lives");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    // The twelfth and thirteenth after the state's.
+    let times = fields.split_ascii_whitespace().skip(11).take(2);
+    times.map(|time| time.parse::<u64>().expect("a number")).sum()
+}
+
+/// While the link is down a guest does not compute; when it is back, it goes on.
+fn frozen(mode: Mode) {
+    let mut arena = Arena::new(mode);
+    arena.set_grace("60");
+    arena.start_node();
+    arena.start_relay(&[]);
+    let mut job = arena.start(&arena.afield_script("trap 'exit 5' TERM; echo ready; while :; do :; done"));
+    job.until_output("ready");
+    let guests = arena.watch().all().into_iter().filter(Process::is_guest);
+    let [guest] = guests.map(|guest| guest.pid).collect::<Vec<_>>()[..] else {
+        panic!("one guest was expected: {:?}", arena.watch().all());
+    };
+    arena.stop_relay();
+    let second = Duration::from_secs(1);
+    let until = Instant::now() + 20 * second;
+    loop {
+        let before = time_of(guest);
+        std::thread::sleep(second);
+        if time_of(guest) == before {
+            break;
+        }
+        assert!(Instant::now() < until, "the guest goes on computing");
+    }
+    arena.start_relay(&[]);
+    let before = time_of(guest);
+    let until = Instant::now() + 20 * second;
+    while time_of(guest) == before {
+        assert!(Instant::now() < until, "the guest does not go on");
+        std::thread::sleep(second / 10);
+    }
+    let pid = rustix::process::Pid::from_raw(job.pid()).expect("a child's");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it has not been waited for");
+    job.wait().expect_exit(5);
+    arena.expect_clean();
 }
 
 /// The way to the node is gone for good: home says so when the grace time is over, and so does the node, which

@@ -26,7 +26,7 @@ cases! {
     nice: Case::home("nice -n 7 $AF sh -c 'nice; nice -n 3 nice'");
     argument_zero: Case::home_bash("(exec -a odd $AF sh -c 'echo $0') | wc -l; $AF sh -c 'echo $0 $# \"$@\"' zero '' 'a b' \"$(printf 'new\nline')\" '*'");
     odd_arguments: Case::home_bash("$AF printf '%s|' $'\\xff\\xfe' '' ' ' '--' '-n' '$HOME' \"'\" '\"'");
-    variable_without_name: Case::home_bash("env -i AFIELD_E2E=$AFIELD_E2E AFIELD_RUNTIME_DIR=$AFIELD_RUNTIME_DIR 'A=1=2' 'B=' \"$(printf 'C=x\ny')\" ${AF:-env} env | sort").mask(|bytes| without_lines(bytes, b"AFIELD"));
+    variable_without_name: Case::home_bash("env -i AFIELD_E2E=$AFIELD_E2E AFIELD_RUNTIME_DIR=$AFIELD_RUNTIME_DIR XDG_CONFIG_HOME=$XDG_CONFIG_HOME 'A=1=2' 'B=' \"$(printf 'C=x\ny')\" ${AF:-env} env | sort").mask(|bytes| without_lines(bytes, b"AFIELD"));
     every_exit_status: Case::home("for i in $(seq 0 255); do $AF sh -c \"exit $i\"; [ $? = $i ] || echo $i gave $?; done; echo done").seconds(180);
     some_exit_statuses: Case::guest("i=0; while [ $i -le 255 ]; do (exit $i); [ $? = $i ] || echo $i; i=$((i+1)); done; echo done");
     death_by_each_signal: Case::home_bash("for s in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 24 25 26 27 29 30 31 34 50 64; do $AF sh -c \"kill -$s \\$\\$; sleep 10\" 2>/dev/null; echo $s $?; done 2>&1 | grep -v bash:").seconds(120);

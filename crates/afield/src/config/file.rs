@@ -254,7 +254,7 @@ mod tests {
     fn errors_name_the_line() {
         assert_eq!(
             error("on = \"home\"\n\ncolour = 1\n"),
-            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, node"
+            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, link, node"
         );
         assert_eq!(
             error("\non = 3\n"),
