@@ -169,11 +169,17 @@ impl Case {
 
 /// Runs a case in a mode and panics with a report if the two runs can be told apart.
 pub fn check(name: &str, case: &Case, mode: Mode) {
-    check_with(name, case, mode, |_| ());
+    check_with(name, case, mode, |_| (), |_| Vec::new());
 }
 
-/// The same, but `prepare` has its way with the arena when the node runs.
-pub fn check_with(name: &str, case: &Case, mode: Mode, prepare: impl FnOnce(&mut Arena)) {
+/// The same, but `prepare` has its way with the arena when the node runs, and `look` adds to the report at the end.
+pub fn check_with(
+    name: &str,
+    case: &Case,
+    mode: Mode,
+    prepare: impl FnOnce(&mut Arena),
+    look: impl FnOnce(&Arena) -> Vec<String>,
+) {
     if !mode.is_wanted(name) {
         return;
     }
@@ -224,6 +230,7 @@ pub fn check_with(name: &str, case: &Case, mode: Mode, prepare: impl FnOnce(&mut
         );
     }
     let mut report = compare::differences(case, &first, &second);
+    report.extend(look(&arena));
     let left = arena.finish();
     // What hung was killed, and could not clean up.
     if first.ended != Ended::Never && second.ended != Ended::Never {

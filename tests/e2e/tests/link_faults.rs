@@ -44,8 +44,25 @@ fn disturb(faults: &'static [&'static str]) -> impl FnOnce(&mut Arena) {
     }
 }
 
+/// Nothing is shown by a link that was never lost.
+fn resumed(arena: &Arena) -> Vec<String> {
+    let listed = arena.run(&arena.afield(&["ps", "--links", "--json"]));
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let count = |line: &str| -> Option<u64> {
+        line.trim()
+            .trim_end_matches(',')
+            .strip_prefix("\"resumes\": ")?
+            .parse()
+            .ok()
+    };
+    match text.lines().find_map(count) {
+        Some(1..) => Vec::new(),
+        _ => vec![format!("no connection was replaced: {text}")],
+    }
+}
+
 fn check(name: &str, case: Case, mode: Mode, faults: &'static [&'static str]) {
-    check_with(name, &case, mode, disturb(faults));
+    check_with(name, &case, mode, disturb(faults), resumed);
 }
 
 /// A parallel build: forks, executions, small files, pipes of the jobserver.
@@ -106,7 +123,11 @@ fn session(mode: Mode) {
         pair.until("Stopped                 cat\n$");
         pair.line("fg", "fg\ncat");
         pair.keys("\x04");
-        pair.line("clear; echo status $?", "status 0\n$");
+        // What is waited for must not be on the screen yet.
+        pair.line(
+            &format!("clear; echo status $? of $(({round}+20))"),
+            &format!("status 0 of {}\n$", round + 20),
+        );
     }
     pair.line("exit 7", "exit");
     assert_eq!(pair.end(), Ended::Exit(7));
@@ -151,6 +172,7 @@ fn frozen(mode: Mode) {
         assert!(Instant::now() < until, "the guest does not go on");
         std::thread::sleep(second / 10);
     }
+    assert_eq!(resumed(&arena), [""; 0]);
     let pid = rustix::process::Pid::from_raw(job.pid()).expect("a child's");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it has not been waited for");
     job.wait().expect_exit(5);
