@@ -49,8 +49,6 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 /// What a node is and whom it serves.
 #[derive(Debug)]
 pub struct Options {
-    /// Where it listens.
-    pub address: SocketAddr,
     /// Its name, for homes to show.
     pub name: String,
     /// Its key.
@@ -61,11 +59,10 @@ pub struct Options {
     pub grace: Duration,
 }
 
-/// Listens and serves until it is killed. `ready` is called with the bound address.
+/// Serves those that come to `listener` until it is killed. `ready` is called with its address.
 ///
 /// The process must have one thread. Sessions end when it does.
-pub fn listen(options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
-    let listener = TcpListener::bind(options.address)?;
+pub fn listen(listener: TcpListener, options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut daemon = Daemon {
         options,

@@ -99,19 +99,21 @@ fn bash_pipelines(mode: Mode) {
     let Some(pair) = open(mode, "bash_pipelines", Session::bash(), &["bash"]) else {
         return;
     };
-    // (The last one is there when all are.)
     pair.line(
-        "cat | tr a-z A-Z | (echo up $((1)) >&2; exec sed -u s/X/Y/)",
+        "sed -u s/x/X/ | sed -u s/z/Z/ | (echo up $((1)) >&2; exec sed -u s/X/Y/)",
         "up 1",
     );
+    // A shell's child ignores the key until it has executed its program: all must have.
+    pair.keys("xyz\r");
+    pair.until("xyz\nYyZ");
     pair.keys("\x1a");
-    pair.until("Stopped                 cat | tr a-z A-Z | ( echo");
+    pair.until("Stopped                 sed -u s/x/X/ | sed -u s/z/Z/ | ( echo");
     pair.until_row("$");
     pair.line("jobs -l | wc -l", "wc -l\n3\n$");
     pair.line("fg >/dev/null", "fg >/dev/null");
     pair.until_that("a job", job_has_terminal);
-    pair.keys("xyz\r\x04");
-    pair.until("xyz\nYYZ\n$");
+    pair.keys("zyx\r\x04");
+    pair.until("zyx\nZyY\n$");
     pair.line("echo ${PIPESTATUS[*]}-$((1))", "-1\n$");
     pair.line("sleep 1000 | sleep 1001 &", "[1] ");
     pair.line("jobs", "Running                 sleep 1000 | sleep 1001 &\n$");

@@ -1,6 +1,7 @@
 //! `afield node`.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use afield_link::secure::Identity;
@@ -34,6 +35,8 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         count => format!("{count} homes"),
     };
     become_daemon(settings)?;
+    let failed = |error: io::Error| Failure::own(format!("listen on {address}: {}", plain(&error)));
+    let listener = TcpListener::bind(address).map_err(failed)?;
     let sessions = settings.runtime_dir.value.join("sessions");
     let ended = journal::keep(&sessions).map_err(Failure::own)?;
     if ended > 0 {
@@ -41,13 +44,12 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
     }
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let options = daemon::Options {
-        address,
         name: name.clone(),
         identity,
         authorized_homes: path.clone(),
         grace: Duration::from_secs(settings.grace_seconds.value),
     };
-    daemon::listen(&options, |bound| {
+    daemon::listen(listener, &options, |bound| {
         let shown = match bound.ip().is_unspecified() {
             true => format!("{name}:{}", bound.port()),
             false => bound.to_string(),
@@ -58,7 +60,7 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
             path.display()
         ));
     })
-    .map_err(|error| Failure::own(format!("listen on {address}: {}", plain(&error))))?;
+    .map_err(failed)?;
     Ok(0)
 }
 
