@@ -518,11 +518,13 @@ interact_not_used_here
 
 /// Changes of size reach whoever has the foreground, and nobody else.
 fn resized(mode: Mode) {
+    // (A signal that comes just before `pause` would not end it.)
     let watch = "import os, signal\n\
-        show = lambda *_: print(*os.get_terminal_size(), flush=True)\n\
-        signal.signal(signal.SIGWINCH, show)\n\
+        resized = {signal.SIGWINCH}\n\
+        signal.signal(signal.SIGWINCH, lambda *_: None)\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, resized)\n\
         print('up', 1 + 1, flush=True)\n\
-        while True: signal.pause()";
+        while True: signal.sigwait(resized); print(*os.get_terminal_size(), flush=True)";
     let session = Session::bash().setup(&format!("cat > watch.py <<'END'\n{watch}\nEND"));
     let Some(pair) = open(mode, "resized", session, &["python3"]) else {
         return;
