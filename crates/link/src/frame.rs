@@ -55,6 +55,8 @@ pub enum Kind {
     Handle = 9,
     /// Home to node: [`wire::HandleReply`](crate::wire::HandleReply) and data.
     HandleReply = 10,
+    /// Home to node: files that have changed, as [`invalidation`](crate::invalidation) has it.
+    Invalidate = 11,
 }
 
 impl Kind {
@@ -70,6 +72,7 @@ impl Kind {
             8 => Self::FileReply,
             9 => Self::Handle,
             10 => Self::HandleReply,
+            11 => Self::Invalidate,
             _ => return None,
         })
     }

@@ -3,6 +3,7 @@
 //! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
+//! * [`invalidation`]: what home says of files that have changed.
 //! * [`message`]: the messages of sockets, inside operations on home objects.
 //! * [`byte_stream`]: what a link between machines runs over: TCP, or TCP encrypted.
 //! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
@@ -19,6 +20,7 @@ pub mod byte_stream;
 pub mod carrier;
 pub mod control;
 pub mod frame;
+pub mod invalidation;
 pub mod message;
 pub mod preamble;
 pub mod resume;
@@ -29,4 +31,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;

@@ -18,7 +18,7 @@ const WEB: &str = r#"
 mkdir www logs; seq 1 1500000 > www/large; echo hello > www/small; head -c 100000 /dev/zero > www/zeros
 web() { cat > nginx.conf <<CONF
 daemon off; pid nginx.pid; error_log logs/error.log; worker_processes 2; events { worker_connections 400; }
-http { access_log logs/access.log; sendfile $1; client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5; client_max_body_size 50m;
+http { keepalive_requests 1000000; access_log logs/access.log; sendfile $1; client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5; client_max_body_size 50m;
 server { listen 127.0.0.1:$PORT; listen unix:$PWD/socket; root www; location = /teapot { return 418 short; }
   location /proxy/ { proxy_pass http://unix:$PWD/socket:/; } location /put { proxy_pass http://127.0.0.1:$PORT/teapot; } } $2 }
 CONF
@@ -53,7 +53,7 @@ kill -HUP $!; for i in $(seq 20); do curl -s $URL/small; done | sort | uniq -c; 
 cases! {
     nginx_without_sendfile: web(&format!("{WEB}web off; $AF nginx -p $PWD -c nginx.conf & until_served; curl -s $URL/large | cmp - www/large && echo same; curl -s --limit-rate 30M $URL/large | cmp - www/large && echo same slowly; curl -s -m 0.2 --limit-rate 100k $URL/large > /dev/null; echo $?; curl -s $URL/small; kill $!; wait $!; echo $?"));
     /// Load from home, as much as there can be: nothing may fail.
-    nginx_under_load: web(&format!("{WEB}web on; $AF nginx -p $PWD -c nginx.conf & until_served; wrk -t 2 -c 50 -d 3 $URL/small > wrk.out; grep -E 'Socket errors|Non-2xx' wrk.out; grep -c Requests/sec wrk.out; wrk -t 2 -c 8 -d 2 --timeout 30 $URL/large > wrk.out; grep -E 'Socket errors|Non-2xx' wrk.out; curl -s $URL/large | cmp - www/large && echo same; kill -QUIT $!; wait $!; echo $?"));
+    nginx_under_load: web(&format!("{WEB}web on; $AF nginx -p $PWD -c nginx.conf & until_served; wrk -t 2 -c 50 -d 3 --timeout 30 $URL/small > wrk.out; grep -E 'Socket errors|Non-2xx' wrk.out; grep -c Requests/sec wrk.out; wrk -t 2 -c 8 -d 2 --timeout 30 $URL/large > wrk.out; grep -E 'Socket errors|Non-2xx' wrk.out; curl -s $URL/large | cmp - www/large && echo same; kill -QUIT $!; wait $!; echo $?"));
     curl_of_home: web(&format!("{WEB}web on; nginx -p $PWD -c nginx.conf & until_served; $AF curl -s $URL/large | cmp - www/large && echo same; $AF curl -s -o 1.out $URL/large -o 2.out $URL/zeros -w '%{{http_code}} %{{size_download}} %{{remote_ip}}\\n'; cmp 1.out www/large; $AF curl -s -T www/large $URL/put; echo; $AF curl -s --unix-socket socket http://x/small; $AF curl -s http://127.0.0.1:1/; echo $?; $AF curl -s -r 5-20 $URL/large | md5sum; $AF ab -q -n 200 -c 5 $URL/small | grep -E '^(Complete|Failed)'; kill $!; wait $!; echo $?"));
     tls_server: web(&format!("{WEB}{AUTHORITY}web on \"server {{ listen 127.0.0.1:$((PORT + 1)) ssl; root www; ssl_certificate cert.pem; ssl_certificate_key key.pem; }}\"
 $AF nginx -p $PWD -c nginx.conf & until_served $((PORT + 1)); S=https://localhost:$((PORT + 1)); curl -s --cacert ca.pem $S/large | cmp - www/large && echo same; curl -s --tlsv1.2 --tls-max 1.2 --cacert ca.pem $S/small; curl -s $S/small; echo $?; kill $!; wait $!; echo $?"));

@@ -93,7 +93,12 @@ impl Session {
                     dispatch_home(&Server { session: self }, execution)?;
                 }
             }
-            Kind::Hello | Kind::Welcome | Kind::CallReply | Kind::FileReply | Kind::HandleReply => {
+            Kind::Hello
+            | Kind::Welcome
+            | Kind::CallReply
+            | Kind::FileReply
+            | Kind::HandleReply
+            | Kind::Invalidate => {
                 return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
             }
         }
