@@ -37,6 +37,8 @@ pub enum Command {
     Run(Run),
     /// List processes that are afield
     Ps(Ps),
+    /// Show why a process that is afield waits for home
+    Explain(Explain),
     /// Lend this machine's CPUs: the node daemon
     Node(Node),
     /// The home daemon (started on demand)
@@ -96,6 +98,19 @@ pub struct Ps {
     #[arg(long)]
     pub links: bool,
     /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Round trips to home by their cause, of the process and of its whole job. The PID may be\n\
+                  that of a job which has ended, if it is one of the last."
+)]
+pub struct Explain {
+    /// The process, as `afield ps` lists it
+    pub pid: u32,
+    /// Print a JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -333,6 +348,7 @@ Usage: afield [OPTIONS] <COMMAND>
 Commands:
   run       Run a command with its computing on a node
   ps        List processes that are afield
+  explain   Show why a process that is afield waits for home
   node      Lend this machine's CPUs: the node daemon
   agent     The home daemon (started on demand)
   key       Show this machine's key

@@ -8,10 +8,11 @@ use afield_link::wire::{Spawn, SpawnError, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::client::{Link, Measured, Process, Status};
+use crate::agent::explain::Explained;
 use crate::place::Place;
 
 /// Version of these messages.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// First message of both sides.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +46,11 @@ pub enum Request {
     Run(Box<RunRequest>),
     /// Answered by [`Answer::Processes`].
     Ps,
+    /// Answered by [`Answer::Explained`].
+    Explain {
+        /// Which process.
+        pid: u32,
+    },
     /// Answered by [`Answer::Links`].
     Links,
     /// Answered by [`Answer::Status`].
@@ -86,6 +92,8 @@ pub struct RunRequest {
 pub enum Answer {
     /// Processes that are afield.
     Processes(Vec<Process>),
+    /// What a process and its job have waited for, if there is such a process.
+    Explained(Option<Box<Explained>>),
     /// Links to nodes.
     Links(Vec<Link>),
     /// The agent itself.

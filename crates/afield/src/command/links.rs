@@ -104,7 +104,7 @@ fn table(links: &[Link]) -> String {
     text
 }
 
-fn span(span: Duration) -> String {
+pub fn span(span: Duration) -> String {
     let us = span.as_secs_f64() * 1e6;
     match us {
         ..1e3 => format!("{us:.0} µs"),
@@ -113,7 +113,7 @@ fn span(span: Duration) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = "B";

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod agent;
+mod explain;
 mod key;
 mod links;
 mod node;
@@ -58,6 +59,7 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Ps(ps) if ps.links => links::links(&Settings::load(&options)?, ps.json),
         Command::Ps(ps) => ps::ps(&Settings::load(&options)?, ps.json),
+        Command::Explain(choice) => explain::explain(&Settings::load(&options)?, choice.pid, choice.json),
         Command::Node(node) => {
             options.log = node.log;
             let settings = Settings::load(&options)?;

@@ -3,9 +3,11 @@
 use std::io::IsTerminal;
 
 use afield_home::agent::client::{self, Process, State};
+use afield_home::agent::trips::{Cause, Count};
 use serde_json::json;
 
 use super::agent::{clock, since};
+use super::explain::key;
 use super::output;
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -40,6 +42,18 @@ fn state(state: State) -> &'static str {
     }
 }
 
+fn trips(process: &Process) -> u64 {
+    process.trips.iter().map(|count| count.trips).sum()
+}
+
+fn by_cause(trips: &[Count; 4]) -> serde_json::Value {
+    let named = Cause::ALL.into_iter().zip(trips);
+    named
+        .map(|(cause, count)| (key(cause).to_owned(), count.trips.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 fn object(process: &Process) -> serde_json::Value {
     json!({
         "pid": process.pid,
@@ -47,7 +61,7 @@ fn object(process: &Process) -> serde_json::Value {
         "command": process.command,
         "node": process.node,
         "state": state(process.state),
-        "home_calls": process.home_calls,
+        "round_trips": by_cause(&process.trips),
         "started_ms": process.started_ms,
     })
 }
@@ -64,18 +78,18 @@ fn table(processes: &[Process], columns: Option<usize>) -> String {
     };
     let pid = width("PID", |process| process.pid.to_string().len());
     let node = width("NODE", |process| process.node.chars().count());
-    let calls = width("CALLS", |process| process.home_calls.to_string().len());
+    let trips = width("TRIPS", |process| trips(process).to_string().len());
     let time = width("TIME", |process| clock(since(process.started_ms)).len());
     let mut text = String::new();
     let mut line = |fields: [&str; 6]| {
-        let [f_pid, f_node, f_state, f_calls, f_time, f_command] = fields;
+        let [f_pid, f_node, f_state, f_trips, f_time, f_command] = fields;
         let full = format!(
-            "{f_pid:>pid$} {f_node:<node$} {f_state:<8} {f_calls:>calls$} {f_time:>time$} {f_command}"
+            "{f_pid:>pid$} {f_node:<node$} {f_state:<8} {f_trips:>trips$} {f_time:>time$} {f_command}"
         );
         text.extend(full.chars().take(columns.unwrap_or(usize::MAX)));
         text.push('\n');
     };
-    line(["PID", "NODE", "STATE", "CALLS", "TIME", "COMMAND"]);
+    line(["PID", "NODE", "STATE", "TRIPS", "TIME", "COMMAND"]);
     for process in processes {
         let command: String = process
             .command
@@ -86,7 +100,7 @@ fn table(processes: &[Process], columns: Option<usize>) -> String {
             &process.pid.to_string(),
             &process.node,
             state(process.state),
-            &process.home_calls.to_string(),
+            &self::trips(process).to_string(),
             &clock(since(process.started_ms)),
             &command,
         ]);
@@ -106,13 +120,13 @@ mod tests {
             command: "cc1 -O2\nx.c".to_owned(),
             node: "embedded".to_owned(),
             state: State::Running,
-            home_calls: 12,
+            trips: [3, 4, 5, 0].map(|trips| Count { trips, bytes: 0 }),
             started_ms: u64::MAX,
         };
         let text = table(std::slice::from_ref(&process), None);
         assert_eq!(
             text,
-            " PID NODE     STATE    CALLS  TIME COMMAND\n4711 embedded running     12 00:00 cc1 -O2?x.c\n"
+            " PID NODE     STATE    TRIPS  TIME COMMAND\n4711 embedded running     12 00:00 cc1 -O2?x.c\n"
         );
         assert!(
             table(&[process], Some(20))

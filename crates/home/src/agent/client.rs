@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::explain::Explained;
 pub use super::measure::Measured;
+use super::trips::Count;
 use crate::channel::{self, ChannelError, Incoming};
 use crate::messages::{Answer, Greeting, Request};
 use crate::place::Place;
@@ -63,8 +65,8 @@ pub struct Process {
     pub node: String,
     /// What it does.
     pub state: State,
-    /// Calls that home has executed for it, operations on its descriptors included.
-    pub home_calls: u64,
+    /// Its round trips so far, for each of [`Cause::ALL`](super::trips::Cause::ALL).
+    pub trips: [Count; 4],
     /// When it was started or forked, milliseconds since 1970.
     pub started_ms: u64,
 }
@@ -152,6 +154,18 @@ pub fn links(runtime: &RuntimeDir) -> Result<Vec<Link>, ClientError> {
     };
     match conversation.ask(&Request::Links)? {
         Answer::Links(links) => Ok(links),
+        _ => Err(conversation.garbled()),
+    }
+}
+
+/// What the process with this pid and its job have waited for; the pid may be that of a job which has ended. No agent, or no such
+/// process: `None`.
+pub fn explain(runtime: &RuntimeDir, pid: u32) -> Result<Option<Explained>, ClientError> {
+    let Some(mut conversation) = Conversation::begin(runtime)? else {
+        return Ok(None);
+    };
+    match conversation.ask(&Request::Explain { pid })? {
+        Answer::Explained(explained) => Ok(explained.map(|explained| *explained)),
         _ => Err(conversation.garbled()),
     }
 }

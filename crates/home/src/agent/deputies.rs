@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use afield_link::frame::Kind;
 use afield_link::wire::Usage;
@@ -13,6 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::client::State;
+use super::explain::Job;
+use super::trips::{Cause, Operation, Tally};
 use super::{lock, now_ms};
 use crate::channel::{ChannelError, Incoming, Outgoing};
 use crate::files::Occupied;
@@ -27,6 +28,8 @@ pub struct DeputyEntry {
     pub pid: u32,
     /// The job's first process.
     pub job: u32,
+    /// The same with all its processes.
+    pub job_record: Arc<Job>,
     /// Who waits for it, if that is a deputy.
     pub parent: Option<u32>,
     /// Who forked it, as a child or as a sibling.
@@ -41,8 +44,8 @@ pub struct DeputyEntry {
     pub incoming: Mutex<Incoming>,
     /// What changes.
     pub status: Mutex<EntryStatus>,
-    /// Calls and operations so far.
-    calls: AtomicU64,
+    /// Its round trips so far.
+    pub tally: Mutex<Tally>,
     /// `/proc/PID/stat`, kept open, so that it is this process's and no later one's.
     stat: Option<File>,
 }
@@ -99,10 +102,11 @@ impl EntryStatus {
 
 impl DeputyEntry {
     /// A deputy at the other end of `channel`, of which something may have been received already.
-    pub fn new(pid: u32, job: u32, parent: Option<u32>, channel: OwnedFd, incoming: Incoming) -> Self {
+    pub fn new(pid: u32, job: Arc<Job>, parent: Option<u32>, channel: OwnedFd, incoming: Incoming) -> Self {
         Self {
             pid,
-            job,
+            job: job.pid,
+            job_record: job,
             parent,
             maker: None,
             started_ms: now_ms(),
@@ -111,7 +115,7 @@ impl DeputyEntry {
             outgoing: Mutex::default(),
             incoming: Mutex::new(incoming),
             status: Mutex::default(),
-            calls: AtomicU64::new(0),
+            tally: Mutex::default(),
             stat: File::open(format!("/proc/{pid}/stat")).ok(),
         }
     }
@@ -177,14 +181,14 @@ impl DeputyEntry {
         lock(&self.outgoing).pending_bytes() > 0
     }
 
-    /// One more call.
-    pub fn count_call(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+    /// The guest waits for this, which home does, and whose request has so many bytes.
+    pub fn count_home_call(&self, operation: Operation, bytes: usize) {
+        lock(&self.tally).add(Cause::HomeCall, operation, bytes);
     }
 
-    /// Calls so far.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    /// The answer to that has so many bytes.
+    pub fn count_answer(&self, operation: Operation, bytes: usize) {
+        lock(&self.tally).add_answer(Cause::HomeCall, operation, bytes);
     }
 
     /// What home's kernel says of it now: whether it is stopped, and its priority.

@@ -92,6 +92,11 @@ impl Agent {
                 processes.sort_unstable_by_key(|process| process.pid);
                 channel::send_control(socket.as_fd(), 0, &Answer::Processes(processes), None)
             }
+            Request::Explain { pid } => {
+                let explained = self.sessions().iter().find_map(|session| session.explain(pid));
+                let answer = Answer::Explained(explained.map(Box::new));
+                channel::send_control(socket.as_fd(), 0, &answer, None)
+            }
             Request::Links => {
                 let links = self.sessions().iter().map(|session| session.link()).collect();
                 channel::send_control(socket.as_fd(), 0, &Answer::Links(links), None)

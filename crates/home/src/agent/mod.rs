@@ -5,6 +5,7 @@
 
 pub mod client;
 mod deputies;
+pub mod explain;
 mod incarnation;
 mod listener;
 mod measure;
@@ -18,6 +19,7 @@ pub mod ssh;
 mod switchboard;
 #[cfg(test)]
 mod tests;
+pub mod trips;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -285,9 +285,9 @@ impl Session {
     /// The node cancels a request. It will be answered in any case.
     pub(super) fn cancel(&self, id: u64) -> Result<(), SessionError> {
         let deputy = self.with_outstanding(id, |what| match what {
-            Some(Outstanding::Call(deputy) | Outstanding::Handle(deputy) | Outstanding::Share(deputy, _)) => {
-                Some(Arc::clone(deputy))
-            }
+            Some(
+                Outstanding::Call(deputy, _) | Outstanding::Handle(deputy, _) | Outstanding::Share(deputy, _),
+            ) => Some(Arc::clone(deputy)),
             Some(Outstanding::File(waiting)) => match waiting {
                 Waiting::Record { deputy, .. } => Some(Arc::clone(deputy)),
                 Waiting::Beginning(cancelled) => {

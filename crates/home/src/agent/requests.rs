@@ -19,6 +19,7 @@ use super::lock;
 use super::record_locks::Waiting;
 use super::server::Server;
 use super::session::{Outstanding, Session, SessionError};
+use super::trips::{Operation, cause_of_file};
 use crate::messages::ToDeputy;
 
 /// Most calls of one job of which its user is told.
@@ -38,6 +39,7 @@ impl Session {
             reply.clear();
             let outcome = self.files.handle(&request.payload, &mut reply);
             self.serving.fetch_sub(1, Ordering::Release);
+            self.count_file(&request, &reply);
             let (id, asker) = (request.id, asker_of(&request));
             drop(request);
             if let Err(error) = self.finish_file(id, asker, outcome, std::mem::take(&mut reply)) {
@@ -83,6 +85,7 @@ impl Session {
                 self.serving.fetch_add(1, Ordering::Acquire);
                 let outcome = self.files.handle(&frame.payload, &mut reply);
                 self.serving.fetch_sub(1, Ordering::Release);
+                self.count_file(&frame, &reply);
                 self.finish_file(frame.id, asker_of(&frame), outcome, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
@@ -103,6 +106,16 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// Counts a file request that a guest waits for.
+    fn count_file(&self, request: &Frame, reply: &[u8]) {
+        let Some(deputy) = self.deputy(asker_of(request)) else {
+            return;
+        };
+        if let Some((cause, operation)) = cause_of_file(&self.files, &request.payload, reply) {
+            lock(&deputy.tally).add(cause, operation, request.payload.len() + reply.len());
+        }
     }
 
     /// Those that may wait for long are noted in the turn, so that a cancellation finds them.
@@ -130,7 +143,8 @@ impl Session {
         let Some(deputy) = self.deputy(header.pid.get()) else {
             return self.fail_call(frame.id, libc::EINTR);
         };
-        deputy.count_call();
+        let operation = Operation::call(header.number.get());
+        deputy.count_home_call(operation, frame.payload.len());
         if header.number.get() == nr::SETPGID
             && let Some(errno) = self.refuse_group(&deputy, header)
         {
@@ -145,7 +159,7 @@ impl Session {
                 }
             }
         }
-        self.expect(frame.id, Outstanding::Call(Arc::clone(&deputy)))?;
+        self.expect(frame.id, Outstanding::Call(Arc::clone(&deputy), operation))?;
         self.deliver(&deputy, Kind::Call, frame.id, &frame.payload)
     }
 
@@ -175,7 +189,10 @@ impl Session {
                 false => Ok(()),
             };
         };
-        deputy.count_call();
+        let operation = Operation::Object(header.op.get());
+        if answered {
+            deputy.count_home_call(operation, frame.payload.len());
+        }
         if header.area_length.get() > 0 {
             self.give_area(&deputy)?;
         }
@@ -184,7 +201,7 @@ impl Session {
             return match self.files.path_descriptor(header.handle.get()) {
                 Err(errno) => self.fail_operation(frame.id, errno),
                 Ok(descriptor) => {
-                    self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
+                    self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy), operation))?;
                     let message = ToDeputy::Open {
                         handle: self.new_handles(1),
                         flags: header.argument.get() as u32,
@@ -211,7 +228,7 @@ impl Session {
             return self.share(&deputy, frame.id, header.handle.get());
         }
         if answered {
-            self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy)))?;
+            self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy), operation))?;
         }
         self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
     }

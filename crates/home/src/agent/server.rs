@@ -10,6 +10,7 @@ use super::deputies::DeputyEntry;
 use super::lock;
 use super::requests::words_of;
 use super::session::{Outstanding, Session, SessionError};
+use super::trips::Operation;
 use crate::messages::ToDeputy;
 
 /// A session, as its node sees it.
@@ -31,6 +32,7 @@ impl Home for Server<'_> {
         let Some(deputy) = self.session.deputy(pid) else {
             return Ok(answer.send(&Err(libc::ESRCH))?);
         };
+        deputy.count_home_call(Operation::Fork, 0);
         let what = Outstanding::Fork {
             deputy: Arc::clone(&deputy),
             sibling,

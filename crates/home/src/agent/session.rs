@@ -24,9 +24,11 @@ use zerocopy::IntoBytes;
 
 use super::client::{Link, Process, Transport};
 use super::deputies::{DeputyEntry, SendError};
+use super::explain::{EndedJobs, Job};
 use super::lock;
 use super::record_locks::Waiting;
 use super::shared::SharedObjects;
+use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
@@ -92,10 +94,10 @@ impl From<rustix::io::Errno> for SessionError {
 /// A request of the node that has not been answered.
 #[derive(Debug)]
 pub enum Outstanding {
-    /// A call, with the deputy.
-    Call(Arc<DeputyEntry>),
-    /// An operation on a home object, with the deputy.
-    Handle(Arc<DeputyEntry>),
+    /// A call, with the deputy, and what it is to be counted as.
+    Call(Arc<DeputyEntry>, Operation),
+    /// An operation on a home object, with the same.
+    Handle(Arc<DeputyEntry>, Operation),
     /// A fork, with the deputy.
     Fork {
         /// The parent's.
@@ -161,6 +163,8 @@ pub struct Session {
     own_next: AtomicU64,
     /// Home objects that guests pass to each other.
     pub(super) shared: SharedObjects,
+    /// Jobs that have ended last.
+    pub(super) ended_jobs: Mutex<EndedJobs>,
     /// Why it is over, when it is.
     over: Mutex<Option<Over>>,
     /// File requests that have been taken from the link and are being executed.
@@ -215,6 +219,7 @@ impl Session {
             handle_next: AtomicU64::new(1),
             own_next: AtomicU64::new(0),
             shared: SharedObjects::default(),
+            ended_jobs: Mutex::default(),
             over: Mutex::new(None),
             serving: AtomicUsize::new(0),
         })
@@ -229,7 +234,7 @@ impl Session {
         channel: OwnedFd,
         incoming: Incoming,
     ) -> Result<(), SessionError> {
-        let mut entry = DeputyEntry::new(pid, pid, None, channel, incoming);
+        let mut entry = DeputyEntry::new(pid, Job::new(pid), None, channel, incoming);
         entry.verbose = request.verbose;
         let words: Vec<_> = request
             .spawn
@@ -304,7 +309,11 @@ impl Session {
             if let Some(over) = &*lock(&self.over) {
                 return Ok(Some(over.why.clone()));
             }
-            deputies.insert(entry.pid, Arc::clone(entry))
+            let old = deputies.insert(entry.pid, Arc::clone(entry));
+            if let Some(old) = &old {
+                self.keep_tally(old, deputies.values().map(|other| other.job));
+            }
+            old
         };
         if let Some(old) = old {
             // The pid was given out again before the end of its last owner's channel was seen.
@@ -330,7 +339,7 @@ impl Session {
 
     /// Takes a deputy out.
     pub fn unregister(&self, pid: u32) -> Option<Arc<DeputyEntry>> {
-        let entry = lock(&self.deputies).remove(&pid)?;
+        let entry = self.take_out(&mut lock(&self.deputies), pid)?;
         self.files.end_start(pid);
         let _ = epoll::delete(&self.epoll, entry.channel());
         Some(entry)
@@ -344,11 +353,22 @@ impl Session {
                 .get(&entry.pid)
                 .is_some_and(|other| Arc::ptr_eq(other, entry))
             {
-                deputies.remove(&entry.pid);
+                self.take_out(&mut deputies, entry.pid);
                 self.files.end_start(entry.pid);
             }
         }
         let _ = epoll::delete(&self.epoll, entry.channel());
+    }
+
+    fn take_out(&self, deputies: &mut HashMap<u32, Arc<DeputyEntry>>, pid: u32) -> Option<Arc<DeputyEntry>> {
+        let entry = deputies.remove(&pid)?;
+        self.keep_tally(&entry, deputies.values().map(|other| other.job));
+        Some(entry)
+    }
+
+    /// Looks at the deputies; none comes or goes meanwhile.
+    pub(super) fn with_deputies<T>(&self, look: impl FnOnce(&HashMap<u32, Arc<DeputyEntry>>) -> T) -> T {
+        look(&lock(&self.deputies))
     }
 
     /// The deputy of a pid.
@@ -386,7 +406,7 @@ impl Session {
                     command: status.command.clone(),
                     node: self.name.clone(),
                     state: status.state(),
-                    home_calls: entry.calls(),
+                    trips: lock(&entry.tally).by_cause(),
                     started_ms: entry.started_ms,
                 })
             })
@@ -496,8 +516,8 @@ impl Session {
             self.node.kill(entry.pid)?;
         }
         let of_this = |what: &mut Outstanding| match what {
-            Outstanding::Call(deputy)
-            | Outstanding::Handle(deputy)
+            Outstanding::Call(deputy, _)
+            | Outstanding::Handle(deputy, _)
             | Outstanding::Share(deputy, _)
             | Outstanding::Fork { deputy, .. } => Arc::ptr_eq(deputy, entry),
             Outstanding::File(waiting) => waiting.deputy().is_some_and(|deputy| Arc::ptr_eq(deputy, entry)),
@@ -507,8 +527,8 @@ impl Session {
             .collect();
         for (id, what) in left {
             match what {
-                Outstanding::Call(_) => self.fail_call(id, libc::EINTR)?,
-                Outstanding::Handle(_) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
+                Outstanding::Call(..) => self.fail_call(id, libc::EINTR)?,
+                Outstanding::Handle(..) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
                 Outstanding::Fork { answer, .. } => answer.send(&Err(libc::ESRCH))?,
                 Outstanding::File(waiting) => self.finish_waiting(id, waiting, libc::EINTR)?,
             }

@@ -166,20 +166,24 @@ impl Session {
     }
 
     fn pass_reply(&self, deputy: &Arc<DeputyEntry>, frame: &Frame) -> Result<(), SessionError> {
-        let fits = self.with_outstanding(frame.id, |what| match what {
-            Some(Outstanding::Call(of)) => frame.kind == Kind::CallReply && Arc::ptr_eq(of, deputy),
-            Some(Outstanding::Handle(of)) => frame.kind == Kind::HandleReply && Arc::ptr_eq(of, deputy),
-            _ => false,
+        let asked = self.with_outstanding(frame.id, |what| {
+            let (kind, of, operation) = match what? {
+                Outstanding::Call(of, operation) => (Kind::CallReply, of, *operation),
+                Outstanding::Handle(of, operation) => (Kind::HandleReply, of, *operation),
+                _ => return None,
+            };
+            (frame.kind == kind && Arc::ptr_eq(of, deputy)).then_some(operation)
         });
-        if !fits {
+        let Some(operation) = asked else {
             tracing::warn!(
                 pid = deputy.pid,
                 id = frame.id,
                 "a deputy answers what was not asked"
             );
             return Ok(());
-        }
+        };
         self.answered(frame.id);
+        deputy.count_answer(operation, frame.payload.len());
         Ok(self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?)
     }
 
@@ -240,7 +244,13 @@ impl Session {
         let result = match (result, descriptor) {
             (Ok(pid), Some(channel)) => {
                 let of = if sibling { parent.parent } else { Some(parent.pid) };
-                let mut child = DeputyEntry::new(pid, parent.job, of, channel, Default::default());
+                let mut child = DeputyEntry::new(
+                    pid,
+                    Arc::clone(&parent.job_record),
+                    of,
+                    channel,
+                    Default::default(),
+                );
                 child.verbose = parent.verbose;
                 child.maker = Some(parent.pid);
                 {

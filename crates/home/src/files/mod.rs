@@ -212,6 +212,11 @@ impl FileService {
         copy().map_err(Errno::raw_os_error)
     }
 
+    /// Whether the node's kernel has been told of this node more than once, and has forgotten it less often: it knew it before.
+    pub fn is_known_again(&self, node: u64) -> bool {
+        self.nodes.get(node).is_ok_and(|node| node.lookups() > 1)
+    }
+
     /// Closes descriptors that have not been used between the last calls; to be called every few seconds. A session
     /// that is idle then keeps no file system of home busy and no removed file's blocks.
     pub fn trim(&self) {

@@ -139,6 +139,11 @@ impl Node {
         self.identity.kind == libc::S_IFDIR
     }
 
+    /// How often the kernel was told of it and has not forgotten it.
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
     /// Keeps the descriptor until the guard is dropped.
     pub fn pin(self: &Arc<Self>) -> Pin {
         self.pins.fetch_add(1, Ordering::Relaxed);
