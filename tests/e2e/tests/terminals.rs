@@ -738,7 +738,7 @@ while True: time.sleep(100)
         "clear; bg; until jobs -s | grep -q p.py; do :; done; echo stopped $((3))",
         "stopped 3\n$",
     );
-    pair.line("clear; fg", "python3 p.py");
+    pair.line("fg", "fg\npython3 p.py");
     pair.until_that("a job", job_has_terminal);
     pair.keys("three\r");
     pair.until("read THREE");
