@@ -15,9 +15,10 @@ static void print_lock(const char *what, int fd, struct flock lock, pid_t expect
            lock.l_type == F_UNLCK ? "free" : lock.l_pid == expected ? "right owner" : "wrong owner");
 }
 
-static void whole_files(void) {
-    title("flock");
-    int one = MUST(open("f", O_RDWR | O_CREAT, 0644)), two = MUST(open("f", O_RDWR));
+// Of a file or a directory.
+static void whole(const char *path, int flags) {
+    title(path);
+    int one = MUST(open(path, flags, 0644)), two = MUST(open(path, flags));
     CALL(flock(one, LOCK_SH));
     CALL(flock(two, LOCK_SH | LOCK_NB));
     CALL(flock(one, LOCK_EX | LOCK_NB));
@@ -31,7 +32,7 @@ static void whole_files(void) {
     CALL(flock(two, LOCK_EX | LOCK_NB));
     struct gate waiting = gate_new();
     pid_t pid = CHILD({
-        int fd = MUST(open("f", O_RDWR));
+        int fd = MUST(open(path, flags));
         gate_open(&waiting);
         MUST(flock(fd, LOCK_EX));
         printf("the child has it\n");
@@ -51,11 +52,15 @@ static void whole_files(void) {
     // What closing releases is free at once, every time.
     int held = 0;
     for (int round = 0; round < 500; round++) {
-        one = MUST(open("f", O_RDWR));
-        two = MUST(open("f", O_RDWR));
+        one = MUST(open(path, flags));
+        two = MUST(open(path, flags));
         MUST(flock(one, LOCK_EX));
         close(one);
         held += flock(two, LOCK_EX | LOCK_NB) == -1;
+        if (flags & O_DIRECTORY) {
+            close(two);
+            continue;
+        }
         one = MUST(open("f", O_RDWR));
         struct flock lock = range(F_WRLCK, 0, 1);
         MUST(fcntl(two, F_OFD_SETLK, &lock));
@@ -124,6 +129,38 @@ static void records(void) {
 
 static void on_alarm(int number) { (void)number; }
 
+static struct gate on_signal;
+
+static void open_gate(int number) {
+    (void)number;
+    gate_open(&on_signal);
+}
+
+// A signal ends the wait for a lock, or, with `SA_RESTART`, does not: then the lock is free only after the handler has run.
+static void whole_interrupted(const char *path, int flags) {
+    for (int restarts = 0; restarts < 2; restarts++) {
+        printf("%s interrupted, restarts %d\n", path, restarts);
+        struct gate held = gate_new();
+        on_signal = gate_new();
+        pid_t pid = CHILD({
+            int fd = MUST(open(path, flags));
+            MUST(flock(fd, LOCK_EX));
+            gate_open(&held);
+            gate_wait(&on_signal);
+        });
+        gate_wait(&held);
+        int fd = MUST(open(path, flags));
+        struct sigaction action = {.sa_handler = open_gate, .sa_flags = restarts ? SA_RESTART : 0};
+        sigaction(SIGALRM, &action, NULL);
+        struct itimerval timer = {{0, 0}, {0, 50000}};
+        setitimer(ITIMER_REAL, &timer, NULL);
+        CALL(flock(fd, LOCK_EX));
+        wait_for("child", pid);
+        CALL(flock(fd, LOCK_EX | LOCK_NB));
+        close(fd);
+    }
+}
+
 static void interrupted(void) {
     title("interrupted and deadlocked");
     int fd = MUST(open("f", O_RDWR));
@@ -185,7 +222,12 @@ static void descriptions(void) {
 }
 
 int main(void) {
-    whole_files();
+    MUST(mkdir("d", 0755));
+    whole("f", O_RDWR | O_CREAT);
+    whole("d", O_RDONLY | O_DIRECTORY);
+    whole_interrupted("f", O_RDWR);
+    whole_interrupted("d", O_RDONLY);
+    MUST(rmdir("d"));
     records();
     interrupted();
     descriptions();

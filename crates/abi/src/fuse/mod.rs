@@ -348,6 +348,9 @@ pub mod write_flag {
 /// Bit of [`ReadRequest::read_flags`]: `lock_owner` is valid.
 pub const READ_LOCK_OWNER: u32 = 1 << 1;
 
+/// A request of device control that is a directory's `flock`, whose operation is the argument: the kernel keeps such locks to itself.
+pub const FLOCK_DIRECTORY: u32 = 0xfa66;
+
 /// Bits of [`IoctlRequest::flags`] and [`IoctlReply::flags`].
 pub mod ioctl_flag {
     /// A 32-bit caller on a 64-bit machine.

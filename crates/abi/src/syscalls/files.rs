@@ -2,7 +2,7 @@
 
 use super::Arg::{Fd, In, Out, String, Value};
 use super::Class::{Both, Event, File, Home, Never};
-use super::Door::Notify;
+use super::Door::{Notify, Trace};
 use super::Len::{self, Argument};
 use super::{Restart, Row, call, nr};
 
@@ -40,7 +40,7 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::ACCESS, File),
     call(nr::FACCESSAT, File),
     call(nr::FACCESSAT2, File),
-    call(nr::FLOCK, File),
+    call(nr::FLOCK, Event(Trace)).note("locks are home's"),
     call(nr::FSYNC, File),
     call(nr::FDATASYNC, File),
     call(nr::SYNC_FILE_RANGE, File),

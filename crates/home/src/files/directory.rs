@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use afield_abi::fuse::{DirectoryEntry, DirectoryEntryPlus, EntryReply, ReadRequest, entry_bytes};
@@ -25,6 +26,8 @@ const RECORD_HEAD_BYTES: usize = 19;
 #[derive(Debug)]
 pub struct OpenDirectory {
     descriptor: OwnedFd,
+    /// A lock of it has been asked for.
+    pub locks: AtomicBool,
     /// Keeps the node reachable.
     pub node: Pin,
     listing: Mutex<Listing>,
@@ -35,6 +38,7 @@ impl OpenDirectory {
     pub fn new(descriptor: OwnedFd, node: Pin) -> Self {
         Self {
             descriptor,
+            locks: AtomicBool::new(false),
             node,
             listing: Mutex::default(),
         }

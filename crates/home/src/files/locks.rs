@@ -76,8 +76,9 @@ impl FileService {
         let wait = opcode == Opcode::SetLockWait;
         if record.flags & LOCK_FLOCK != 0 {
             let open = self.handles.any(record.handle, node)?;
-            if let Open::File(file) = &open {
-                file.locks.store(true, Ordering::Relaxed);
+            match &open {
+                Open::File(file) => file.locks.store(true, Ordering::Relaxed),
+                Open::Directory(directory) => directory.locks.store(true, Ordering::Relaxed),
             }
             return flock(request, &record, wait, open);
         }

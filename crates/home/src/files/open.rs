@@ -342,14 +342,17 @@ impl FileService {
         let Ok(mut request) = Request::new(request) else {
             return false;
         };
-        if Opcode::from_wire(request.header.opcode) != Some(Opcode::Release) {
+        let opcode = Opcode::from_wire(request.header.opcode);
+        if !matches!(opcode, Some(Opcode::Release | Opcode::ReleaseDirectory)) {
             return false;
         }
         let Ok(record) = request.record::<ReleaseRequest>() else {
             return false;
         };
-        let Ok(file) = self.handles.file(record.handle, request.header.node) else {
-            return false;
+        let file = match self.handles.any(record.handle, request.header.node) {
+            Ok(Open::File(file)) => file,
+            Ok(Open::Directory(directory)) => return directory.locks.load(Ordering::Relaxed),
+            Err(_) => return false,
         };
         // One that has no name left can be large, and its blocks be freed now: that may take long, and nobody sees it.
         file.locks.load(Ordering::Relaxed)

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
-    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, EntryReply, FlushRequest, ForgetOne, ForgetRequest,
-    LOCK_DESCRIPTION, LockRequest, Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader,
-    RequestHeader, init_flag, open_reply_flag,
+    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, EntryReply, FLOCK_DIRECTORY, FileLock, FlushRequest,
+    ForgetOne, ForgetRequest, IoctlReply, IoctlRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
+    OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag, ioctl_flag,
+    open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -52,6 +53,8 @@ pub enum Asked {
         inner: u32,
         /// It has a signal.
         interrupted: bool,
+        /// To the kernel it is device control of a directory.
+        controls: bool,
     },
 }
 
@@ -112,7 +115,7 @@ impl Home {
     /// Takes note of what requests mean for closing.
     fn note(&self, shared: &Shared, request: &Request<'_>) {
         match request.opcode {
-            Opcode::SetLock | Opcode::SetLockWait => {
+            Opcode::SetLock | Opcode::SetLockWait | Opcode::Ioctl => {
                 lock(&self.locked).insert(request.header.node);
             }
             Opcode::Release => {
@@ -157,6 +160,7 @@ impl Home {
             Opcode::SetLockWait => Some(Asked::Wait {
                 inner,
                 interrupted: false,
+                controls: false,
             }),
             Opcode::Open => {
                 let flags = request.record::<OpenRequest>().map_or(0, |open| open.flags);
@@ -176,7 +180,31 @@ impl Home {
 }
 
 impl Driver for Home {
-    fn request(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
+    fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
+        if request.opcode != Opcode::Ioctl {
+            return self.relay(shared, request);
+        }
+        let mut bytes = directory_lock(&request)?;
+        let (header, _) = RequestHeader::read_from_prefix(&bytes).map_err(|_| libc::EINVAL)?;
+        let asked = Asked::Wait {
+            inner: header.pid,
+            interrupted: false,
+            controls: true,
+        };
+        shared.files.expect(header.unique, Pending::Home(asked));
+        self.relay(
+            shared,
+            Request {
+                opcode: request.opcode,
+                header,
+                bytes: &mut bytes,
+            },
+        )
+    }
+}
+
+impl Home {
+    fn relay(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
         let unique = request.header.unique;
         if self.closes_quietly(&request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
@@ -220,6 +248,41 @@ impl Driver for Home {
             }
         }
     }
+}
+
+/// A directory's `flock`, as home takes it. The tracer has made it what it is (`trace::locks`).
+fn directory_lock(request: &Request<'_>) -> Result<Vec<u8>, i32> {
+    let control: IoctlRequest = request.record()?;
+    if control.command != FLOCK_DIRECTORY || control.flags & ioctl_flag::DIRECTORY == 0 {
+        return Err(libc::ENOTTY);
+    }
+    let operation = control.argument as i32;
+    let kind = match operation & !libc::LOCK_NB {
+        libc::LOCK_SH => libc::F_RDLCK,
+        libc::LOCK_EX => libc::F_WRLCK,
+        libc::LOCK_UN => libc::F_UNLCK,
+        _ => return Err(libc::EINVAL),
+    };
+    let opcode = match operation & libc::LOCK_NB {
+        0 => Opcode::SetLockWait,
+        _ => Opcode::SetLock,
+    };
+    let header = RequestHeader {
+        length: (size_of::<RequestHeader>() + size_of::<LockRequest>()) as u32,
+        opcode: opcode as u32,
+        ..request.header
+    };
+    let lock = LockRequest {
+        handle: control.handle,
+        lock: FileLock {
+            end: i64::MAX as u64,
+            kind: kind as u32,
+            ..FileLock::default()
+        },
+        flags: LOCK_FLOCK,
+        ..LockRequest::default()
+    };
+    Ok([header.as_bytes(), lock.as_bytes()].concat())
 }
 
 /// FUSE does not tell locks of open descriptions from those of processes; the call that waits for it does.
@@ -299,9 +362,15 @@ pub fn replied(
             let unique = ReplyHeader::read_from_bytes(head).map_or(0, |header| header.unique);
             *reply = super::data_reply(unique, &[&proc::merged(shared, reading, text)]);
         }
+        Asked::Wait { controls: true, .. } if error == 0 => {
+            reply.extend_from_slice(IoctlReply::default().as_bytes());
+            let length = (reply.len() as u32).to_ne_bytes();
+            reply[..length.len()].copy_from_slice(&length);
+        }
         Asked::Wait {
             inner,
             interrupted: true,
+            ..
         } if error == -libc::EINTR => {
             if let Some((tid, _)) = shared.guests.find_inner(inner) {
                 return Ok(Some(Box::new(move |reply| Order::ReplyInterrupted {

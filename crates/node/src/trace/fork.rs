@@ -60,6 +60,7 @@ impl Tracer {
         };
         match registers.orig_rax as i64 {
             libc::SYS_rt_sigtimedwait => return self.signal_wait(tid, registers.rsi),
+            libc::SYS_flock => return self.lock_call(tid, registers),
             libc::SYS_signalfd | libc::SYS_signalfd4 => return self.signal_descriptor(tid, registers),
             _ if descriptors::is_read(registers.orig_rax) => return self.read_call(tid, registers),
             _ if limits::is_write(registers.orig_rax) => return self.write_call(tid, &registers),
@@ -237,6 +238,7 @@ impl Tracer {
                 Within::HandingOver(handover) => return self.handed_over(tid, handover),
                 Within::Exempt => self.end_exemption(parent, tid),
                 Within::Limiting(limiting) => return self.limited(tid, limiting),
+                Within::Locking(before) => self.lock_ended(tid, &before),
             }
             return self.go_on(tid, Resume::Run(0));
         }

@@ -10,6 +10,7 @@ mod fork;
 mod handover;
 mod hold;
 mod limits;
+mod locks;
 mod orders;
 mod signals;
 mod truths;
@@ -84,6 +85,8 @@ enum Within {
     Exempt,
     /// It installs a filter for its writes.
     Limiting(Box<limits::Limiting>),
+    /// It locks a directory; its registers at the call.
+    Locking(Box<Registers>),
 }
 
 /// What the tracer knows of a process.
