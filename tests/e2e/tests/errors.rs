@@ -20,6 +20,8 @@ const EMBEDDED: Mode = Mode {
 };
 
 user_cases! {
+    /// An ordinary user cannot read it, at home or elsewhere. The user is told what can be done; what natively runs is refused as if it could not.
+    execute_only: Case::home("cp /bin/true e; chmod 111 e; if [ -z \"$AF\" ] && [ $(id -u) != 0 ]; then echo 126; echo 126; echo told; else $AF ./e 2> 1; echo $?; $AF sh -c ./e 2> 2; echo $?; [ $(id -u) = 0 ] || { grep -q 'e may be executed but not read.*afield run --on home' 1 && grep -q 'e may be executed but not read' 2 && echo told; }; fi; rm -f 1 2; chmod 755 e");
     unreadable_working_directory: Case::home("mkdir -p d/e; cd d/e; chmod 0 ..; $AF sh -c '/bin/pwd; ls; echo $?' 2>/dev/null; cd ../..; chmod 700 d 2>/dev/null; true");
     unreadable_directory: Case::guest("mkdir d; echo x > d/f; chmod 0 d; ls d; cat d/f; (cd d); echo $?; chmod 700 d; cat d/f; ls /root >/dev/null; echo $?");
 }

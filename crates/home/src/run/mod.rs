@@ -293,12 +293,18 @@ impl Attempt<'_> {
         };
         // Once the program has been executed signals are the guest's; until then they do what they do before any `execve`.
         let mask = signals::set_blocked(signals::ALL);
-        let outcome = match next_unless_killed(&channel, &mut incoming, mask) {
-            Ok(ToDeputy::Spawned(result)) => result.map_err(|error| self.spawn_error(error)),
-            Ok(ToDeputy::Refused(why)) => Err(RunError::Refused(why)),
-            Ok(ToDeputy::Gone(why)) => Err(RunError::Gone(why)),
-            Ok(_) => Err(RunError::Answer),
-            Err(error) => Err(error),
+        let outcome = loop {
+            break match next_unless_killed(&channel, &mut incoming, mask) {
+                Ok(ToDeputy::Notice(text)) => {
+                    eprintln!("afield: {text}");
+                    continue;
+                }
+                Ok(ToDeputy::Spawned(result)) => result.map_err(|error| self.spawn_error(error)),
+                Ok(ToDeputy::Refused(why)) => Err(RunError::Refused(why)),
+                Ok(ToDeputy::Gone(why)) => Err(RunError::Gone(why)),
+                Ok(_) => Err(RunError::Answer),
+                Err(error) => Err(error),
+            };
         };
         if let Err(error) = outcome {
             signals::set_blocked(mask);
@@ -383,6 +389,10 @@ fn next_unless_killed(
 ) -> Result<ToDeputy, RunError> {
     loop {
         if let Some(frame) = incoming.next_frame()? {
+            // A guest that could not execute its program has closed its descriptors, and is heard of next.
+            if frame.kind == Kind::Handle {
+                continue;
+            }
             if frame.kind != Kind::Control {
                 return Err(RunError::Answer);
             }
