@@ -283,6 +283,8 @@ pub mod open_reply_flag {
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
     /// Reads and writes go to the backing file.
     pub const PASSTHROUGH: u32 = 1 << 7;
+    /// Home's word to a session, which the kernel does not get to see: writes may be [behind](super::write_flag::BEHIND).
+    pub const BEHIND: u32 = 1 << 31;
 }
 
 /// Bits of [`SetAttributesRequest::valid`]: which fields are to be set.
@@ -343,7 +345,16 @@ pub mod write_flag {
     pub const LOCK_OWNER: u32 = 1 << 1;
     /// Set-id bits go, as the caller may not keep them.
     pub const KILL_SUIDGID: u32 = 1 << 2;
+    /// A session's word to home: the caller has been told already that all of it is written. Home writes before it takes
+    /// anything later from the node, and answers only what fails, takes long, or [asks](ASKS).
+    pub const BEHIND: u32 = 1 << 31;
+    /// A session's word to home: the answer is to say whether later writes may be [behind](BEHIND).
+    pub const ASKS: u32 = 1 << 30;
 }
+
+/// Bit of [`WriteReply::padding`], home's word to a session, which the kernel does not get to see: later writes may be
+/// [behind](write_flag::BEHIND).
+pub const WRITE_AMPLE: u32 = 1 << 0;
 
 /// Bit of [`ReadRequest::read_flags`]: `lock_owner` is valid.
 pub const READ_LOCK_OWNER: u32 = 1 << 1;

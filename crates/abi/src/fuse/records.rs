@@ -322,7 +322,7 @@ records! {
     WriteReply, 8 {
         /// So many bytes of it.
         size: u32,
-        /// Zero.
+        /// Zero to the kernel; [`WRITE_AMPLE`](super::WRITE_AMPLE) between home and a session.
         padding: u32,
     }
 

@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 
 use afield_abi::fuse::{
     ACCESS_DIRECTORY, AccessRequest, EntryReply, Opcode, OpenRequest, ReplyHeader, RequestHeader,
+    WriteRequest, write_flag,
 };
 use afield_abi::syscalls;
 use afield_link::wire::HandleOp;
@@ -164,6 +165,10 @@ pub fn cause_of_file(files: &FileService, request: &[u8], reply: &[u8]) -> Optio
         Opcode::Access => {
             let (access, _) = AccessRequest::read_from_prefix(body).ok()?;
             facts.moves = access.mask & ACCESS_DIRECTORY != 0;
+        }
+        Opcode::Write => {
+            let (write, _) = WriteRequest::read_from_prefix(body).ok()?;
+            facts.unawaited = write.write_flags & write_flag::BEHIND != 0;
         }
         _ => {}
     }

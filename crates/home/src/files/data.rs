@@ -2,10 +2,12 @@
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use afield_abi::fuse::{
     AllocateRequest, CopyRange64Reply, CopyRangeRequest, IoctlReply, IoctlRequest, PollReply, PollRequest,
-    ReadRequest, SYNC_DATA_ONLY, SeekReply, SeekRequest, SyncRequest, WriteReply, WriteRequest, ioctl_flag,
+    ReadRequest, SYNC_DATA_ONLY, SeekReply, SeekRequest, SyncRequest, WRITE_AMPLE, WriteReply, WriteRequest,
+    ioctl_flag, write_flag,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
@@ -13,7 +15,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::decode::{Reply, Request};
 use super::open::OpenFile;
-use super::{COPY_BYTES_MAX, DATA_BYTES_MAX, FileService, Result, sys};
+use super::{COPY_BYTES_MAX, DATA_BYTES_MAX, FileService, Outcome, Result, behind, sys};
 
 /// `RWF_NOAPPEND`: write at the offset although the file was opened to append.
 const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
@@ -57,17 +59,28 @@ impl FileService {
         Ok(())
     }
 
-    pub(super) fn write(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
+    pub(super) fn write(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<Outcome> {
         let record: WriteRequest = request.record()?;
         let data = request.data(record.size)?;
         let file = self.handles.file(record.handle, request.header.node)?;
-        let append = OFlags::from_bits_retain(record.flags).contains(OFlags::APPEND);
-        let count = rustix::io::retry_on_intr(|| write_at(&file, data, record.offset, append))?;
+        let is_behind = record.write_flags & write_flag::BEHIND != 0;
+        let asks = record.write_flags & write_flag::ASKS != 0;
+        let began = asks.then(Instant::now).or_else(|| is_behind.then(Instant::now));
+        let mut count = write_at(&file, data, record.offset, record.flags)?;
+        // Nobody is there to go on with what is left.
+        while is_behind && count < data.len() {
+            count += write_at(&file, &data[count..], record.offset + count as u64, record.flags)?;
+        }
+        let is_slow = began.is_some_and(|began| began.elapsed() >= behind::SLOW);
+        if is_behind && !asks && !is_slow {
+            return Ok(Outcome::NoReply);
+        }
+        let is_ample = asks && !is_slow && behind::is_ample(&file);
         reply.record(&WriteReply {
             size: count as u32,
-            padding: 0,
+            padding: if is_ample { WRITE_AMPLE } else { 0 },
         });
-        Ok(())
+        Ok(Outcome::Reply)
     }
 
     pub(super) fn allocate(&self, request: &mut Request<'_>) -> Result<()> {
@@ -178,13 +191,22 @@ impl FileService {
     }
 }
 
-/// Writes at an offset or at the end, as the node's open file has it now, which `fcntl` may have changed since the file was
-/// opened.
-fn write_at(file: &OpenFile, data: &[u8], offset: u64, append: bool) -> Result<usize> {
-    let flags = match (append, file.appends) {
-        (true, true) | (false, false) => return rustix::io::pwrite(file.as_fd(), data, offset),
+/// Writes at an offset or at the end, and through to the disk or not, as the node's open file has it now, which `fcntl` may have
+/// changed since the file was opened, and the call itself may demand.
+fn write_at(file: &OpenFile, data: &[u8], offset: u64, flags: u32) -> Result<usize> {
+    let asked = OFlags::from_bits_retain(flags);
+    let mut how = match (asked.contains(OFlags::APPEND), file.appends) {
+        (true, true) | (false, false) => ReadWriteFlags::empty(),
         (true, false) => ReadWriteFlags::APPEND,
         (false, true) => NO_APPEND,
     };
-    rustix::io::pwritev2(file.as_fd(), &[IoSlice::new(data)], offset, flags)
+    if asked.contains(OFlags::SYNC) {
+        how |= ReadWriteFlags::SYNC;
+    } else if asked.contains(OFlags::DSYNC) {
+        how |= ReadWriteFlags::DSYNC;
+    }
+    rustix::io::retry_on_intr(|| match how.is_empty() {
+        true => rustix::io::pwrite(file.as_fd(), data, offset),
+        false => rustix::io::pwritev2(file.as_fd(), &[IoSlice::new(data)], offset, how),
+    })
 }

@@ -16,9 +16,11 @@
 //! | `nodes` | inodes that the kernel knows, and descriptors that reach them |
 //! | `devices` | file systems of home under one mount |
 //! | `credentials` | whose rights count |
+//! | `behind` | writes of which the caller has been told before they are executed |
 //! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
 mod attributes;
+mod behind;
 mod credentials;
 mod data;
 mod decode;
@@ -265,7 +267,7 @@ impl FileService {
             Opcode::Create => self.create(request, reply)?,
             Opcode::TemporaryFile => self.temporary_file(request, reply)?,
             Opcode::Read => self.read(request, reply)?,
-            Opcode::Write => self.write(request, reply)?,
+            Opcode::Write => return self.write(request, reply),
             Opcode::FileSystem => self.file_system(request, reply)?,
             Opcode::Release | Opcode::ReleaseDirectory => self.release(request)?,
             Opcode::Sync | Opcode::SyncDirectory => self.sync(request)?,

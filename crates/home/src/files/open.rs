@@ -1,20 +1,16 @@
 //! Open files and directories: handles, and the calls that make and end them.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
     CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
-    ReplyHeader, open_reply_flag, release_flag,
+    WriteRequest, open_reply_flag, release_flag, write_flag,
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use zerocopy::FromBytes;
 
 use super::credentials::apply_umask;
 use super::decode::{Reply, Request};
@@ -22,7 +18,7 @@ use super::devices::Class;
 use super::directory::OpenDirectory;
 use super::hash::Mixing;
 use super::nodes::{Identity, Node, Pin, stat_descriptor};
-use super::{FileService, Outcome, Result, proc_path, sys};
+use super::{FileService, Outcome, Result, behind, proc_path, sys};
 
 /// What of a request's flags home's `open` gets to see. Those that make files are decided by the operation, and those about
 /// links have been dealt with by the node's kernel.
@@ -169,16 +165,22 @@ impl FileService {
             Class::Made => true,
             Class::Unknown => !fresh && stat_descriptor(&descriptor)?.stx_size == 0,
         };
+        let mut open_flags = if direct { open_reply_flag::DIRECT_IO } else { 0 };
+        let waits = OFlags::SYNC | OFlags::DSYNC | OFlags::DIRECT;
+        let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
+        if writes && !flags.intersects(waits) && behind::is_ample(&descriptor) {
+            open_flags |= open_reply_flag::BEHIND;
+        }
         let file = OpenFile {
             descriptor,
             appends: flags.contains(OFlags::APPEND),
-            writes: flags & OFlags::RWMODE != OFlags::RDONLY,
+            writes,
             locks: AtomicBool::new(false),
             node: pin,
         };
         Ok(OpenReply {
             handle: self.handles.insert(Open::File(Arc::new(file))),
-            open_flags: if direct { open_reply_flag::DIRECT_IO } else { 0 },
+            open_flags,
             backing: 0,
         })
     }
@@ -209,28 +211,6 @@ impl FileService {
         let node = self.nodes.get(request.header.node)?;
         reply.record(&self.open_node(&node, record.flags)?);
         Ok(())
-    }
-
-    /// The program that a refused request was about, if its caller may execute but not read it: natively the kernel reads it, afield
-    /// nobody can.
-    pub fn unreadable_program(&self, request: &[u8], reply: &[u8]) -> Option<PathBuf> {
-        let (answer, _) = ReplyHeader::read_from_prefix(reply).ok()?;
-        if answer.error != -libc::EACCES {
-            return None;
-        }
-        let mut request = Request::new(request).ok()?;
-        if Opcode::from_wire(request.header.opcode) != Some(Opcode::Open)
-            || request.record::<OpenRequest>().ok()?.flags & OPEN_FOR_EXECUTION == 0
-        {
-            return None;
-        }
-        let header = request.header;
-        let _assumed = self.credentials.assume(header.uid, header.gid, header.pid).ok()?;
-        let reached = self.descriptor(header.node).ok()?;
-        let path = proc_path(&*reached);
-        rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS).ok()?;
-        let name = rustix::fs::readlink(&*path, Vec::new()).ok()?;
-        Some(PathBuf::from(OsString::from_vec(name.into_bytes())))
     }
 
     pub(super) fn create(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
@@ -362,16 +342,23 @@ impl FileService {
         Ok(())
     }
 
-    /// True for a request to close a file that others may be waiting to see closed: it holds a lock, or keeps them from
-    /// executing it. Such requests are to be served in the order in which they came, although nobody waits for them.
-    pub fn closes_in_order(&self, request: &[u8]) -> bool {
+    /// True for requests that are to be served in the order in which they came, although nobody waits for them: writes of which
+    /// the caller has been told that they are done, and the closing of a file that others may be waiting to see closed.
+    pub fn is_in_order(&self, request: &[u8]) -> bool {
         let Ok(mut request) = Request::new(request) else {
             return false;
         };
-        let opcode = Opcode::from_wire(request.header.opcode);
-        if !matches!(opcode, Some(Opcode::Release | Opcode::ReleaseDirectory)) {
-            return false;
+        match Opcode::from_wire(request.header.opcode) {
+            Some(Opcode::Write) => request
+                .record::<WriteRequest>()
+                .is_ok_and(|record| record.write_flags & write_flag::BEHIND != 0),
+            Some(Opcode::Release | Opcode::ReleaseDirectory) => self.closes_in_order(&mut request),
+            _ => false,
         }
+    }
+
+    /// True if the file holds a lock, or keeps others from executing it.
+    fn closes_in_order(&self, request: &mut Request<'_>) -> bool {
         let Ok(record) = request.record::<ReleaseRequest>() else {
             return false;
         };

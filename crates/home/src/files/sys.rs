@@ -90,6 +90,63 @@ pub fn description_lock(file: BorrowedFd<'_>, command: i32, lock: &mut libc::flo
     check(unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) }.into()).map(drop)
 }
 
+/// `struct if_dqblk`: limits, use and times.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Quota {
+    block_hard_limit: u64,
+    block_soft_limit: u64,
+    others: [u64; 6],
+    valid: u32,
+    padding: u32,
+}
+
+/// `struct fsxattr`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct ExtendedFlags {
+    flags: u32,
+    extent_bytes: u32,
+    extents: u32,
+    project: u32,
+    rest: [u32; 3],
+}
+
+/// Whether the space that a file may take is limited for its owner, group or project, as far as that can be seen; true if it
+/// might be.
+pub fn has_quota(file: BorrowedFd<'_>) -> bool {
+    /// `Q_GETQUOTA`, above the kind of quota.
+    const GET: u32 = 0x0080_0007 << 8;
+    /// `FS_IOC_FSGETXATTR`.
+    const GET_FLAGS: libc::c_ulong = 0x801c_581f;
+    let Ok(status) = rustix::fs::fstat(file) else {
+        return true;
+    };
+    for (kind, id) in [(0, status.st_uid), (1, status.st_gid)] {
+        let mut quota = Quota::default();
+        // SAFETY: the command fills one `struct if_dqblk`, which `quota` is.
+        let got = check(unsafe {
+            libc::syscall(
+                libc::SYS_quotactl_fd,
+                file.as_raw_fd(),
+                GET | kind,
+                id,
+                &raw mut quota,
+            )
+        });
+        match got {
+            Ok(_) if quota.block_hard_limit == 0 && quota.block_soft_limit == 0 => {}
+            // There is no such thing here, or nobody may use it.
+            Err(Errno::SRCH | Errno::NOSYS | Errno::NOTTY | Errno::INVAL | Errno::OPNOTSUPP) => {}
+            _ => return true,
+        }
+    }
+    let mut flags = ExtendedFlags::default();
+    // SAFETY: the command fills one `struct fsxattr`, which `flags` is.
+    let got = check(unsafe { libc::ioctl(file.as_raw_fd(), GET_FLAGS, &raw mut flags) }.into());
+    got.is_ok() && flags.project != 0
+}
+
 /// Sets the calling thread's file-system user id; an error if the kernel refused.
 pub fn set_file_user(uid: u32) -> Result<()> {
     // SAFETY: plain numbers; the raw call changes the calling thread only.

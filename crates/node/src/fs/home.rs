@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use afield_abi::fuse::{
     ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, EntryReply, FLOCK_DIRECTORY, FileLock, FlushRequest,
@@ -16,6 +17,7 @@ use afield_link::wire::WireError;
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::behind::{Behind, Course, Settling};
 use super::owners::{Owner, Owners};
 use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock, proc};
 use crate::door::descriptors::{CurrentCall, current_call};
@@ -42,9 +44,15 @@ pub enum Asked {
     Open {
         /// What was asked.
         opcode: Opcode,
+        /// The node; that of a new file the reply tells.
+        node: u64,
         /// The file cannot be written through it.
         read_only: bool,
     },
+    /// A write that its caller waits for.
+    Write(Settling),
+    /// The reply tells of failed writes before it, too.
+    Settle(Settling),
     /// The reply tells half of what is true of a guest.
     Merge(proc::Reading),
     /// Home may wait long (for a lock).
@@ -102,10 +110,10 @@ impl Home {
     }
 
     /// True for a close of which home has nothing to learn.
-    fn closes_quietly(&self, request: &Request<'_>) -> bool {
+    fn closes_quietly(&self, behind: &Behind, request: &Request<'_>) -> bool {
         match (request.opcode, request.record::<FlushRequest>()) {
             (Opcode::Flush, Ok(flush)) => {
-                lock(&self.readers).contains(&flush.handle)
+                (lock(&self.readers).contains(&flush.handle) || behind.is_settled(flush.handle))
                     && !lock(&self.locked).contains(&request.header.node)
             }
             _ => false,
@@ -121,6 +129,7 @@ impl Home {
             Opcode::Release => {
                 if let Ok(release) = request.record::<ReleaseRequest>() {
                     lock(&self.readers).remove(&release.handle);
+                    shared.files.behind.released(release.handle);
                     shared.files.proc.released(release.handle);
                 }
             }
@@ -130,12 +139,16 @@ impl Home {
 
     /// Open files are read and written past the node's cache: while that is valid for no time at all, asking whether it
     /// still is costs as much as reading.
-    fn opened(&self, reply: &mut OpenReply, read_only: bool) {
+    fn opened(&self, behind: &Behind, node: u64, reply: &mut OpenReply, read_only: bool) {
+        let may = reply.open_flags & open_reply_flag::BEHIND != 0;
+        reply.open_flags &= !open_reply_flag::BEHIND;
         if self.direct.load(Ordering::Relaxed) {
             reply.open_flags |= open_reply_flag::DIRECT_IO;
         }
         if read_only {
             lock(&self.readers).insert(reply.handle);
+        } else {
+            behind.opened(reply.handle, node, may, Instant::now());
         }
     }
 
@@ -167,13 +180,21 @@ impl Home {
                 let read_only = flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32;
                 Some(Asked::Open {
                     opcode: Opcode::Open,
+                    node: request.header.node,
                     read_only,
                 })
             }
             opcode @ (Opcode::Create | Opcode::TemporaryFile) => Some(Asked::Open {
                 opcode,
+                node: 0,
                 read_only: false,
             }),
+            Opcode::Flush | Opcode::Sync => {
+                // Both records begin with the handle.
+                let handle = request.record::<u64>().unwrap_or(0);
+                let settling = shared.files.behind.settling(handle);
+                Some(Asked::Settle(settling))
+            }
             opcode => (self.owners.is_some() && Owners::concern(opcode)).then_some(Asked::Owner { opcode }),
         }
     }
@@ -206,7 +227,7 @@ impl Driver for Home {
 impl Home {
     fn relay(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
         let unique = request.header.unique;
-        if self.closes_quietly(&request) {
+        if self.closes_quietly(&shared.files.behind, &request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
         self.note(shared, &request);
@@ -220,7 +241,16 @@ impl Home {
                 proc::Read::Rest(text) => return Ok(Outcome::Reply(super::data_reply(unique, &[&text]))),
             }
         }
-        if let Some(asked) = self.asked(shared, &request) {
+        let mut answer = None;
+        if request.opcode == Opcode::Write {
+            match shared.files.behind.write(&mut request, Instant::now())? {
+                Some(Course::Answer(reply)) => answer = Some(reply),
+                Some(Course::Wait(settling)) => {
+                    shared.files.expect(unique, Pending::Home(Asked::Write(settling)));
+                }
+                None => {}
+            }
+        } else if let Some(asked) = self.asked(shared, &request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
         let header = &request.header;
@@ -240,7 +270,7 @@ impl Home {
             .writer
             .write_frame(Kind::File, unique | FILE_ID, &[request.bytes]);
         match sent {
-            Ok(()) => Ok(Outcome::Later),
+            Ok(()) => Ok(answer.map_or(Outcome::Later, Outcome::Reply)),
             Err(error) => {
                 debug!("relaying {:?}: {error}", request.opcode);
                 shared.files.take(unique);
@@ -345,16 +375,28 @@ pub fn replied(
                 owners.hide_in_reply(opcode, body);
             }
         }
-        Asked::Open { opcode, read_only } if error == 0 => {
+        Asked::Open {
+            opcode,
+            mut node,
+            read_only,
+        } if error == 0 => {
             let mut at = 0;
             if opcode != Opcode::Open {
+                node = EntryReply::read_from_prefix(body).map_or(0, |(entry, _)| entry.node);
                 if let Some(owners) = home.owners() {
                     owners.hide_in_reply(opcode, body);
                 }
                 at = size_of::<EntryReply>();
             }
             if let Some(Ok((open, _))) = body.get_mut(at..).map(OpenReply::mut_from_prefix) {
-                home.opened(open, read_only);
+                home.opened(&shared.files.behind, node, open, read_only);
+            }
+        }
+        Asked::Write(settling) => shared.files.behind.waited(settling, error, body, Instant::now()),
+        Asked::Settle(settling) => {
+            if let Some(errno) = shared.files.behind.settled(settling, error) {
+                let unique = ReplyHeader::read_from_prefix(reply).map_or(0, |(header, _)| header.unique);
+                *reply = super::error_reply(unique, errno);
             }
         }
         Asked::Merge(reading) if error == 0 => {

@@ -11,6 +11,7 @@
 //!
 //! Drivers have one trait, so that layers can be put between the switch and them.
 
+pub mod behind;
 pub mod dev;
 pub mod handles;
 pub mod home;
@@ -21,6 +22,7 @@ mod terminal;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use afield_abi::fuse::{
     InitReply, InitRequest, InterruptRequest, Notification, NotifyPoll, Opcode, ROOT_NODE, ReplyHeader,
@@ -149,6 +151,8 @@ pub struct Files {
     pending: Mutex<HashMap<u64, Pending>>,
     /// Driver of home's tree.
     pub home: home::Home,
+    /// Writes to home's tree that home has not confirmed.
+    pub behind: behind::Behind,
     /// Driver of home objects.
     pub handles: handles::Handles,
     /// Special files that are opened at home.
@@ -169,6 +173,7 @@ impl Files {
             reading: Mutex::new(vec![0; REQUEST_BYTES]),
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
+            behind: behind::Behind::default(),
             handles: handles::Handles::new(owner),
             special: dev::Special::default(),
             proc: proc::Proc::default(),
@@ -286,6 +291,14 @@ impl Files {
         };
         if header.unique != unique || header.length as usize != reply.len() {
             return Err(malformed.into());
+        }
+        if self.behind.replied(
+            unique,
+            header.error,
+            &reply[size_of::<ReplyHeader>()..],
+            Instant::now(),
+        ) {
+            return Ok(());
         }
         match self.take(unique) {
             Some(Pending::Home(asked)) => {

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use afield_abi::fuse::{
     AllocateRequest, CopyRange64Reply, CopyRangeRequest, CreateRequest, EntryReply, IoctlReply, IoctlRequest,
     LinkRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, PollReply, PollRequest, ROOT_NODE, SYNC_DATA_ONLY,
-    SeekReply, SeekRequest, SyncRequest, WriteReply, open_reply_flag,
+    SeekReply, SeekRequest, SyncRequest, WriteReply, WriteRequest, open_reply_flag, write_flag,
 };
 use zerocopy::IntoBytes;
 
-use super::{Client, record, z};
+use super::super::Outcome;
+use super::{Client, encode, record, z};
 
 #[test]
 fn data_goes_in_and_comes_out() {
@@ -40,6 +41,46 @@ fn data_goes_in_and_comes_out() {
     client.release(node, handle);
     assert_eq!(client.read(node, handle, 0, 1).unwrap_err(), libc::EBADF);
     assert_eq!(std::fs::read(client.path("f")).unwrap(), data);
+}
+
+#[test]
+fn writes_behind_are_answered_only_if_there_is_something_to_say() {
+    let client = Client::new();
+    let (entry, open) = client.create(ROOT_NODE, "f", 0o644, 0).unwrap();
+    let node = entry.node;
+    let write = |handle, write_flags, data: &[u8]| {
+        let record = WriteRequest {
+            handle,
+            offset: 2,
+            size: data.len() as u32,
+            write_flags,
+            ..WriteRequest::default()
+        };
+        let parts = [record.as_bytes(), data];
+        let request = encode(Opcode::Write as u32, node, (client.uid, client.gid), &parts);
+        let in_order = client.service.is_in_order(&request);
+        assert_eq!(in_order, write_flags & write_flag::BEHIND != 0);
+        client.send(Opcode::Write, node, &parts)
+    };
+    // A machine that is busy may take long, and is told so.
+    let (outcome, _) = write(open.handle, write_flag::BEHIND, b"one");
+    assert!(matches!(outcome, Outcome::NoReply | Outcome::Reply));
+    let (outcome, reply) = write(open.handle, write_flag::BEHIND | write_flag::ASKS, b"three");
+    assert!(matches!(outcome, Outcome::Reply));
+    assert_eq!(record::<WriteReply>(&reply.unwrap()).size, 5);
+    let (_, reply) = write(open.handle, 0, b"four");
+    let reply: WriteReply = record(&reply.unwrap());
+    assert_eq!((reply.size, reply.padding), (4, 0), "nobody asked");
+    assert_eq!(std::fs::read(client.path("f")).unwrap(), b"\0\0foure");
+    let reader = client.open(node, libc::O_RDONLY).unwrap();
+    assert_eq!(reader.open_flags & open_reply_flag::BEHIND, 0);
+    let (outcome, reply) = write(reader.handle, write_flag::BEHIND, b"x");
+    assert!(matches!(outcome, Outcome::Reply));
+    assert_eq!(reply.unwrap_err(), libc::EBADF);
+    for flag in [libc::O_SYNC, libc::O_DSYNC] {
+        let open = client.open(node, libc::O_WRONLY | flag).unwrap();
+        assert_eq!(open.open_flags & open_reply_flag::BEHIND, 0);
+    }
 }
 
 #[test]
@@ -75,7 +116,7 @@ fn appending_follows_the_flag_as_it_is_now() {
     let append = client.open(node, libc::O_WRONLY | libc::O_APPEND).unwrap();
     assert_eq!(append.open_flags & open_reply_flag::DIRECT_IO, 1);
     let plain = client.open(node, libc::O_RDWR).unwrap();
-    assert_eq!(plain.open_flags, 0);
+    assert_eq!(plain.open_flags & open_reply_flag::DIRECT_IO, 0);
     client
         .write(node, append.handle, 0, b"a", libc::O_APPEND)
         .unwrap();
