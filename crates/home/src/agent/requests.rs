@@ -1,5 +1,6 @@
 //! What comes from the node: threads that read the link in turn.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -41,6 +42,12 @@ impl Session {
             self.serving.fetch_sub(1, Ordering::Release);
             self.count_file(&request, &reply);
             let (id, asker) = (request.id, asker_of(&request));
+            if let Some(program) = self.files.unreadable_program(&request.payload, &reply)
+                && let Err(error) = self.tell_unreadable(asker, &program)
+            {
+                self.end(&error);
+                return error;
+            }
             drop(request);
             if let Err(error) = self.finish_file(id, asker, outcome, std::mem::take(&mut reply)) {
                 self.end(&error);
@@ -233,12 +240,25 @@ impl Session {
         self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
     }
 
+    /// Tells the user why a program is not executed that natively is.
+    fn tell_unreadable(&self, pid: u32, program: &Path) -> Result<(), SessionError> {
+        let program = wire::presentable(&program.to_string_lossy());
+        let text = format!(
+            "execve: {program} may be executed but not read, and a node has to read what it executes (EACCES); \
+             `afield run --on home` runs it at home"
+        );
+        self.notice_once(pid, text)
+    }
+
     /// Passes the node's words on to the user of a guest's job, each once.
     pub(super) fn notice(&self, pid: u32, text: &str) -> Result<(), SessionError> {
+        self.notice_once(pid, format!("node {}: {}", self.name, wire::presentable(text)))
+    }
+
+    fn notice_once(&self, pid: u32, text: String) -> Result<(), SessionError> {
         let Some(root) = self.deputy(pid).and_then(|deputy| self.deputy(deputy.job)) else {
             return Ok(());
         };
-        let text = format!("node {}: {}", self.name, wire::presentable(text));
         {
             let mut status = lock(&root.status);
             if status.noticed.len() >= NOTICES_MAX || !status.noticed.insert(text.clone()) {

@@ -1,16 +1,24 @@
 //! Open files and directories: handles, and the calls that make and end them.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
     CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
+<<<<<<< ours
     WriteRequest, open_reply_flag, release_flag, write_flag,
+=======
+    ReplyHeader, open_reply_flag, release_flag,
+>>>>>>> theirs
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use zerocopy::FromBytes;
 
 use super::credentials::apply_umask;
 use super::decode::{Reply, Request};
@@ -211,6 +219,28 @@ impl FileService {
         let node = self.nodes.get(request.header.node)?;
         reply.record(&self.open_node(&node, record.flags)?);
         Ok(())
+    }
+
+    /// The program that a refused request was about, if its caller may execute but not read it: natively the kernel reads it, afield
+    /// nobody can.
+    pub fn unreadable_program(&self, request: &[u8], reply: &[u8]) -> Option<PathBuf> {
+        let (answer, _) = ReplyHeader::read_from_prefix(reply).ok()?;
+        if answer.error != -libc::EACCES {
+            return None;
+        }
+        let mut request = Request::new(request).ok()?;
+        if Opcode::from_wire(request.header.opcode) != Some(Opcode::Open)
+            || request.record::<OpenRequest>().ok()?.flags & OPEN_FOR_EXECUTION == 0
+        {
+            return None;
+        }
+        let header = request.header;
+        let _assumed = self.credentials.assume(header.uid, header.gid, header.pid).ok()?;
+        let reached = self.descriptor(header.node).ok()?;
+        let path = proc_path(&*reached);
+        rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS).ok()?;
+        let name = rustix::fs::readlink(&*path, Vec::new()).ok()?;
+        Some(PathBuf::from(OsString::from_vec(name.into_bytes())))
     }
 
     pub(super) fn create(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
