@@ -10,11 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
     CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
-<<<<<<< ours
-    WriteRequest, open_reply_flag, release_flag, write_flag,
-=======
-    ReplyHeader, open_reply_flag, release_flag,
->>>>>>> theirs
+    ReplyHeader, WriteRequest, open_reply_flag, release_flag, write_flag,
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
