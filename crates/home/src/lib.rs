@@ -2,6 +2,7 @@
 //!
 //! * [`run`]: what `afield run` does: describe the job to the agent, then become its root *deputy*.
 //! * [`agent`]: one daemon per user: links to nodes, files for them, and the switchboard between links and deputies.
+//! * [`coherence`]: what nodes keep of home's files, and what they are told when that changes.
 //! * [`deputy`]: a process that stands for a guest: makes its system calls, holds its descriptors, gets its signals,
 //!   and dies as it dies.
 //! * [`runtime`]: the directory where agent and jobs meet.
@@ -9,6 +10,7 @@
 
 pub mod agent;
 mod channel;
+pub mod coherence;
 pub mod deputy;
 pub mod files;
 mod messages;

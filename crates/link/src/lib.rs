@@ -1,5 +1,6 @@
 //! The link between a home and a node: one ordered stream of frames.
 //!
+//! * [`ahead`]: what goes before and after frames, found out where they get their order.
 //! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
@@ -16,6 +17,7 @@
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
 
+pub mod ahead;
 pub mod byte_stream;
 pub mod carrier;
 pub mod control;

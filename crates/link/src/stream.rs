@@ -7,14 +7,16 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use afield_rpc::stages::{Stage, mark};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
+use crate::ahead::{Ahead, Around, Behind};
 use crate::carrier::{Carrier, CarrierError, LinkEvent, Over, Status};
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
 use crate::resume::{Class, ProtocolError};
@@ -108,6 +110,7 @@ pub fn split(socket: Socket) -> io::Result<(Reader, Writer)> {
         shared: Arc::new(WriterShared {
             socket,
             turn: Mutex::new(()),
+            ahead: OnceLock::new(),
         }),
     };
     Ok((reader, writer))
@@ -287,6 +290,8 @@ struct WriterShared {
     socket: Arc<Socket>,
     /// Held while one frame is written, so that frames never mix.
     turn: Mutex<()>,
+    /// Asked before each frame.
+    ahead: OnceLock<Arc<dyn Ahead>>,
 }
 
 /// The writing half; clones write to the same link.
@@ -299,49 +304,85 @@ impl Writer {
     /// Writes one frame whose payload is the concatenation of `parts`. Waits while the peer's buffers are full, and while there is
     /// no connection.
     pub fn write_frame(&self, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
-        self.write(Class::Ordered, kind, id, parts)
+        self.write(Class::Ordered, kind, id, parts, None)
     }
 
     /// Writes a frame that `stream` (a process) waits for and that nothing sent later depends on, such as a file's data. If it is
     /// large, what is sent later may overtake it, and streams share the link evenly.
     pub fn write_data(&self, stream: u32, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let class = match length > BULK_BYTES {
-            true => Class::Data { stream },
-            false => Class::Ordered,
-        };
-        self.write(class, kind, id, parts)
+        self.write(data_class(stream, parts), kind, id, parts, None)
     }
 
-    fn write(&self, class: Class, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
-        let pair = match &*self.shared.socket {
-            Socket::Carried(carrier) => return Ok(carrier.write_frame(class, kind, id, parts)?),
-            Socket::Unix(pair) => pair,
+    /// The same, and at once after it what `behind` says: neither overtakes the other.
+    pub fn write_data_then<'a>(
+        &'a self,
+        stream: u32,
+        kind: Kind,
+        id: u64,
+        parts: &[&[u8]],
+        behind: &'a mut Behind<'a>,
+    ) -> Result<(), LinkError> {
+        self.write(data_class(stream, parts), kind, id, parts, Some(behind))
+    }
+
+    /// Has `ahead` asked before each frame from now on; once per link.
+    pub fn set_ahead(&self, ahead: Arc<dyn Ahead>) {
+        let _ = self.shared.ahead.set(ahead);
+    }
+
+    /// Writes what is to go ahead of the next frame although there is none, if that can be done without waiting.
+    pub fn write_ahead(&self) -> Result<(), LinkError> {
+        let Some(ahead) = self.shared.ahead.get() else {
+            return Ok(());
         };
-        let length = parts.iter().map(|part| part.len()).sum();
-        let head = frame::encode_head(kind, id, length)?;
-        let mut slices = [IoSlice::new(&[]); 6];
-        let count = parts.len() + 1;
-        assert!(
-            count <= slices.len(),
-            "a frame is written from at most five parts"
-        );
-        slices[0] = IoSlice::new(&head);
-        for (slot, part) in slices[1..].iter_mut().zip(parts) {
-            *slot = IoSlice::new(part);
-        }
-        let mut slices = &mut slices[..count];
-        let _turn = self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match (&mut &*pair).write_vectored(slices) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+        let around = Around {
+            ahead: Some(&**ahead),
+            behind: None,
+        };
+        match &*self.shared.socket {
+            Socket::Carried(carrier) => Ok(carrier.write_ahead(&around)?),
+            Socket::Unix(pair) => {
+                // Whoever has the turn may wait for the peer.
+                let Ok(_turn) = self.shared.turn.try_lock() else {
+                    return Ok(());
+                };
+                match has_room(pair).then(|| around.before()).flatten() {
+                    Some(payload) => write_pair(pair, Kind::Invalidate, 0, &[&payload]),
+                    None => Ok(()),
+                }
             }
         }
+    }
+
+    fn write<'a>(
+        &'a self,
+        class: Class,
+        kind: Kind,
+        id: u64,
+        parts: &[&[u8]],
+        behind: Option<&'a mut Behind<'a>>,
+    ) -> Result<(), LinkError> {
+        let mut around = Around {
+            ahead: self.shared.ahead.get().map(|ahead| &**ahead),
+            behind,
+        };
+        let pair = match &*self.shared.socket {
+            Socket::Carried(carrier) => return Ok(carrier.write_around(class, kind, id, parts, around)?),
+            Socket::Unix(pair) => pair,
+        };
+        let _turn = self.turn();
+        if let Some(payload) = around.before() {
+            write_pair(pair, Kind::Invalidate, 0, &[&payload])?;
+        }
+        write_pair(pair, kind, id, parts)?;
+        if let Some(payload) = around.after() {
+            write_pair(pair, Kind::Invalidate, 0, &[&payload])?;
+        }
         Ok(())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the link in both directions: the peer's and this side's readers see its end.
@@ -385,8 +426,54 @@ impl Writer {
     }
 }
 
+/// How a frame of data is sent.
+fn data_class(stream: u32, parts: &[&[u8]]) -> Class {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    match length > BULK_BYTES {
+        true => Class::Data { stream },
+        false => Class::Ordered,
+    }
+}
+
+/// Whether a socketpair takes a list of changes at once: it says so when it has room for several.
+fn has_room(pair: &UnixStream) -> bool {
+    let mut polls = [PollFd::new(pair, PollFlags::OUT)];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(poll(&mut polls, Some(&at_once)), Ok(1..)) && polls[0].revents() == PollFlags::OUT
+}
+
+/// Writes one whole frame to a socketpair; only for who has the turn.
+fn write_pair(pair: &UnixStream, kind: Kind, id: u64, parts: &[&[u8]]) -> Result<(), LinkError> {
+    let length = parts.iter().map(|part| part.len()).sum();
+    let head = frame::encode_head(kind, id, length)?;
+    let mut slices = [IoSlice::new(&[]); 6];
+    let count = parts.len() + 1;
+    assert!(
+        count <= slices.len(),
+        "a frame is written from at most five parts"
+    );
+    slices[0] = IoSlice::new(&head);
+    for (slot, part) in slices[1..].iter_mut().zip(parts) {
+        *slot = IoSlice::new(part);
+    }
+    let mut slices = &mut slices[..count];
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match (&mut &*pair).write_vectored(slices) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -414,6 +501,60 @@ mod tests {
         assert_eq!(frame.payload, vec![7u8; 3 << 20]);
         assert!(matches!(reader.read_frame(), Err(LinkError::Closed)));
         sender.join().unwrap();
+    }
+
+    /// Says what it is told to say, once.
+    #[derive(Debug, Default)]
+    struct News(Mutex<Vec<u8>>);
+
+    impl Ahead for News {
+        fn ahead(&self, payload: &mut Vec<u8>) {
+            payload.append(&mut self.0.lock().unwrap());
+        }
+    }
+
+    fn taken(reader: &mut Reader) -> (Kind, u64, usize) {
+        let frame = reader.read_frame().unwrap();
+        (frame.kind, frame.id, frame.payload.len())
+    }
+
+    /// The order of frames around which something is said.
+    pub(crate) fn news_go_around(writer: &Writer, reader: &mut Reader) {
+        let news = Arc::new(News::default());
+        writer.set_ahead(Arc::clone(&news) as Arc<dyn Ahead>);
+        let say = |text: &[u8]| news.0.lock().unwrap().extend_from_slice(text);
+        writer.write_ahead().unwrap();
+        writer.write_frame(Kind::Call, 1, &[b"frame"]).unwrap();
+        say(b"12");
+        writer.write_frame(Kind::Call, 2, &[b"frame"]).unwrap();
+        say(b"123");
+        let bulk = vec![1; 3 * BULK_BYTES];
+        let mut behind = |payload: &mut Vec<u8>| payload.extend_from_slice(b"1234");
+        writer
+            .write_data_then(7, Kind::FileReply, 3, &[&bulk], &mut behind)
+            .unwrap();
+        say(b"12345");
+        writer.write_ahead().unwrap();
+        writer.write_data(8, Kind::FileReply, 4, &[&bulk]).unwrap();
+        writer.write_frame(Kind::Call, 5, &[]).unwrap();
+        assert_eq!(taken(reader), (Kind::Call, 1, 5));
+        assert_eq!(taken(reader), (Kind::Invalidate, 0, 2));
+        assert_eq!(taken(reader), (Kind::Call, 2, 5));
+        assert_eq!(taken(reader), (Kind::Invalidate, 0, 3));
+        assert_eq!(taken(reader), (Kind::FileReply, 3, bulk.len()));
+        assert_eq!(taken(reader), (Kind::Invalidate, 0, 4));
+        assert_eq!(taken(reader), (Kind::Invalidate, 0, 5));
+        let mut last = [taken(reader), taken(reader)];
+        last.sort_by_key(|(_, id, _)| *id);
+        assert_eq!(last, [(Kind::FileReply, 4, bulk.len()), (Kind::Call, 5, 0)]);
+    }
+
+    #[test]
+    fn news_go_around_frames_of_a_socketpair() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (_, writer) = split(Socket::Unix(left)).unwrap();
+        let (mut reader, _keep) = split(Socket::Unix(right)).unwrap();
+        news_go_around(&writer, &mut reader);
     }
 
     #[test]

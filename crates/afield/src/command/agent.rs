@@ -26,6 +26,7 @@ pub fn run(settings: &Settings, options: &Options) -> Result<u8, Failure> {
         runtime: settings.runtime(),
         idle: Duration::from_secs(settings.idle_seconds_max.value),
         grace: Duration::from_secs(settings.grace_seconds.value),
+        caches: settings.cache.value,
         node_arguments,
         readers: settings.readers.value as usize,
         key: settings.key(),

@@ -10,9 +10,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, GRACE_SECONDS_MAX, READERS_MAX, RESERVED_NAMES, Setting, Source};
 
-const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, node";
+const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, files, node";
 const AGENT_KEYS: &str = "idle_seconds_max, readers";
 const LINK_KEYS: &str = "grace_seconds";
+const FILES_KEYS: &str = "cache";
 const NODE_KEYS: &str = "address";
 
 /// What a file says: values with their lines.
@@ -25,6 +26,7 @@ pub struct File {
     pub idle_seconds_max: Option<(u64, usize)>,
     pub readers: Option<(u64, usize)>,
     pub grace_seconds: Option<(u64, usize)>,
+    pub cache: Option<(bool, usize)>,
     pub nodes: BTreeMap<String, Setting<String>>,
 }
 
@@ -53,6 +55,7 @@ pub fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
             }
             "agent" => reader.agent(value, &mut file)?,
             "link" => reader.link(value, &mut file)?,
+            "files" => reader.files(value, &mut file)?,
             "node" => reader.nodes(value, &mut file)?,
             _ => return Err(reader.unknown(key, "", KEYS)),
         }
@@ -189,6 +192,16 @@ impl Reader<'_> {
         Ok(())
     }
 
+    fn files(&self, value: &Value<'_>, file: &mut File) -> Result<(), ConfigError> {
+        for (key, value) in self.table("files", value)? {
+            match key.get_ref().as_ref() {
+                "cache" => file.cache = Some(self.truth("files.cache", value)?),
+                _ => return Err(self.unknown(key, "files.", FILES_KEYS)),
+            }
+        }
+        Ok(())
+    }
+
     fn nodes(&self, value: &Value<'_>, file: &mut File) -> Result<(), ConfigError> {
         for (key, value) in self.table("node", value)? {
             let name = key.get_ref().as_ref();
@@ -254,7 +267,7 @@ mod tests {
     fn errors_name_the_line() {
         assert_eq!(
             error("on = \"home\"\n\ncolour = 1\n"),
-            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, link, node"
+            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, link, files, node"
         );
         assert_eq!(
             error("\non = 3\n"),

@@ -21,6 +21,9 @@ pub const RESERVED_NAMES: [&str; 2] = ["embedded", "home"];
 /// Most threads per link.
 pub const READERS_MAX: u64 = 64;
 
+/// Whether nodes keep what they know of files, if nobody says so.
+const CACHE_DEFAULT: bool = false;
+
 /// Longest time that a session waits for a lost connection.
 pub const GRACE_SECONDS_MAX: u64 = 86_400;
 
@@ -135,6 +138,8 @@ pub struct Settings {
     pub readers: Setting<u64>,
     /// How long a session waits for a lost connection to be replaced.
     pub grace_seconds: Setting<u64>,
+    /// Nodes keep what they know of home's files until they are told that it has changed.
+    pub cache: Setting<bool>,
     /// Addresses of nodes, by name.
     pub nodes: BTreeMap<String, Setting<String>>,
     /// Where keys are, and who is trusted.
@@ -238,6 +243,12 @@ impl Settings {
                 file.grace_seconds,
                 60,
             ))?,
+            cache: choose(
+                ("", None),
+                ("AFIELD_FILES_CACHE", truth(environment, "AFIELD_FILES_CACHE")?),
+                file.cache,
+                CACHE_DEFAULT,
+            ),
             nodes: file.nodes,
             folder: folder(environment),
         })
@@ -341,6 +352,8 @@ impl fmt::Display for Settings {
         writeln!(f, "\n[link]")?;
         let grace = &self.grace_seconds;
         line(f, "grace_seconds", &grace.value.to_string(), &grace.source)?;
+        writeln!(f, "\n[files]")?;
+        line(f, "cache", &self.cache.value.to_string(), &self.cache.source)?;
         for (name, address) in &self.nodes {
             writeln!(f, "\n[node.{}]", file::key_text(name))?;
             line(f, "address", &quoted(&address.value), &address.source)?;

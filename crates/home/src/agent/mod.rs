@@ -29,13 +29,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use afield_link::stream::{LinkError, Socket};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
+use crate::coherence::Coherence;
 use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
@@ -60,6 +61,8 @@ pub struct Options {
     pub key: PathBuf,
     /// How long a session waits for a lost connection to be replaced.
     pub grace: Duration,
+    /// Nodes keep what they know of home's files until they are told that it has changed.
+    pub caches: bool,
 }
 
 /// Open files without which it could serve nobody.
@@ -111,6 +114,8 @@ struct Agent {
     slots: Mutex<HashMap<Place, Slot>>,
     events: Sender<Event>,
     state: Mutex<AgentState>,
+    /// What nodes keep, made for the first session; none if it cannot be.
+    coherence: OnceLock<Option<Arc<Coherence>>>,
 }
 
 /// What changes all the time.
@@ -176,6 +181,7 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
             used_ms: now_ms(),
             ..AgentState::default()
         }),
+        coherence: OnceLock::new(),
     });
     watch_signals(end_signals, events).map_err(failed("signals"))?;
     let acceptor = Arc::clone(&agent);
@@ -388,6 +394,16 @@ impl Agent {
         connected.map(|connection| (connection, pid))
     }
 
+    /// By which nodes are told what has changed; without it they keep nothing.
+    fn coherence(&self) -> Option<&Arc<Coherence>> {
+        let make = || {
+            let made = self.options.caches.then(Coherence::start)?;
+            made.inspect_err(|error| tracing::warn!("nodes keep nothing of files: {error}"))
+                .ok()
+        };
+        self.coherence.get_or_init(make).as_ref()
+    }
+
     fn begin_session(
         &self,
         connection: Connection,
@@ -408,6 +424,7 @@ impl Agent {
                 embedded,
                 reader,
                 writer,
+                self.coherence(),
             )
             .map_err(io::Error::other)?,
         );

@@ -12,7 +12,7 @@ use afield_link::frame::Kind;
 use super::deputies::DeputyEntry;
 use super::lock;
 use super::session::{Outstanding, Session, SessionError};
-use crate::files::{LockKind, LockWait, Outcome, get_lock_reply, status_reply};
+use crate::files::{LockKind, LockWait, Outcome, Promise, get_lock_reply, status_reply};
 use crate::messages::{LockRecord, LockRequest, ToDeputy};
 use crate::sys::interrupt::Flag;
 use crate::sys::process;
@@ -91,6 +91,7 @@ impl Session {
         id: u64,
         asker: u32,
         outcome: Outcome,
+        promise: Option<Promise>,
         reply: Vec<u8>,
     ) -> Result<(), SessionError> {
         match outcome {
@@ -100,7 +101,10 @@ impl Session {
             }
             Outcome::Reply => {
                 self.answered(id);
-                Ok(self.writer.write_data(asker, Kind::FileReply, id, &[&reply])?)
+                let mut behind = |payload: &mut Vec<u8>| self.files.behind(promise, payload);
+                Ok(self
+                    .writer
+                    .write_data_then(asker, Kind::FileReply, id, &[&reply], &mut behind)?)
             }
             Outcome::RecordLock {
                 unique,

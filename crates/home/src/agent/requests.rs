@@ -38,7 +38,9 @@ impl Session {
                 return SessionError::Stopped;
             };
             reply.clear();
+            let promise = self.files.begin();
             let outcome = self.files.handle(&request.payload, &mut reply);
+            let promise = self.files.promised(&request.payload, promise);
             self.serving.fetch_sub(1, Ordering::Release);
             self.count_file(&request, &reply);
             let (id, asker) = (request.id, asker_of(&request));
@@ -49,7 +51,7 @@ impl Session {
                 return error;
             }
             drop(request);
-            if let Err(error) = self.finish_file(id, asker, outcome, std::mem::take(&mut reply)) {
+            if let Err(error) = self.finish_file(id, asker, outcome, promise, std::mem::take(&mut reply)) {
                 self.end(&error);
                 return error;
             }
@@ -90,10 +92,11 @@ impl Session {
                 }
                 let mut reply = Vec::new();
                 self.serving.fetch_add(1, Ordering::Acquire);
+                let promise = self.files.begin();
                 let outcome = self.files.handle(&frame.payload, &mut reply);
                 self.serving.fetch_sub(1, Ordering::Release);
                 self.count_file(&frame, &reply);
-                self.finish_file(frame.id, asker_of(&frame), outcome, reply)?;
+                self.finish_file(frame.id, asker_of(&frame), outcome, promise, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,
@@ -152,6 +155,11 @@ impl Session {
         };
         let operation = Operation::call(header.number.get());
         deputy.count_home_call(operation, frame.payload.len());
+        if changes_rights(header.number.get())
+            && let Some(session) = self.files.coherence()
+        {
+            session.mix();
+        }
         if header.number.get() == nr::SETPGID
             && let Some(errno) = self.refuse_group(&deputy, header)
         {
@@ -348,6 +356,22 @@ impl Session {
         let text = format!("{program} ({pid}): {name} is not possible afield, it fails with {error}");
         self.tell(&root, 0, &ToDeputy::Notice(text), None)
     }
+}
+
+/// Calls after which a guest's rights to files may differ from other guests'.
+fn changes_rights(number: u32) -> bool {
+    matches!(
+        number,
+        nr::SETUID
+            | nr::SETGID
+            | nr::SETREUID
+            | nr::SETREGID
+            | nr::SETRESUID
+            | nr::SETRESGID
+            | nr::SETFSUID
+            | nr::SETFSGID
+            | nr::SETGROUPS
+    )
 }
 
 /// Whose file request it is, as far as the node says.

@@ -30,6 +30,7 @@ use super::record_locks::Waiting;
 use super::shared::SharedObjects;
 use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
+use crate::coherence::Coherence;
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
 use crate::runtime::RuntimeDir;
@@ -186,6 +187,7 @@ impl Session {
         embedded: Option<Embedded>,
         reader: Reader,
         writer: Writer,
+        coherence: Option<&Arc<Coherence>>,
     ) -> Result<Self, SessionError> {
         let calls = Endpoint::new(
             writer.clone(),
@@ -201,6 +203,13 @@ impl Session {
             epoll::EventData::new_u64(u64::MAX),
             epoll::EventFlags::IN | epoll::EventFlags::ET,
         )?;
+        let files = FileService::new(Path::new("/"), coherence)?;
+        if let Some(session) = files.coherence() {
+            writer.set_ahead(session.ahead());
+            let teller = writer.clone();
+            // Errors show where frames are written.
+            session.set_teller(move || drop(teller.write_ahead()));
+        }
         Ok(Self {
             name,
             runtime,
@@ -211,7 +220,7 @@ impl Session {
             node: NodeClient::new(calls.remote(0)),
             calls,
             turns: Turns::new(reader)?,
-            files: FileService::new(Path::new("/"))?,
+            files,
             epoll,
             wake,
             deputies: Mutex::default(),

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use super::decode::{Reply, Request};
 use super::nodes::device_of;
-use super::{FileService, Result, proc_path, sys, valid};
+use super::validity::{Standing, seconds};
+use super::{FileService, Result, proc_path, sys};
 
 /// `statx` flags that a request may pass on: how fresh the answer has to be.
 const STATX_SYNC_FLAGS: u32 = 0x6000;
@@ -56,10 +57,10 @@ impl FileService {
         }
     }
 
-    fn attributes_reply(&self, stat: &Statx, reply: &mut Reply<'_>) {
+    fn attributes_reply(&self, stat: &Statx, standing: Standing, reply: &mut Reply<'_>) {
         reply.record(&AttributesReply {
-            valid: valid::ATTRIBUTES_SECONDS,
-            valid_nanoseconds: valid::ATTRIBUTES_NANOSECONDS,
+            valid: seconds(standing.attributes),
+            valid_nanoseconds: 0,
             padding: 0,
             attributes: self.attributes(stat),
         });
@@ -76,8 +77,9 @@ impl FileService {
     pub(super) fn get_attributes(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: GetAttributesRequest = request.record()?;
         let handle = (record.flags & GET_HANDLE != 0).then_some(record.handle);
+        let standing = self.standing_by_id(request.header.node);
         let stat = self.stat_for(request.header.node, handle)?;
-        self.attributes_reply(&stat, reply);
+        self.attributes_reply(&stat, standing, reply);
         Ok(())
     }
 
@@ -85,6 +87,7 @@ impl FileService {
         let record: StatxRequest = request.record()?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::from_bits_retain(record.statx_flags & STATX_SYNC_FLAGS);
         let mask = StatxFlags::from_bits_retain(record.mask & STATX_MASK);
+        let standing = self.standing_by_id(request.header.node);
         let stat = if record.flags & GET_HANDLE != 0 {
             let open = self.handles.any(record.handle, request.header.node)?;
             rustix::fs::statx(open.as_fd(), c"", flags, mask)?
@@ -98,8 +101,8 @@ impl FileService {
             reserved: 0,
         };
         reply.record(&StatxReply {
-            valid: valid::ATTRIBUTES_SECONDS,
-            valid_nanoseconds: valid::ATTRIBUTES_NANOSECONDS,
+            valid: seconds(standing.attributes),
+            valid_nanoseconds: 0,
             flags: 0,
             spare: [0; 2],
             statx: afield_abi::fuse::Statx {
@@ -189,9 +192,19 @@ impl FileService {
             };
             rustix::fs::utimensat(&*descriptor, c"", &times, AtFlags::EMPTY_PATH)?;
         }
+        let standing = self.standing_by_id(node);
         let stat = super::nodes::stat_descriptor(&*descriptor)?;
-        self.attributes_reply(&stat, reply);
+        self.attributes_reply(&stat, standing, reply);
         Ok(())
+    }
+
+    fn standing_by_id(&self, node: u64) -> Standing {
+        if self.coherence().is_none() {
+            return Standing::default();
+        }
+        self.nodes
+            .get(node)
+            .map_or(Standing::default(), |node| self.standing(&node, None))
     }
 
     pub(super) fn file_system(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Result<()> {

@@ -53,6 +53,11 @@ impl Credentials {
         })
     }
 
+    /// The service's own user and group.
+    pub fn own(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Lets this thread act as the caller until the guard is dropped. `None` if it is the service's own user, or the service
     /// cannot be anybody else.
     pub fn assume(&self, uid: u32, gid: u32, pid: u32) -> Result<Option<Assumed<'_>>> {

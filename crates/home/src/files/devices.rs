@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::{PoisonError, RwLock};
 
+use crate::coherence::FileSystem;
+
 /// Inode numbers of the first file system stay; the index of any other goes above this bit.
 const INDEX_SHIFT: u32 = 48;
 
@@ -22,6 +24,8 @@ pub enum Class {
 struct Device {
     index: u64,
     class: Option<Class>,
+    /// Whether changes on it are told, once that is known.
+    watchable: Option<Option<FileSystem>>,
 }
 
 /// The file systems seen in a session.
@@ -38,6 +42,7 @@ impl Devices {
         let device = Device {
             index: 0,
             class: None,
+            watchable: None,
         };
         Self {
             first,
@@ -70,6 +75,19 @@ impl Devices {
         class
     }
 
+    /// What a file, given by any descriptor, is on, if changes there are told.
+    pub fn watchable(&self, device: u64, file: impl AsFd) -> Option<FileSystem> {
+        if let Some(known) = self.device(device).watchable {
+            return known;
+        }
+        let watchable = FileSystem::of(file);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = table.get_mut(&device) {
+            entry.watchable = Some(watchable);
+        }
+        watchable
+    }
+
     fn device(&self, device: u64) -> Device {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(&found) = table.get(&device) {
@@ -78,7 +96,11 @@ impl Devices {
         drop(table);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let index = table.len() as u64;
-        *table.entry(device).or_insert(Device { index, class: None })
+        *table.entry(device).or_insert(Device {
+            index,
+            class: None,
+            watchable: None,
+        })
     }
 }
 

@@ -6,15 +6,17 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use afield_abi::fuse::{DirectoryEntry, DirectoryEntryPlus, EntryReply, ReadRequest, entry_bytes};
-use rustix::fs::{SeekFrom, StatxAttributes};
+use rustix::fs::{SeekFrom, Statx, StatxAttributes};
 use rustix::io::Errno;
 
 use super::decode::{Reply, Request};
-use super::nodes::{Identity, Pin, stat_name};
+use super::nodes::{Identity, Node, Pin, open_path, stat_descriptor, stat_name};
+use super::validity::Standing;
 use super::{DATA_BYTES_MAX, FileService, Result, sys};
+use crate::coherence::Begun;
 
 /// Bytes of directory records asked of the kernel at once.
 const RECORDS_BYTES: usize = 32 << 10;
@@ -30,18 +32,26 @@ pub struct OpenDirectory {
     pub locks: AtomicBool,
     /// Keeps the node reachable.
     pub node: Pin,
+    /// Its listing may be kept.
+    pub cached: bool,
     listing: Mutex<Listing>,
 }
 
 impl OpenDirectory {
     /// Adopts a directory's descriptor, at its start.
-    pub fn new(descriptor: OwnedFd, node: Pin) -> Self {
+    pub fn new(descriptor: OwnedFd, node: Pin, cached: bool) -> Self {
         Self {
             descriptor,
             locks: AtomicBool::new(false),
             node,
+            cached,
             listing: Mutex::default(),
         }
+    }
+
+    /// When the kernel was last asked.
+    pub fn filled(&self) -> Option<Begun> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner).filled
     }
 }
 
@@ -61,6 +71,8 @@ struct Listing {
     start: usize,
     /// The kernel has said that there are no more after these.
     ended: bool,
+    /// When it was asked for these.
+    filled: Option<Begun>,
 }
 
 /// A directory record of the kernel.
@@ -146,7 +158,15 @@ impl FileService {
         } else {
             size_of::<DirectoryEntry>()
         };
+        let named = plus
+            && self
+                .nodes
+                .descriptor(&directory.node.0, &self.credentials)
+                .is_ok_and(|file| self.names_hold(&directory.node.0, &file));
         loop {
+            if listing.start >= listing.records.len() {
+                listing.filled = self.coherence().map(|session| session.begin());
+            }
             match listing.fill(directory.as_fd()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
@@ -166,7 +186,7 @@ impl FileService {
                 };
             }
             if plus {
-                reply.record(&self.entry_of(&directory, entry.name));
+                reply.record(&self.entry_of(&directory, entry.name, named));
             }
             reply.record(&DirectoryEntry {
                 inode: self.devices.inode(directory.node.0.identity.device, entry.inode),
@@ -185,11 +205,12 @@ impl FileService {
 
     /// The node of a listed entry, with a lookup counted. Without one (id zero) for those that the kernel does not count, that
     /// cannot be examined, or that would have to be mounted first: it looks those up by itself when they are used.
-    fn entry_of(&self, directory: &OpenDirectory, name: &CStr) -> EntryReply {
+    fn entry_of(&self, directory: &OpenDirectory, name: &CStr, named: bool) -> EntryReply {
         let nothing = EntryReply::default();
         if matches!(name.to_bytes(), b"." | b"..") {
             return nothing;
         }
+        let stamp = self.stamp();
         let Ok(stat) = stat_name(directory.as_fd(), name) else {
             return nothing;
         };
@@ -200,6 +221,37 @@ impl FileService {
         let identity = Identity::of(&stat);
         self.nodes.supersede(&identity);
         let node = self.nodes.enter(identity, place);
-        self.entry(node.id, &stat)
+        let (stat, standing) = self.look_by_name(directory, name, &node, stat, stamp);
+        self.entry(node.id, &stat, standing, named)
+    }
+
+    /// As [`look`](Self::look): a node that is not watched is reached by its name, which must still lead to it.
+    fn look_by_name(
+        &self,
+        directory: &OpenDirectory,
+        name: &CStr,
+        node: &Arc<Node>,
+        stat: Statx,
+        stamp: u64,
+    ) -> (Statx, Standing) {
+        if self.coherence().is_none() || node.is_unwatchable() {
+            return (stat, Standing::default());
+        }
+        let resident = node.resident();
+        let opened = match &resident {
+            Some(_) => None,
+            None => open_path(directory.as_fd(), name).ok(),
+        };
+        let file = match (&resident, &opened) {
+            (Some(file), _) => file.as_fd(),
+            (None, Some(file)) => file.as_fd(),
+            (None, None) => return (stat, Standing::default()),
+        };
+        let same = |stat: &Statx| Identity::of(stat) == node.identity;
+        if opened.is_some() && !stat_descriptor(file).is_ok_and(|stat| same(&stat)) {
+            return (stat, Standing::default());
+        }
+        self.look(node, file, stat, stamp)
+            .unwrap_or((stat, Standing::default()))
     }
 }

@@ -17,6 +17,7 @@
 //! | `devices` | file systems of home under one mount |
 //! | `credentials` | whose rights count |
 //! | `behind` | writes of which the caller has been told before they are executed |
+//! | `validity` | what nodes may keep |
 //! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
 mod attributes;
@@ -36,6 +37,7 @@ mod open;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod validity;
 mod working;
 
 use std::ffi::CStr;
@@ -43,7 +45,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use afield_abi::fuse::Opcode;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -51,6 +53,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use locks::{LOCK_DESCRIPTION, LockKind, LockWait, get_lock_reply, status_reply};
+pub use validity::Promise;
 pub use working::Occupied;
 
 use credentials::Credentials;
@@ -58,7 +61,10 @@ use decode::{Reply, Request};
 use devices::Devices;
 use nodes::{Identity, Nodes, PathDescriptor};
 use open::Handles;
+use validity::may_change;
 use working::Starts;
+
+use crate::coherence::{self, Coherence};
 
 /// Results within the service: errors are what the caller at the node gets to see.
 type Result<T> = std::result::Result<T, Errno>;
@@ -77,15 +83,6 @@ const READLINK_BYTES_MAX: usize = 4096;
 
 /// Most descriptors that are kept for nodes, whatever the limits are.
 const BUDGET_MAX: usize = 64 << 10;
-
-/// How long a node's kernel may believe what it is told without asking again. Not at all: nothing tells it yet when
-/// somebody else changes home's files.
-mod valid {
-    pub const ENTRY_SECONDS: u64 = 0;
-    pub const ENTRY_NANOSECONDS: u32 = 0;
-    pub const ATTRIBUTES_SECONDS: u64 = 0;
-    pub const ATTRIBUTES_NANOSECONDS: u32 = 0;
-}
 
 /// What is to be done after a request.
 #[derive(Debug)]
@@ -139,30 +136,35 @@ pub enum Outcome {
 /// Serves one session.
 #[derive(Debug)]
 pub struct FileService {
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     handles: Handles,
     devices: Devices,
     credentials: Credentials,
     starts: Starts,
+    /// Its part in the agent's registry of what nodes keep.
+    session: Option<coherence::Session>,
 }
 
 impl FileService {
     /// A service whose root is the directory `root`. Raises the process's soft limits on open files and file size to its hard
-    /// ones.
-    pub fn new(root: &Path) -> io::Result<Self> {
+    /// ones. What nodes keep is watched by `coherence`; without it they keep nothing.
+    pub fn new(root: &Path, coherence: Option<&Arc<Coherence>>) -> io::Result<Self> {
         let files = raise_limit(Resource::Nofile);
         raise_limit(Resource::Fsize);
         // The rest is for open files, and for the agent.
-        Self::with_budget(root, (files / 2).min(BUDGET_MAX))
+        Self::with_budget(root, (files / 2).min(BUDGET_MAX), coherence)
     }
 
-    fn with_budget(root: &Path, budget: usize) -> io::Result<Self> {
+    fn with_budget(root: &Path, budget: usize, coherence: Option<&Arc<Coherence>>) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty())?;
         let identity = Identity::of(&nodes::stat_descriptor(&root)?);
+        let nodes = Arc::new(Nodes::new(root, identity, budget));
+        let ways: Weak<Nodes> = Arc::downgrade(&nodes);
         Ok(Self {
             devices: Devices::new(identity.device),
-            nodes: Nodes::new(root, identity, budget),
+            nodes,
+            session: coherence.map(|coherence| coherence.join(ways)),
             handles: Handles::new(),
             credentials: Credentials::of_this_thread()?,
             starts: Starts::default(),
@@ -242,6 +244,11 @@ impl FileService {
 
     fn execute(&self, opcode: Opcode, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<Outcome> {
         let header = request.header;
+        let _changing = match &self.session {
+            Some(session) if may_change(opcode) => Some(session.changing()),
+            _ => None,
+        };
+        self.note_caller(header.uid, header.gid);
         let _assumed = if needs_rights(opcode) {
             self.credentials.assume(header.uid, header.gid, header.pid)?
         } else {
@@ -345,7 +352,7 @@ fn raise_limit(resource: Resource) -> usize {
 }
 
 /// The path under `/proc/self/fd` of a descriptor, which leads to its inode itself.
-struct ProcPath([u8; Self::BYTES]);
+pub(crate) struct ProcPath([u8; Self::BYTES]);
 
 impl ProcPath {
     const PREFIX: &[u8] = b"/proc/self/fd/";
@@ -353,7 +360,7 @@ impl ProcPath {
     const BYTES: usize = Self::PREFIX.len() + 11;
 }
 
-fn proc_path(file: impl AsFd) -> ProcPath {
+pub(crate) fn proc_path(file: impl AsFd) -> ProcPath {
     let mut path = [0; ProcPath::BYTES];
     path[..ProcPath::PREFIX.len()].copy_from_slice(ProcPath::PREFIX);
     let number = file.as_fd().as_raw_fd().unsigned_abs();

@@ -1,6 +1,7 @@
 //! Names: finding, making, moving and removing entries of directories.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use afield_abi::fuse::{
@@ -13,7 +14,8 @@ use rustix::io::Errno;
 use super::credentials::apply_umask;
 use super::decode::{Reply, Request};
 use super::nodes::{Identity, Node, PathDescriptor, open_path, stat_descriptor, stat_name};
-use super::{FileService, READLINK_BYTES_MAX, Result, proc_path, valid};
+use super::validity::{Standing, seconds};
+use super::{FileService, READLINK_BYTES_MAX, Result, proc_path};
 
 impl FileService {
     /// Finds a name in a directory, counting a lookup.
@@ -22,7 +24,8 @@ impl FileService {
         parent: u64,
         directory: &Arc<PathDescriptor>,
         name: &CStr,
-    ) -> Result<(Arc<Node>, Statx)> {
+    ) -> Result<(Arc<Node>, Statx, Standing)> {
+        let stamp = self.stamp();
         let mut stat = stat_name(&**directory, name)?;
         if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
             // What is to be seen is what gets mounted there. If that fails, the mount point itself is shown.
@@ -35,25 +38,45 @@ impl FileService {
         let identity = Identity::of(&stat);
         self.nodes.supersede(&identity);
         if let Some(node) = self.nodes.enter_resident(&identity, (parent, name)) {
-            return Ok((node, stat));
+            return self.found(node, None, stat, stamp);
         }
         let descriptor = open_path(&**directory, name)?;
         let stat = stat_descriptor(&descriptor)?;
         let node = self.nodes.enter(Identity::of(&stat), Some((parent, name)));
-        self.nodes.keep(&node, descriptor);
-        Ok((node, stat))
+        let descriptor = self.nodes.keep(&node, descriptor);
+        self.found(node, Some(descriptor), stat, stamp)
     }
 
-    /// A found or made entry in the form of FUSE.
-    pub(super) fn entry(&self, node: u64, stat: &Statx) -> EntryReply {
+    /// A node whose lookup has been counted, with what holds of it.
+    fn found(
+        &self,
+        node: Arc<Node>,
+        file: Option<Arc<PathDescriptor>>,
+        stat: Statx,
+        stamp: u64,
+    ) -> Result<(Arc<Node>, Statx, Standing)> {
+        let Some(file) = file.or_else(|| node.resident()) else {
+            return Ok((node, stat, Standing::default()));
+        };
+        match self.look(&node, file.as_fd(), stat, stamp) {
+            Ok((stat, standing)) => Ok((node, stat, standing)),
+            Err(errno) => {
+                self.forget_node(node.id, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    /// A found or made entry in the form of FUSE. `named`: that the name leads there holds until home says otherwise.
+    pub(super) fn entry(&self, node: u64, stat: &Statx, standing: Standing, named: bool) -> EntryReply {
         EntryReply {
             node,
             // Ids are never used again, so that generations need not differ.
             generation: 0,
-            entry_valid: valid::ENTRY_SECONDS,
-            attributes_valid: valid::ATTRIBUTES_SECONDS,
-            entry_valid_nanoseconds: valid::ENTRY_NANOSECONDS,
-            attributes_valid_nanoseconds: valid::ATTRIBUTES_NANOSECONDS,
+            entry_valid: seconds(named && is_kept(stat)),
+            attributes_valid: seconds(standing.attributes),
+            entry_valid_nanoseconds: 0,
+            attributes_valid_nanoseconds: 0,
             attributes: self.attributes(stat),
         }
     }
@@ -65,26 +88,38 @@ impl FileService {
             let descriptor = self.nodes.descriptor(&node, &self.credentials)?;
             let stat = stat_descriptor(&*descriptor)?;
             self.nodes.enter_again(&node);
-            reply.record(&self.entry(node.id, &stat));
+            // Nobody else is shown it.
+            reply.record(&self.entry(node.id, &stat, Standing::default(), false));
             return Ok(());
         }
         let directory = self.nodes.descriptor(&parent, &self.credentials)?;
-        let (node, stat) = match name.to_bytes() {
+        let named = self.names_hold(&parent, &directory);
+        let (node, stat, standing) = match name.to_bytes() {
             b".." if parent.id != ROOT_NODE => {
                 let descriptor = open_path(&*directory, name)?;
                 let stat = stat_descriptor(&descriptor)?;
                 let node = self.nodes.enter(Identity::of(&stat), None);
                 self.nodes.keep(&node, descriptor);
-                (node, stat)
+                (node, stat, Standing::default())
             }
             b"." | b".." => {
                 let stat = stat_descriptor(&*directory)?;
                 self.nodes.enter_again(&parent);
-                (parent, stat)
+                (parent, stat, Standing::default())
             }
-            _ => self.find(parent.id, &directory, name)?,
+            _ => match self.find(parent.id, &directory, name) {
+                Err(Errno::NOENT) if named => {
+                    // There is nothing, until home says otherwise.
+                    reply.record(&EntryReply {
+                        entry_valid: seconds(true),
+                        ..EntryReply::default()
+                    });
+                    return Ok(());
+                }
+                found => found?,
+            },
         };
-        reply.record(&self.entry(node.id, &stat));
+        reply.record(&self.entry(node.id, &stat, standing, named));
         Ok(())
     }
 
@@ -96,14 +131,15 @@ impl FileService {
         name: &CStr,
         reply: &mut Reply<'_>,
     ) -> Result<()> {
-        let (node, stat) = self.find(parent, directory, name)?;
-        reply.record(&self.entry(node.id, &stat));
+        let named = self.names_hold(&self.nodes.get(parent)?, directory);
+        let (node, stat, standing) = self.find(parent, directory, name)?;
+        reply.record(&self.entry(node.id, &stat, standing, named));
         Ok(())
     }
 
     pub(super) fn forget(&self, request: &mut Request<'_>) -> Result<()> {
         let record: ForgetRequest = request.record()?;
-        self.nodes.forget(request.header.node, record.lookups);
+        self.forget_node(request.header.node, record.lookups);
         Ok(())
     }
 
@@ -112,7 +148,7 @@ impl FileService {
         for _ in 0..record.count {
             // A count that promises more than there is ends here.
             let one: ForgetOne = request.record()?;
-            self.nodes.forget(one.node, one.lookups);
+            self.forget_node(one.node, one.lookups);
         }
         Ok(())
     }
@@ -241,4 +277,12 @@ impl FileService {
         )?;
         self.made(parent, &directory, name, reply)
     }
+}
+
+/// Whether a name for it may be kept: what a FIFO or device is, is for each call to be found out.
+fn is_kept(stat: &Statx) -> bool {
+    matches!(
+        u32::from(stat.stx_mode) & libc::S_IFMT,
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK
+    )
 }

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::credentials::Credentials;
 use super::hash::Mixing;
+use crate::coherence::{Mark, Ways};
 
 /// Most directories that are opened again on the way to one node.
 const DEPTH_MAX: usize = 4096;
@@ -118,6 +119,10 @@ pub struct Node {
     nameless: AtomicBool,
     /// The table's clock when it was last used.
     touched: AtomicU64,
+    /// By which it is watched.
+    mark: Mutex<Option<Arc<Mark>>>,
+    /// It cannot be.
+    unwatchable: AtomicBool,
 }
 
 impl Node {
@@ -131,7 +136,29 @@ impl Node {
             pins: AtomicU32::new(0),
             nameless: AtomicBool::new(false),
             touched: AtomicU64::new(0),
+            mark: Mutex::new(None),
+            unwatchable: AtomicBool::new(false),
         }
+    }
+
+    /// The mark by which it is, or was, watched.
+    pub fn mark(&self) -> Option<Arc<Mark>> {
+        lock(&self.mark).clone()
+    }
+
+    /// It is watched now.
+    pub fn set_mark(&self, mark: &Arc<Mark>) {
+        *lock(&self.mark) = Some(Arc::clone(mark));
+    }
+
+    /// It was found that it cannot be watched.
+    pub fn is_unwatchable(&self) -> bool {
+        self.unwatchable.load(Ordering::Relaxed)
+    }
+
+    /// It cannot be watched.
+    pub fn set_unwatchable(&self) {
+        self.unwatchable.store(true, Ordering::Relaxed);
     }
 
     /// True for directories.
@@ -151,7 +178,7 @@ impl Node {
     }
 
     /// The descriptor, if it is open.
-    fn resident(&self) -> Option<Arc<PathDescriptor>> {
+    pub fn resident(&self) -> Option<Arc<PathDescriptor>> {
         lock(&self.descriptor).clone()
     }
 
@@ -323,14 +350,14 @@ impl Nodes {
         node.nameless.store(false, Ordering::Relaxed);
     }
 
-    /// Takes off lookups; the node goes when none is left.
-    pub fn forget(&self, id: u64, lookups: u64) {
-        let Ok(node) = self.get(id) else { return };
+    /// Takes off lookups; the node goes when none is left, and is given to the caller.
+    pub fn forget(&self, id: u64, lookups: u64) -> Option<Arc<Node>> {
+        let node = self.get(id).ok()?;
         let mut shard = self.identities(&node.identity);
         let left = node.lookups.load(Ordering::Relaxed).saturating_sub(lookups);
         node.lookups.store(left, Ordering::Relaxed);
         if left > 0 || id == ROOT_NODE {
-            return;
+            return None;
         }
         let mut ids = self.ids(id).write().unwrap_or_else(PoisonError::into_inner);
         let by_id = ids.remove(&id);
@@ -345,7 +372,8 @@ impl Nodes {
         drop(ids);
         drop(shard);
         // Closing the last way to a removed file frees its blocks, which may take long.
-        drop((by_id, by_identity, node));
+        drop((by_id, by_identity));
+        Some(node)
     }
 
     /// A descriptor that reaches the node, opened again if need be.
@@ -496,6 +524,16 @@ impl Nodes {
             descriptor = self.keep(&next, opened);
         }
         Ok(descriptor)
+    }
+}
+
+impl Ways for Nodes {
+    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) {
+        if let Ok(node) = self.get(node)
+            && let Some(descriptor) = node.resident()
+        {
+            look(descriptor.as_fd());
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use super::devices::Class;
 use super::directory::OpenDirectory;
 use super::hash::Mixing;
 use super::nodes::{Identity, Node, Pin, stat_descriptor};
+use super::validity::Standing;
 use super::{FileService, Outcome, Result, behind, proc_path, sys};
 
 /// What of a request's flags home's `open` gets to see. Those that make files are decided by the operation, and those about
@@ -50,6 +51,8 @@ pub struct OpenFile {
     pub appends: bool,
     /// It can be written through.
     writes: bool,
+    /// What is read may be kept.
+    pub cached: bool,
     /// A lock of the open file itself has been asked for: `flock`'s, or one of its description.
     pub locks: AtomicBool,
     /// Keeps the node reachable.
@@ -175,8 +178,14 @@ impl FileService {
         if writes && !flags.intersects(waits) && behind::is_ample(&descriptor) {
             open_flags |= open_reply_flag::BEHIND;
         }
+        // Before anything is read.
+        let cached = !direct && self.standing_of_open(&pin.0, descriptor.as_fd(), flags).contents;
+        if cached {
+            open_flags |= open_reply_flag::KEEP_CACHE;
+        }
         let file = OpenFile {
             descriptor,
+            cached,
             appends: flags.contains(OFlags::APPEND),
             writes,
             locks: AtomicBool::new(false),
@@ -205,7 +214,9 @@ impl FileService {
             rustix::fs::accessat(rustix::fs::CWD, &*path, Access::EXEC_OK, AtFlags::EACCESS)?;
         }
         let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
-        let file = rustix::fs::openat(rustix::fs::CWD, &*path, flags | OPEN_ALWAYS, Mode::empty())?;
+        let file = self.open_past_probes(flags, || {
+            rustix::fs::openat(rustix::fs::CWD, &*path, flags | OPEN_ALWAYS, Mode::empty())
+        })?;
         self.nodes.restore(node, &reached);
         self.opened(pin, file, flags, false)
     }
@@ -256,7 +267,7 @@ impl FileService {
                 Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {}
                 Err(errno) => return Err(errno),
             }
-            let (node, stat) = match self.find(parent, &directory, name) {
+            let (node, stat, standing) = match self.find(parent, &directory, name) {
                 Ok(found) => found,
                 // Gone again.
                 Err(Errno::NOENT) => continue,
@@ -270,12 +281,12 @@ impl FileService {
             };
             match opened {
                 Ok(open) => {
-                    reply.record(&self.entry(node.id, &stat));
+                    reply.record(&self.entry(node.id, &stat, standing, false));
                     reply.record(&open);
                     return Ok(());
                 }
                 Err(errno) => {
-                    self.nodes.forget(node.id, 1);
+                    self.forget_node(node.id, 1);
                     return Err(errno);
                 }
             }
@@ -307,16 +318,29 @@ impl FileService {
         let reached = rustix::fs::openat(rustix::fs::CWD, &*proc_path(&file), path_flags, Mode::empty())?;
         let node = self.nodes.enter(Identity::of(&stat), place);
         let pin = node.pin();
-        self.nodes.keep(&node, reached);
-        let entry = self.entry(node.id, &stat);
-        match self.opened(pin, file, flags, true) {
+        let reached = self.nodes.keep(&node, reached);
+        let opened = self.opened(pin, file, flags, true);
+        let look = || {
+            let named = match place {
+                Some((parent, _)) if self.coherence().is_some() => {
+                    let parent = self.nodes.get(parent)?;
+                    let directory = self.nodes.descriptor(&parent, &self.credentials)?;
+                    self.names_hold(&parent, &directory)
+                }
+                _ => false,
+            };
+            let (stat, standing) = self.look(&node, reached.as_fd(), stat, 0)?;
+            Ok::<_, Errno>(self.entry(node.id, &stat, standing, named))
+        };
+        match opened {
             Ok(open) => {
+                let entry = look().unwrap_or_else(|_| self.entry(node.id, &stat, Standing::default(), false));
                 reply.record(&entry);
                 reply.record(&open);
                 Ok(())
             }
             Err(errno) => {
-                self.nodes.forget(node.id, 1);
+                self.forget_node(node.id, 1);
                 Err(errno)
             }
         }
@@ -334,10 +358,11 @@ impl FileService {
         let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = rustix::fs::openat(rustix::fs::CWD, &*proc_path(&*reached), flags, Mode::empty())?;
         self.nodes.restore(&node, &reached);
-        let directory = OpenDirectory::new(descriptor, pin);
+        let cached = self.standing(&node, Some(reached.as_fd())).contents;
+        let directory = OpenDirectory::new(descriptor, pin, cached);
         reply.record(&OpenReply {
             handle: self.handles.insert(Open::Directory(Arc::new(directory))),
-            open_flags: 0,
+            open_flags: if cached { open_reply_flag::KEEP_CACHE } else { 0 },
             backing: 0,
         });
         Ok(())

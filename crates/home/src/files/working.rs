@@ -102,7 +102,7 @@ impl FileService {
     fn leave(&self, way: Vec<Step>) -> Vec<Occupied> {
         way.into_iter()
             .map(|step| {
-                self.nodes.forget(step.node.id, 1);
+                self.forget_node(step.node.id, 1);
                 Occupied(step.pin)
             })
             .collect()

@@ -23,8 +23,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use thiserror::Error;
 
+use crate::ahead::Around;
 use crate::byte_stream::ByteStream;
 use crate::frame::{Frame, FrameError, Kind};
+use crate::invalidation;
 use crate::preamble::SessionId;
 use crate::resume::greeting::{Greeting, Outcome};
 use crate::resume::proof::{Agreed, Nonce, Secret};
@@ -305,6 +307,22 @@ impl Carrier {
         id: u64,
         parts: &[&[u8]],
     ) -> Result<(), CarrierError> {
+        let around = Around {
+            ahead: None,
+            behind: None,
+        };
+        self.write_around(class, kind, id, parts, around)
+    }
+
+    /// The same, with what goes around the frame, which needs no room.
+    pub(crate) fn write_around(
+        &self,
+        class: Class,
+        kind: Kind,
+        id: u64,
+        parts: &[&[u8]],
+        mut around: Around<'_>,
+    ) -> Result<(), CarrierError> {
         let length = parts.iter().map(|part| part.len()).sum();
         let mut inner = self.shared.lock();
         let mut waited = false;
@@ -318,10 +336,31 @@ impl Carrier {
             inner = self.shared.wait_for_room(inner);
             waited = true;
         }
+        if let Some(payload) = around.before() {
+            inner.core.send(Class::Fence, Kind::Invalidate, 0, &[&payload])?;
+        }
         inner.core.send(class, kind, id, parts)?;
+        if let Some(payload) = around.after() {
+            inner.core.send(Class::Fence, Kind::Invalidate, 0, &[&payload])?;
+        }
         self.shared.pump(&mut inner);
         if waited && inner.blocked && !inner.helped {
             self.shared.wake();
+        }
+        Ok(())
+    }
+
+    /// Sends what is to go ahead of the next frame, if there is room.
+    pub(crate) fn write_ahead(&self, around: &Around<'_>) -> Result<(), CarrierError> {
+        let mut inner = self.shared.lock();
+        if let Some(over) = &inner.over {
+            return Err(over.clone().into());
+        }
+        if inner.core.has_room(Class::Fence, invalidation::BYTES_MAX)
+            && let Some(payload) = around.before()
+        {
+            inner.core.send(Class::Fence, Kind::Invalidate, 0, &[&payload])?;
+            self.shared.pump(&mut inner);
         }
         Ok(())
     }

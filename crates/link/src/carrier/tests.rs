@@ -266,6 +266,17 @@ fn a_writer_that_waits_gets_on_when_the_other_reads() {
 }
 
 #[test]
+fn news_go_around_frames() {
+    use crate::stream::{Socket, split, tests::news_go_around};
+    let (home, node, _relay) = pair(&quick(20_000));
+    let (_, writer) = split(Socket::Carried(home.clone())).unwrap();
+    let (mut reader, _keep) = split(Socket::Carried(node.clone())).unwrap();
+    news_go_around(&writer, &mut reader);
+    home.shutdown();
+    node.shutdown();
+}
+
+#[test]
 fn who_does_not_know_the_secret_is_sent_away() {
     let (home, node, _relay) = pair(&quick(20_000));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -125,6 +125,7 @@ impl Node {
             None,
             home_reader,
             home_writer,
+            None,
         )
         .unwrap();
         let session = Arc::new(session);

@@ -156,7 +156,7 @@ fn opening_honours_flags() {
 #[test]
 fn files_without_sizes_are_read_directly() {
     let client = Client {
-        service: super::FileService::new(std::path::Path::new("/proc")).unwrap(),
+        service: super::FileService::new(std::path::Path::new("/proc"), None).unwrap(),
         ..Client::new()
     };
     let node = client.node("version");

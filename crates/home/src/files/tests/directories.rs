@@ -174,7 +174,7 @@ fn odd_requests_for_listings() {
 #[test]
 fn inode_numbers_of_several_file_systems_differ() {
     let client = Client {
-        service: super::FileService::new(std::path::Path::new("/")).unwrap(),
+        service: super::FileService::new(std::path::Path::new("/"), None).unwrap(),
         ..Client::new()
     };
     let root = client.attributes(ROOT_NODE).unwrap();

@@ -101,7 +101,7 @@ impl Client {
     pub fn with_budget(budget: usize) -> Self {
         let home = Directory::new();
         Self {
-            service: FileService::with_budget(&home.0, budget).unwrap(),
+            service: FileService::with_budget(&home.0, budget, None).unwrap(),
             home,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

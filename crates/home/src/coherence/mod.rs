@@ -1,0 +1,883 @@
+//! Coherence: what nodes keep of home's files, and what they are told when that changes.
+//!
+//! The agent has one fanotify group. Every file, directory and link of which a session's node may keep something is marked, by its
+//! inode; so it does not matter by which name, mount or process it is changed. Before each frame to a node the group's queue is
+//! drained, and what has changed goes ahead of the frame ([`Ahead`]). An idle node is told by a thread.
+//!
+//! The rule for those who answer a node: *mark, then look, then say that it is valid*. A change between look and answer
+//! is told after the answer ([`Session::behind`]).
+//!
+//! The agent's own changes are known by its pid: the node that asked for one knows of it, all others are told.
+//!
+//! A store into a shared mapping makes no event. So contents and attributes of a file count as watched only while nobody else has
+//! it open for writing, which a lease tells that is had for a moment; an `open` is an event, at which it is found out again.
+//!
+//! Where the queue overflows, marks are refused or mounts change, everything is revalidated.
+//!
+//! | module | what |
+//! |---|---|
+//! | `sys` | fanotify, handles, leases |
+//! | `event` | the kernel's events taken apart |
+//! | `mark` | a watched inode |
+//! | `log` | what one session is to be told |
+
+mod event;
+mod log;
+mod mark;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use afield_link::ahead::Ahead;
+use afield_link::invalidation::Change;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+
+use crate::files::proc_path;
+use event::{Event, Key};
+use log::{End, Log};
+pub use mark::{Mark, Search, Writers};
+
+/// Events of a directory: what happens to its names, and to itself.
+const DIRECTORY_MASK: u64 = libc::FAN_CREATE
+    | libc::FAN_DELETE
+    | libc::FAN_MOVED_FROM
+    | libc::FAN_MOVED_TO
+    | libc::FAN_ATTRIB
+    | libc::FAN_DELETE_SELF
+    | libc::FAN_MOVE_SELF
+    | libc::FAN_ONDIR;
+
+/// Events of a regular file.
+const FILE_MASK: u64 = libc::FAN_MODIFY
+    | libc::FAN_ATTRIB
+    | libc::FAN_OPEN
+    | libc::FAN_CLOSE_WRITE
+    | libc::FAN_DELETE_SELF
+    | libc::FAN_MOVE_SELF;
+
+/// Events of a symbolic link.
+const LINK_MASK: u64 = libc::FAN_ATTRIB | libc::FAN_DELETE_SELF | libc::FAN_MOVE_SELF;
+
+/// Events about names.
+const NAME_EVENTS: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
+
+/// Reads in a row after which it is given up to keep pace with what changes.
+const READS_MAX: usize = 1000;
+
+/// Between two times at which all marks are taken off because there are too many.
+const RESET_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A file that this process's user does not own, and that was changed by anybody in this time, may be about to be changed
+/// through a mapping.
+const SETTLED_AGE: Duration = Duration::from_secs(3600);
+
+/// Pause of the thread that tells idle nodes, so that a busy one is not told piecemeal.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Between two looks at whether anybody is left to be told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Says to those who poll it when there are other mounts.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Lends the way to a node.
+pub trait Ways: Send + Sync {
+    /// Calls `look` with an `O_PATH` descriptor of the node if there is one at hand, without opening anything.
+    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>));
+}
+
+/// What of a file system can be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its id in events.
+    id: [u8; 8],
+}
+
+impl FileSystem {
+    /// The file system that a file is on, by any descriptor; `None` if its files may change without an event.
+    pub fn of(file: impl AsFd) -> Option<Self> {
+        let (magic, id) = sys::file_system(file.as_fd()).ok()?;
+        (id != [0; 8] && tells(magic)).then_some(Self { id })
+    }
+}
+
+/// Whether all changes on such a file system come from this kernel's own calls on it: by the magic numbers of `statfs`.
+fn tells(magic: u32) -> bool {
+    matches!(
+        magic,
+        // ext, XFS, btrfs, tmpfs, ramfs, overlay, F2FS, bcachefs, squashfs, EROFS, ISO
+        0xef53
+            | 0x5846_5342
+            | 0x9123_683e
+            | 0x0102_1994
+            | 0x8584_58f6
+            | 0x794c_7630
+            | 0xf2f5_2010
+            | 0xca45_1a4e
+            | 0x7371_7368
+            | 0xe0f5_e1e2
+            | 0x9660
+    )
+}
+
+/// Who watches a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Watcher {
+    session: u32,
+    node: u64,
+}
+
+#[derive(Debug)]
+struct Record {
+    mark: Arc<Mark>,
+    watchers: Vec<Watcher>,
+}
+
+/// What the registry knows of a session.
+struct Listener {
+    log: Log,
+    end: Arc<End>,
+    author: Arc<Author>,
+    ways: Weak<dyn Ways>,
+    /// Guests have different credentials.
+    mixed: Arc<AtomicBool>,
+    /// Nodes that others write to, of which contents have been sent since they were last said to have changed.
+    hot: HashSet<u64>,
+    /// Sends what there is to tell.
+    teller: Option<Teller>,
+}
+
+/// Has a session's node told, without waiting.
+type Teller = Arc<dyn Fn() + Send + Sync>;
+
+/// Whether a session may have made changes since the last look.
+#[derive(Debug, Default)]
+struct Author {
+    active: AtomicU32,
+    done: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<Key, Record>,
+    listeners: HashMap<u32, Listener>,
+    session_next: u32,
+    buffer: Vec<u8>,
+    reset: Option<Instant>,
+}
+
+/// The agent's group. See the module.
+pub struct Coherence {
+    group: OwnedFd,
+    /// Says when there are other mounts.
+    mounts: File,
+    /// Events with this pid are the agent's own.
+    pid: i32,
+    /// Whose process this is.
+    root: bool,
+    /// Numbers marks.
+    stamp: AtomicU64,
+    /// How many there are.
+    marks: AtomicUsize,
+    state: Mutex<State>,
+    /// Shared by those who hold a lease for a moment.
+    probing: RwLock<()>,
+}
+
+impl fmt::Debug for Coherence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Coherence").finish_non_exhaustive()
+    }
+}
+
+impl Coherence {
+    /// A group of the agent's own, with a thread that tells idle sessions.
+    pub fn start() -> io::Result<Arc<Self>> {
+        let coherence = Self::new()?;
+        let weak = Arc::downgrade(&coherence);
+        let group = rustix::io::fcntl_dupfd_cloexec(&coherence.group, 3)?;
+        let mounts = File::open(MOUNTS)?;
+        std::thread::Builder::new()
+            .name("changes".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || watch(&group, &mounts, &weak))?;
+        Ok(coherence)
+    }
+
+    fn new() -> io::Result<Arc<Self>> {
+        sys::expect_lease_signals();
+        Ok(Arc::new(Self {
+            group: sys::new_group()?,
+            mounts: File::open(MOUNTS)?,
+            pid: std::process::id() as i32,
+            root: rustix::process::geteuid().is_root(),
+            stamp: AtomicU64::new(1),
+            marks: AtomicUsize::new(0),
+            state: Mutex::default(),
+            probing: RwLock::default(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a session in, whose nodes `ways` leads to.
+    pub fn join(self: &Arc<Self>, ways: Weak<dyn Ways>) -> Session {
+        let (end, author, mixed) = <(Arc<End>, Arc<Author>, Arc<AtomicBool>)>::default();
+        let mut state = self.lock();
+        let number = state.session_next;
+        state.session_next += 1;
+        state.listeners.insert(
+            number,
+            Listener {
+                log: Log::default(),
+                end: Arc::clone(&end),
+                author: Arc::clone(&author),
+                ways,
+                mixed: Arc::clone(&mixed),
+                hot: HashSet::new(),
+                teller: None,
+            },
+        );
+        Session {
+            coherence: Arc::clone(self),
+            number,
+            end,
+            author,
+            mixed,
+        }
+    }
+
+    /// Takes note of all that has changed.
+    fn drain(&self, state: &mut State) {
+        if self.marks.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let authors = authors(state, true);
+        let mut polls = [
+            PollFd::new(&self.group, PollFlags::IN),
+            PollFd::new(&self.mounts, PollFlags::PRI),
+        ];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut polls, Some(&at_once)) {
+            Ok(0) | Err(Errno::INTR) => return,
+            Ok(_) => {}
+            Err(_) => return self.reset(state),
+        }
+        let (changed, mounted) = (!polls[0].revents().is_empty(), !polls[1].revents().is_empty());
+        if mounted {
+            // What is reached by a name may be something else now.
+            self.reset(state);
+        }
+        if !changed {
+            return;
+        }
+        let mut buffer = std::mem::take(&mut state.buffer);
+        buffer.resize(event::BUFFER_BYTES, 0);
+        let mut reads = 0;
+        loop {
+            let count = match rustix::io::read(&self.group, &mut buffer) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(_) => {
+                    self.reset(state);
+                    break;
+                }
+            };
+            let mut authors = authors.clone();
+            authors.extend(authors_now(state));
+            let mut rest = &buffer[..count];
+            loop {
+                match event::next_event(rest) {
+                    Ok(None) => break,
+                    Ok(Some((event, after))) => {
+                        self.apply(state, &event, &authors);
+                        rest = after;
+                    }
+                    Err(event::Malformed) => {
+                        self.reset(state);
+                        break;
+                    }
+                }
+            }
+            reads += 1;
+            if reads > READS_MAX {
+                self.reset(state);
+                break;
+            }
+        }
+        state.buffer = buffer;
+    }
+
+    /// Nothing that any node keeps can be relied on, and nothing is watched any more.
+    fn reset(&self, state: &mut State) {
+        let _ = sys::remove_all_marks(self.group.as_fd());
+        for (_, record) in state.records.drain() {
+            record.mark.end();
+        }
+        self.marks.store(0, Ordering::SeqCst);
+        for listener in state.listeners.values_mut() {
+            listener.hot.clear();
+            listener.log.push(&listener.end, Change::Everything);
+        }
+    }
+
+    fn apply(&self, state: &mut State, event: &Event, authors: &HashSet<u32>) {
+        if event.mask & libc::FAN_Q_OVERFLOW != 0 {
+            return self.reset(state);
+        }
+        let own = event.pid == self.pid;
+        // The only one who can have done it, and so knows of it.
+        let author = match authors.len() {
+            1 if own => authors.iter().next().copied(),
+            _ => None,
+        };
+        if let Some((directory, name)) = &event.place
+            && event.mask & NAME_EVENTS != 0
+        {
+            tell(state, directory, author, |node| {
+                [
+                    Some(Change::Name {
+                        directory: node,
+                        name,
+                    }),
+                    Some(Change::Contents { node }),
+                ]
+            });
+            if let Some(target) = &event.target {
+                tell(state, target, author, |node| {
+                    [Some(Change::Attributes { node }), None]
+                });
+            }
+        }
+        if event.mask & !(NAME_EVENTS | libc::FAN_ONDIR) == 0 {
+            return;
+        }
+        let Some(key) = &event.target else {
+            return;
+        };
+        let Some(record) = state.records.get(key) else {
+            return;
+        };
+        let mark = Arc::clone(&record.mark);
+        let has = |bits: u64| event.mask & bits != 0;
+        if has(libc::FAN_ATTRIB) && mark.directory && mark.search() != Search::Unknown {
+            self.search_again(state, &mark);
+        }
+        let closed = has(libc::FAN_CLOSE_WRITE) && mark.writers() != Writers::None;
+        if has(libc::FAN_OPEN) && !own && mark.writers() == Writers::None {
+            self.look_for_writers(state, &mark);
+        }
+        let written = has(libc::FAN_MODIFY) || !own && (has(libc::FAN_CLOSE_WRITE) || doubtful(&mark));
+        if written {
+            tell(state, key, author, |node| [Some(Change::Contents { node }), None]);
+        } else if has(libc::FAN_ATTRIB | libc::FAN_DELETE_SELF | libc::FAN_MOVE_SELF) {
+            tell(state, key, author, |node| {
+                [Some(Change::Attributes { node }), None]
+            });
+        }
+        if closed {
+            mark.doubt_writers();
+        }
+        if has(libc::FAN_DELETE_SELF) && state.records.remove(key).is_some() {
+            // The kernel has taken the mark off.
+            mark.end();
+            self.marks.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Somebody has opened a file of which nodes keep something.
+    fn look_for_writers(&self, state: &mut State, mark: &Arc<Mark>) {
+        mark.doubt_writers();
+        let doubts = mark.doubts();
+        let mut writers = Writers::Unknown;
+        lend(state, &mark.key, &mut |file| writers = self.writers_of(file));
+        mark.set_writers(writers, doubts);
+    }
+
+    /// A directory's rights may have changed, and so who may use names in it that nodes keep.
+    fn search_again(&self, state: &mut State, mark: &Arc<Mark>) {
+        let before = mark.search();
+        mark.doubt_search();
+        let doubts = mark.search_doubts();
+        let mut search = Search::Some;
+        lend(state, &mark.key, &mut |file| search = self.search_of(file));
+        mark.set_search(search, doubts);
+        if before == Search::Some || search == Search::All {
+            return;
+        }
+        let Some(record) = state.records.get(&mark.key) else {
+            return;
+        };
+        let sessions: HashSet<u32> = record.watchers.iter().map(|watcher| watcher.session).collect();
+        for session in sessions {
+            if let Some(listener) = state.listeners.get_mut(&session)
+                && (!self.root || listener.mixed.load(Ordering::SeqCst))
+            {
+                listener.log.push(&listener.end, Change::Everything);
+            }
+        }
+    }
+
+    /// Whether anybody may store into a file without opening it first. `file` is any descriptor of it.
+    fn writers_of(&self, file: BorrowedFd<'_>) -> Writers {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        match rustix::fs::openat(rustix::fs::CWD, &*proc_path(file), flags, Mode::empty()) {
+            Ok(open) => self.writers_beside(open.as_fd()),
+            Err(_) => Writers::Some,
+        }
+    }
+
+    /// The same, by a descriptor that is open for reading.
+    fn writers_beside(&self, open: BorrowedFd<'_>) -> Writers {
+        match self.is_unwritten(open, false) {
+            Ok(true) => Writers::None,
+            Ok(false) => Writers::Some,
+            // Only a file's owner can ask. Another user's file that has been left alone for long is taken to be only read.
+            Err(Errno::ACCESS) if is_settled(open) => Writers::None,
+            Err(Errno::ACCESS) => Writers::Unknown,
+            Err(_) => Writers::Some,
+        }
+    }
+
+    fn is_unwritten(&self, file: BorrowedFd<'_>, writable: bool) -> rustix::io::Result<bool> {
+        let _probing = self.probing.read().unwrap_or_else(PoisonError::into_inner);
+        sys::is_unwritten(file, writable)
+    }
+
+    /// Who may search a directory.
+    fn search_of(&self, directory: BorrowedFd<'_>) -> Search {
+        let path = proc_path(directory);
+        let all = if self.root {
+            rustix::fs::statx(directory, c"", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::MODE)
+                .is_ok_and(|stat| stat.stx_mode & 0o111 == 0o111)
+                && matches!(
+                    rustix::fs::getxattr_query(&*path, c"system.posix_acl_access"),
+                    Err(Errno::NODATA | Errno::OPNOTSUPP)
+                )
+        } else {
+            // All guests are this user.
+            let flags = rustix::fs::AtFlags::EACCESS;
+            rustix::fs::accessat(rustix::fs::CWD, &*path, rustix::fs::Access::EXEC_OK, flags).is_ok()
+        };
+        if all { Search::All } else { Search::Some }
+    }
+}
+
+/// Somebody else may be storing into a file.
+fn doubtful(mark: &Mark) -> bool {
+    !mark.directory && mark.writers() != Writers::None
+}
+
+/// A file that nobody has changed for long.
+fn is_settled(file: BorrowedFd<'_>) -> bool {
+    let Ok(stat) = rustix::fs::fstat(file) else {
+        return false;
+    };
+    let Ok(seconds) = u64::try_from(stat.st_mtime) else {
+        return true;
+    };
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    SystemTime::now()
+        .duration_since(changed)
+        .is_ok_and(|age| age > SETTLED_AGE)
+}
+
+/// Sessions that may have made changes since this was asked last.
+fn authors(state: &State, forget: bool) -> HashSet<u32> {
+    let may_have = |listener: &Listener| {
+        let done = match forget {
+            true => listener.author.done.swap(false, Ordering::SeqCst),
+            false => listener.author.done.load(Ordering::SeqCst),
+        };
+        done || listener.author.active.load(Ordering::SeqCst) > 0
+    };
+    let all = state.listeners.iter();
+    all.filter(|(_, listener)| may_have(listener))
+        .map(|(session, _)| *session)
+        .collect()
+}
+
+fn authors_now(state: &State) -> HashSet<u32> {
+    authors(state, false)
+}
+
+/// Tells who watches something what has changed; not the session that has changed it, unless it knows it as several nodes.
+fn tell<'a>(
+    state: &mut State,
+    key: &Key,
+    author: Option<u32>,
+    changes: impl Fn(u64) -> [Option<Change<'a>>; 2],
+) {
+    let State {
+        records, listeners, ..
+    } = state;
+    let Some(record) = records.get(key) else {
+        return;
+    };
+    for watcher in &record.watchers {
+        let of_author = Some(watcher.session) == author;
+        let alone = || {
+            let same = |other: &&Watcher| other.session == watcher.session;
+            record.watchers.iter().filter(same).count() == 1
+        };
+        if of_author && alone() {
+            continue;
+        }
+        let Some(listener) = listeners.get_mut(&watcher.session) else {
+            continue;
+        };
+        for change in changes(watcher.node).into_iter().flatten() {
+            listener.log.push(&listener.end, change);
+        }
+    }
+}
+
+/// Lends a way to something watched, if anybody has one.
+fn lend(state: &State, key: &Key, look: &mut dyn FnMut(BorrowedFd<'_>)) {
+    let Some(record) = state.records.get(key) else {
+        return;
+    };
+    let mut lent = false;
+    for watcher in &record.watchers {
+        let ways = state
+            .listeners
+            .get(&watcher.session)
+            .and_then(|listener| listener.ways.upgrade());
+        let Some(ways) = ways else { continue };
+        ways.lend(watcher.node, &mut |file| {
+            lent = true;
+            look(file);
+        });
+        if lent {
+            return;
+        }
+    }
+}
+
+/// One session's part. Dropped when it is over.
+#[derive(Debug)]
+pub struct Session {
+    coherence: Arc<Coherence>,
+    number: u32,
+    end: Arc<End>,
+    author: Arc<Author>,
+    mixed: Arc<AtomicBool>,
+}
+
+/// When a request was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Begun(u64);
+
+/// While it lives, the session may be making changes.
+#[derive(Debug)]
+pub struct Changing<'a>(&'a Author);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::SeqCst);
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Session {
+    /// Before a request is executed.
+    pub fn begin(&self) -> Begun {
+        Begun(self.end.get())
+    }
+
+    /// Before a request is executed that may change something.
+    pub fn changing(&self) -> Changing<'_> {
+        self.author.active.fetch_add(1, Ordering::SeqCst);
+        Changing(&self.author)
+    }
+
+    /// Appends what is to follow the answer to a request at once: all that has changed since it was begun. `hot` is a file
+    /// that others can store into, if the answer has contents of it that the node may keep.
+    pub fn behind(&self, begun: Begun, hot: Option<u64>, payload: &mut Vec<u8>) {
+        if hot.is_none() && self.end.get() == begun.0 {
+            return;
+        }
+        let mut state = self.coherence.lock();
+        let Some(listener) = state.listeners.get_mut(&self.number) else {
+            return;
+        };
+        listener.log.since(&listener.end, begun.0, payload);
+        listener.hot.extend(hot);
+    }
+
+    /// For [`holds_since`](Mark::holds_since): before something is looked at.
+    pub fn stamp(&self) -> u64 {
+        self.coherence.stamp.load(Ordering::SeqCst)
+    }
+
+    /// Watches what `node` is, by an `O_PATH` descriptor of it; what is looked at from now on is told when it changes. `None` if it
+    /// cannot be watched.
+    pub fn watch(&self, node: u64, kind: u32, on: FileSystem, file: BorrowedFd<'_>) -> Option<Arc<Mark>> {
+        let mask = match kind {
+            libc::S_IFDIR => DIRECTORY_MASK,
+            libc::S_IFREG => FILE_MASK,
+            libc::S_IFLNK => LINK_MASK,
+            _ => return None,
+        };
+        let coherence = &*self.coherence;
+        let mut state = coherence.lock();
+        match sys::add_mark(coherence.group.as_fd(), mask, &proc_path(file)) {
+            Ok(()) => {}
+            Err(Errno::NOSPC | Errno::NOMEM)
+                if state.reset.is_none_or(|last| last.elapsed() > RESET_INTERVAL) =>
+            {
+                state.reset = Some(Instant::now());
+                coherence.reset(&mut state);
+                sys::add_mark(coherence.group.as_fd(), mask, &proc_path(file)).ok()?;
+            }
+            Err(_) => return None,
+        }
+        let (handle_kind, handle) = sys::handle(file).ok()?;
+        let key = Key {
+            file_system: on.id,
+            kind: handle_kind,
+            handle: handle.into(),
+        };
+        let watcher = Watcher {
+            session: self.number,
+            node,
+        };
+        let state = &mut *state;
+        if !state.listeners.contains_key(&self.number) {
+            return None;
+        }
+        let record = state.records.entry(key).or_insert_with_key(|key| {
+            coherence.marks.fetch_add(1, Ordering::SeqCst);
+            let number = coherence.stamp.fetch_add(1, Ordering::SeqCst);
+            Record {
+                mark: Arc::new(Mark::new(key.clone(), kind == libc::S_IFDIR, number)),
+                watchers: Vec::new(),
+            }
+        });
+        if !record.watchers.contains(&watcher) {
+            record.watchers.push(watcher);
+        }
+        Some(Arc::clone(&record.mark))
+    }
+
+    /// The node keeps nothing of it any more.
+    pub fn unwatch(&self, node: u64, mark: &Mark, file: Option<BorrowedFd<'_>>) {
+        let mut state = self.coherence.lock();
+        if let Some(listener) = state.listeners.get_mut(&self.number) {
+            listener.hot.remove(&node);
+        }
+        let watcher = Watcher {
+            session: self.number,
+            node,
+        };
+        self.coherence.remove_watcher(&mut state, watcher, mark, file);
+    }
+
+    /// Finds out who may store into a watched file, if that is not known; by an `O_PATH` descriptor. Makes what is known
+    /// from then on hold until an event says otherwise.
+    pub fn settle_writers(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
+        let known = mark.writers();
+        if known != Writers::Unknown {
+            return known;
+        }
+        let doubts = mark.doubts();
+        let writers = self.coherence.writers_of(file);
+        self.set_writers(mark, writers, doubts);
+        mark.writers()
+    }
+
+    /// The same, by a descriptor that is open for reading.
+    pub fn settle_reader(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
+        let known = mark.writers();
+        if known != Writers::Unknown {
+            return known;
+        }
+        let doubts = mark.doubts();
+        let writers = self.coherence.writers_beside(file);
+        self.set_writers(mark, writers, doubts);
+        mark.writers()
+    }
+
+    /// The same, by a descriptor through which the session's guests write: if that is the only one, nobody else does.
+    pub fn settle_own_writer(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
+        let known = mark.writers();
+        if known == Writers::None {
+            return known;
+        }
+        let doubts = mark.doubts();
+        if self.coherence.is_unwritten(file, true) == Ok(true) {
+            self.set_writers(mark, Writers::None, doubts);
+        }
+        mark.writers()
+    }
+
+    fn set_writers(&self, mark: &Mark, writers: Writers, doubts: u64) {
+        let _state = self.coherence.lock();
+        mark.set_writers(writers, doubts);
+    }
+
+    /// Whether all guests may use any name that one of them has found in a watched directory, by an `O_PATH` descriptor.
+    pub fn settle_search(&self, mark: &Mark, directory: BorrowedFd<'_>) -> bool {
+        if self.coherence.root && !self.mixed.load(Ordering::SeqCst) {
+            return true;
+        }
+        if mark.search() == Search::Unknown {
+            let doubts = mark.search_doubts();
+            let search = self.coherence.search_of(directory);
+            let _state = self.coherence.lock();
+            mark.set_search(search, doubts);
+        }
+        mark.search() == Search::All
+    }
+
+    /// Guests have, or may have from now on, different credentials.
+    pub fn mix(&self) {
+        if self.coherence.root && !self.mixed.swap(true, Ordering::SeqCst) {
+            let mut state = self.coherence.lock();
+            if let Some(listener) = state.listeners.get_mut(&self.number) {
+                listener.log.push(&listener.end, Change::Everything);
+            }
+        }
+    }
+
+    /// Executes what may fail because somebody holds a lease, while none is held for a moment here.
+    pub fn without_probes<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _alone = self
+            .coherence
+            .probing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
+    /// Has `teller` called, by one thread, when there is something to tell. It must not wait.
+    pub fn set_teller(&self, teller: impl Fn() + Send + Sync + 'static) {
+        if let Some(listener) = self.coherence.lock().listeners.get_mut(&self.number) {
+            listener.teller = Some(Arc::new(teller));
+        }
+    }
+
+    /// What the link is to ask before each frame.
+    pub fn ahead(&self) -> Arc<dyn Ahead> {
+        Arc::new(Messenger {
+            coherence: Arc::clone(&self.coherence),
+            session: self.number,
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut state = self.coherence.lock();
+        state.listeners.remove(&self.number);
+        if state.listeners.is_empty() {
+            self.coherence.reset(&mut state);
+            return;
+        }
+        // Marks that nobody watches stay until there are too many; nothing comes of their events.
+        let mut gone = 0;
+        state.records.retain(|_, record| {
+            record.watchers.retain(|watcher| watcher.session != self.number);
+            let stays = !record.watchers.is_empty();
+            if !stays {
+                record.mark.end();
+                gone += 1;
+            }
+            stays
+        });
+        self.coherence.marks.fetch_sub(gone, Ordering::SeqCst);
+    }
+}
+
+impl Coherence {
+    fn remove_watcher(&self, state: &mut State, watcher: Watcher, mark: &Mark, file: Option<BorrowedFd<'_>>) {
+        let Some(record) = state.records.get_mut(&mark.key) else {
+            return;
+        };
+        record.watchers.retain(|other| *other != watcher);
+        if !record.watchers.is_empty() {
+            return;
+        }
+        record.mark.end();
+        state.records.remove(&mark.key);
+        self.marks.fetch_sub(1, Ordering::SeqCst);
+        if let Some(file) = file {
+            // Whatever the mark is of, all of it goes.
+            let mask = DIRECTORY_MASK | FILE_MASK | LINK_MASK;
+            let _ = sys::remove_mark(self.group.as_fd(), mask, &proc_path(file));
+        }
+    }
+}
+
+/// Tells idle sessions what has changed.
+fn watch(group: &OwnedFd, mounts: &File, coherence: &Weak<Coherence>) {
+    let mut left = false;
+    loop {
+        let mut polls = [
+            PollFd::new(group, PollFlags::IN),
+            PollFd::new(mounts, PollFlags::PRI),
+        ];
+        let limit = if left { PAUSE } else { LOOK_INTERVAL };
+        let limit = Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // Interrupted or not, everything is looked at.
+        let _ = poll(&mut polls, Some(&limit));
+        let Some(coherence) = coherence.upgrade() else {
+            return;
+        };
+        let tellers: Vec<Teller> = {
+            let mut state = coherence.lock();
+            coherence.drain(&mut state);
+            let all = state.listeners.values();
+            all.filter(|listener| listener.log.has_news(&listener.end))
+                .filter_map(|listener| listener.teller.clone())
+                .collect()
+        };
+        left = !tellers.is_empty();
+        tellers.iter().for_each(|tell| tell());
+        drop((tellers, coherence));
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Tells a session what has changed.
+#[derive(Debug)]
+struct Messenger {
+    coherence: Arc<Coherence>,
+    session: u32,
+}
+
+impl Ahead for Messenger {
+    fn ahead(&self, payload: &mut Vec<u8>) {
+        let mut state = self.coherence.lock();
+        self.coherence.drain(&mut state);
+        let Some(listener) = state.listeners.get_mut(&self.session) else {
+            return;
+        };
+        for node in listener.hot.drain() {
+            listener.log.push(&listener.end, Change::Contents { node });
+        }
+        if listener.log.has_news(&listener.end) {
+            listener.log.tell(&listener.end, payload);
+        }
+    }
+}
