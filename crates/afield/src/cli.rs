@@ -67,6 +67,16 @@ pub enum Command {
         /// Which
         port: u16,
     },
+    /// Relay connections, each way after a delay
+    #[command(hide = true)]
+    BenchDelay {
+        /// Where to listen
+        listen: std::net::SocketAddr,
+        /// Where to connect
+        target: std::net::SocketAddr,
+        /// The delay
+        microseconds: u32,
+    },
     /// Show the configuration
     Config(Config),
     /// Show the version

@@ -220,7 +220,25 @@ impl Arena {
             .chain(faults.iter().copied())
             .map(Into::into)
             .collect();
-        let relay = self.start(&job);
+        self.go_through(&job);
+    }
+
+    /// Puts a relay between home and the node, which has been started: everything takes so much longer, each way.
+    pub fn start_delay(&mut self, delay: Duration) {
+        let [near, _] = HOME_ADDRESSES;
+        let addresses = [
+            format!("{near}:{RELAY_PORT}"),
+            format!("{NODE_ADDRESS}:{NODE_PORT}"),
+        ];
+        let microseconds = delay.as_micros().to_string();
+        let mut job = self.afield(&["bench-delay", &addresses[0], &addresses[1], &microseconds]);
+        job.timeout = Duration::from_secs(3600);
+        self.go_through(&job);
+    }
+
+    /// Starts a relay, by which home reaches the node from now on.
+    fn go_through(&mut self, job: &Job) {
+        let relay = self.start(job);
         self.watch.forget_session(relay.pid());
         assert!(
             is_listening(relay.pid(), RELAY_PORT, DAEMON_BOUND),

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use afield_e2e::{Arena, Job, Mode, Running, modes};
+use afield_e2e::{Arena, Job, Mode, Place, Running, modes};
 use serde_json::Value;
 
 modes! {
@@ -145,5 +145,43 @@ fn unknown(mode: Mode) {
         // Once without an agent, and once with one.
         arena.run(&arena.afield_script("true")).expect_exit(0);
     }
+    arena.expect_clean();
+}
+
+mod on_a_long_link {
+    use super::*;
+
+    #[test]
+    fn tcp() {
+        let mode = Mode {
+            place: Place::Tcp,
+            user: false,
+        };
+        if mode.is_wanted("on_a_long_link") {
+            super::delayed(mode);
+        }
+    }
+}
+
+/// A round trip on a longer link takes so much longer.
+fn delayed(mode: Mode) {
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    arena.start_delay(Duration::from_millis(20));
+    let mut job = Stepped::start(&arena);
+    let made = job.step(&arena, "made", [["process", "change", "mkdir"]]);
+    assert_eq!(made, [COUNT]);
+    let pid = job.job.pid();
+    // As soon as one has been measured.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let measured = loop {
+        match explain(&arena, pid)["rtt_seconds"].as_f64() {
+            None => assert!(Instant::now() < deadline, "no round trip is measured"),
+            Some(seconds) => break seconds,
+        }
+    };
+    assert!(measured >= 0.04, "{measured} s");
+    drop(job.go);
+    job.job.wait().expect_exit(1);
     arena.expect_clean();
 }

@@ -3,6 +3,7 @@
 //! The work is done by this program itself (`afield bench-work NAME`), natively and afield in turn, so that a machine whose
 //! speed drifts slows both down. Medians and ratios count; single figures of a shared machine mean little.
 
+mod delay;
 mod figure;
 mod floor;
 mod link;
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::sys;
+pub use delay::relay_with_delay;
 use figure::{Figure, Unit};
 use project::Project;
 use sockets::Side;

@@ -104,6 +104,14 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             Ok(0)
         }
         Command::Syscalls(choice) => syscalls::syscalls(&choice),
+        Command::BenchDelay {
+            listen,
+            target,
+            microseconds,
+        } => {
+            bench::relay_with_delay(listen, target, microseconds).map_err(Failure::own)?;
+            Ok(0)
+        }
         Command::Config(choice) => match choice.command {
             ConfigCommand::Show => {
                 output(&Settings::load(&options)?.to_string())?;

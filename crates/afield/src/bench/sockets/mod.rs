@@ -162,7 +162,7 @@ pub fn relay_to(port: u16) -> io::Result<()> {
 }
 
 /// A peer that goes away is an error, not an end; a parent that does is the end.
-fn depend() -> io::Result<()> {
+pub fn depend() -> io::Result<()> {
     ignore_broken_pipes();
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(())
