@@ -148,6 +148,12 @@ static void map_all(const char *name) {
         munmap(at, length);
 }
 
+// A directory that others have moved is found anew: within the rename the node's kernel has locks that keep it from that (ESTALE).
+static void look(const char *name) {
+    struct stat status;
+    lstat(name, &status);
+}
+
 static void forget(void) {
     for (int i = 0; i < SLOTS; i++) {
         if (files[i] >= 0)
@@ -195,7 +201,11 @@ static void execute(char *w[WORDS]) {
     } else if (!strcmp(op, "write")) {
         tell(write(file, data, fill(w[2])));
     } else if (!strcmp(op, "seek")) {
-        tell(lseek(file, atol(w[2]), atoi(w[3])));
+        // Where a directory ends is its file system's business.
+        if (fstat(file, &status) == 0 && S_ISDIR(status.st_mode))
+            answer("directory");
+        else
+            tell(lseek(file, atol(w[2]), atoi(w[3])));
     } else if (!strcmp(op, "ftruncate")) {
         tell(ftruncate(file, atol(w[2])));
     } else if (!strcmp(op, "fstat")) {
@@ -249,8 +259,12 @@ static void execute(char *w[WORDS]) {
     } else if (!strcmp(op, "access")) {
         tell(access(w[1], atoi(w[2])));
     } else if (!strcmp(op, "rename")) {
+        look(w[1]);
+        look(w[2]);
         tell(rename(w[1], w[2]));
     } else if (!strcmp(op, "exchange")) {
+        look(w[1]);
+        look(w[2]);
         tell(renameat2(AT_FDCWD, w[1], AT_FDCWD, w[2], RENAME_EXCHANGE));
     } else if (!strcmp(op, "link")) {
         tell(link(w[1], w[2]));
@@ -278,6 +292,7 @@ static void execute(char *w[WORDS]) {
         char name[300];
         snprintf(name, sizeof name, ".new.%d", me);
         write_to(name, O_WRONLY | O_CREAT | O_TRUNC, w[2]);
+        look(w[1]);
         tell(rename(name, w[1]));
     } else if (!strcmp(op, "map")) {
         if (maps[slot].at)

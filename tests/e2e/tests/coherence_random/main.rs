@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `AFIELD_COHERENCE_SEED` | only the run with this seed |
 //! | `AFIELD_COHERENCE_RUNS` | so many runs of each test, instead of a minute's worth |
+//! | `AFIELD_COHERENCE_MAPS` | also with memory that stays mapped while others change the file |
 
 mod concurrent;
 mod operations;
@@ -59,6 +60,7 @@ macro_rules! tests {
                 if $delay_us > 0 {
                     arena.start_delay(Duration::from_micros($delay_us));
                 }
+                arena.install_program("coherence");
                 let runs = Runs::new(stringify!($name), $runs);
                 $function(&arena, runs);
                 arena.expect_clean();
@@ -68,8 +70,8 @@ macro_rules! tests {
 }
 
 tests! {
-    in_turn: false, 0, 150, take_turns;
-    in_turn_user: true, 0, 100, take_turns;
+    in_turn: false, 0, 100, take_turns;
+    in_turn_user: true, 0, 60, take_turns;
     in_turn_far: false, 1_000, 15, take_turns;
     together: false, 0, 200, run_together;
     together_user: true, 0, 100, run_together;
@@ -117,6 +119,7 @@ impl Runs {
 }
 
 fn take_turns(arena: &Arena, runs: Runs) {
+    let maps = std::env::var_os("AFIELD_COHERENCE_MAPS").is_some();
     let mut fleet = Fleet::start(arena, "far", ALL, &arena.node_address());
     let twins: Vec<_> = ALL.iter().map(|_| (Site::Home, Channel::Fifo)).collect();
     let mut native = Fleet::start(arena, "near", &twins, "");
@@ -129,7 +132,7 @@ fn take_turns(arena: &Arena, runs: Runs) {
             let worker = random.below(ALL.len() as u64) as usize;
             // Some are done by a child that its parent tells.
             let child = if random.below(4) == 0 { "@" } else { "" };
-            let line = format!("{child}{}", operations::operation(&mut random));
+            let line = format!("{child}{}", operations::operation(&mut random, maps));
             native.workers[worker].tell(&line);
             let found = fleet.workers[worker].ask(&line);
             let expected = native.workers[worker].answer();

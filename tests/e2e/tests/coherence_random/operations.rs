@@ -37,8 +37,32 @@ pub fn setup() -> Vec<String> {
     .to_vec()
 }
 
-/// Any operation.
-pub fn operation(random: &mut Random) -> String {
+/// One on memory that is mapped from a file.
+fn mapped(random: &mut Random) -> String {
+    let slot = random.below(4);
+    let file = pick(random, FILES);
+    let offset = number(random, OFFSETS);
+    match random.below(10) {
+        0..3 => format!(
+            "map {slot} {file} {}",
+            random.choose(&["r", "r", "w", "p"]).expect("some")
+        ),
+        3..7 => format!("mget {slot} {offset}"),
+        7..8 => format!(
+            "mput {slot} {offset} {}:16",
+            char::from(b'a' + random.below(26) as u8)
+        ),
+        8..9 => format!("msync {slot}"),
+        _ => format!("unmap {slot}"),
+    }
+}
+
+/// Any operation; with `maps` also on memory that stays mapped while others change the file.
+pub fn operation(random: &mut Random, maps: bool) -> String {
+    if maps && random.below(5) == 0 {
+        return mapped(random);
+    }
+
     let slot = random.below(4);
     let name = pick(random, NAMES);
     let file = pick(random, FILES);

@@ -157,7 +157,6 @@ impl Fleet {
              mkfifo channels/$i.in channels/$i.out; : > channels/$i.file; for k in $(seq 0 {last}); do mkfifo messages/$i.$k; done; done; chmod 777 channels",
             last = count - 1
         ));
-        arena.install_program("coherence");
         let workers = kinds
             .iter()
             .enumerate()
