@@ -10,6 +10,7 @@
 //! | memory | completes calls that touch guest memory, where the link's readers are too few |
 //! | titles | looks what guests call themselves |
 //! | spawner | starts first guests, with init |
+//! | notifier | tells the kernel of changed files |
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -38,6 +39,8 @@ use crate::admission::{self, Limits, Quota};
 use crate::door::calls;
 use crate::door::looks;
 use crate::door::promises::Promises;
+use crate::fs::coherent::barrier::Gate;
+use crate::fs::coherent::kept::Notice;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
@@ -716,8 +719,19 @@ fn read(reader: Reader, endpoint: &Arc<Endpoint<Writer>>, server: Server) -> Res
             }
         })?;
     }
-    drop(ended);
-    match end.recv() {
+    start("notifier", {
+        let (server, endpoint) = (Arc::clone(&server), Arc::clone(endpoint));
+        move || {
+            server.shared.files.keep_true(|| {
+                if let Err(error) = open_gate(&server, &endpoint) {
+                    let _ = ended.send(error);
+                }
+            })
+        }
+    })?;
+    let ended = end.recv();
+    server.shared.files.give_up();
+    match ended {
         Ok(SessionError::Link(LinkError::Closed)) | Err(_) => Ok(()),
         Ok(error) => Err(error),
     }
@@ -729,12 +743,82 @@ fn take(
     endpoint: &Arc<Endpoint<Writer>>,
     frame: Frame,
 ) -> Result<Option<MemoryTask>, SessionError> {
+    let files = &server.shared.files;
+    let mut gate = files.coherent.barrier.gate();
+    if !gate.is_closed() {
+        return deliver(server, endpoint, &mut gate, frame);
+    }
+    let unique = frame.id & !FILE_ID;
+    if frame.kind == Kind::FileReply && files.coherent.may_pass(unique) {
+        let notices = files.home_replied(&server.shared, unique, frame.payload, true)?;
+        gate.tell_more(notices);
+    } else {
+        gate.keep(frame)?;
+    }
+    Ok(None)
+}
+
+/// The kernel has been told: what has waited for that is delivered, until it has to be told more.
+fn open_gate(server: &Server, endpoint: &Arc<Endpoint<Writer>>) -> Result<(), SessionError> {
+    let shared = &server.shared;
+    let barrier = &shared.files.coherent.barrier;
+    let mut gate = barrier.gate();
+    loop {
+        let more = gate.take_more();
+        if !more.is_empty() {
+            // This thread is the one that tells it.
+            let _ = barrier.apply(more, false);
+            return Ok(());
+        }
+        let Some(frame) = gate.next() else {
+            shared.orders.give(Order::Unhush);
+            return Ok(());
+        };
+        if let Some(task) = deliver(server, endpoint, &mut gate, frame)? {
+            shared.with_memory(task);
+        }
+    }
+}
+
+/// Has the kernel told of changes, in the reader's turn.
+fn tell_kernel(shared: &Shared, gate: &mut Gate, mut notices: Vec<Notice>, at_once: bool) {
+    if at_once {
+        shared.files.tell_at_once(&mut notices);
+    }
+    if notices.is_empty() {
+        return;
+    }
+    if gate.is_closed() {
+        return gate.tell_more(notices);
+    }
+    if !shared.files.coherent.barrier.apply(notices, at_once) {
+        gate.close();
+        shared.orders.give(Order::Hush);
+    }
+}
+
+/// Delivers a frame, in the link's order.
+fn deliver(
+    server: &Server,
+    endpoint: &Arc<Endpoint<Writer>>,
+    gate: &mut Gate,
+    frame: Frame,
+) -> Result<Option<MemoryTask>, SessionError> {
     let shared = &server.shared;
     match frame.kind {
         Kind::CallReply => return Ok(calls::reply(shared, frame.id, frame.payload)?),
-        Kind::FileReply => shared
-            .files
-            .home_replied(shared, frame.id & !FILE_ID, frame.payload)?,
+        Kind::FileReply => {
+            let (unique, passing) = (frame.id & !FILE_ID, gate.is_closed());
+            let notices = shared
+                .files
+                .home_replied(shared, unique, frame.payload, passing)?;
+            // Who gets the reply holds what the kernel waits for.
+            tell_kernel(shared, gate, notices, false);
+        }
+        Kind::Invalidate => {
+            let notices = shared.files.coherent.changed(shared, &frame.payload)?;
+            tell_kernel(shared, gate, notices, true);
+        }
         Kind::HandleReply if frame.id & FILE_ID == 0 => {
             return Ok(calls::handle_reply(shared, frame.id, frame.payload)?);
         }

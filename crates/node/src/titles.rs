@@ -33,6 +33,7 @@ pub fn watch(shared: &Arc<Shared>) {
     let mut names: HashMap<u32, Vec<u8>> = HashMap::new();
     loop {
         std::thread::sleep(PERIOD);
+        shared.files.coherent.trim(shared);
         let guests: Vec<(u32, i32, u64)> = {
             let register = shared.guests.lock();
             let pids = register.pids().into_iter();

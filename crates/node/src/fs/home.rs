@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, EntryReply, FLOCK_DIRECTORY, FileLock, FlushRequest,
-    ForgetOne, ForgetRequest, IoctlReply, IoctlRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
-    OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag, ioctl_flag,
-    open_reply_flag,
+    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply, FLOCK_DIRECTORY,
+    FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest, LOCK_DESCRIPTION, LOCK_FLOCK,
+    LockRequest, Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag,
+    ioctl_flag, open_reply_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -18,8 +18,12 @@ use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::behind::{Behind, Course, Settling};
+use super::coherent::kept_flags;
+use super::coherent::opens::{LOCAL, Way};
 use super::owners::{Owner, Owners};
-use super::{Driver, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock, proc};
+use super::{
+    Driver, Files, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock, proc,
+};
 use crate::door::descriptors::{CurrentCall, current_call};
 use crate::session::Shared;
 use crate::trace::Order;
@@ -41,14 +45,7 @@ pub enum Asked {
         opcode: Opcode,
     },
     /// The reply says how the kernel is to treat an open file.
-    Open {
-        /// What was asked.
-        opcode: Opcode,
-        /// The node; that of a new file the reply tells.
-        node: u64,
-        /// The file cannot be written through it.
-        read_only: bool,
-    },
+    Open(Opening),
     /// A write that its caller waits for.
     Write(Settling),
     /// The reply tells of failed writes before it, too.
@@ -64,6 +61,35 @@ pub enum Asked {
         /// To the kernel it is device control of a directory.
         controls: bool,
     },
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    /// What was asked.
+    opcode: Opcode,
+    /// The node; that of a new file the reply tells.
+    node: u64,
+    /// The file cannot be written through it.
+    read_only: bool,
+    /// Its contents are not for the kernel's cache, whatever home says of them.
+    uncached: bool,
+    /// How it is opened, if others may share it.
+    way: Option<Way>,
+}
+
+impl Opening {
+    fn new(opcode: Opcode, node: u64, flags: u32, way: Option<Way>) -> Self {
+        Self {
+            opcode,
+            node,
+            read_only: opcode == Opcode::OpenDirectory
+                || opcode == Opcode::Open && flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32,
+            // Where a file ends, and so where something is appended, only home knows.
+            uncached: flags & (libc::O_APPEND | libc::O_DIRECT) as u32 != 0,
+            way,
+        }
+    }
 }
 
 impl Asked {
@@ -113,7 +139,9 @@ impl Home {
     fn closes_quietly(&self, behind: &Behind, request: &Request<'_>) -> bool {
         match (request.opcode, request.record::<FlushRequest>()) {
             (Opcode::Flush, Ok(flush)) => {
-                (lock(&self.readers).contains(&flush.handle) || behind.is_settled(flush.handle))
+                (flush.handle & LOCAL != 0
+                    || lock(&self.readers).contains(&flush.handle)
+                    || behind.is_settled(flush.handle))
                     && !lock(&self.locked).contains(&request.header.node)
             }
             _ => false,
@@ -137,18 +165,28 @@ impl Home {
         }
     }
 
-    /// Open files are read and written past the node's cache: while that is valid for no time at all, asking whether it
-    /// still is costs as much as reading.
-    fn opened(&self, behind: &Behind, node: u64, reply: &mut OpenReply, read_only: bool) {
+    /// What home does not say the changes of is read and written past the node's cache: asking whether that is still valid costs as
+    /// much as reading.
+    fn opened(&self, files: &Files, node: u64, reply: &mut OpenReply, how: Opening) {
         let may = reply.open_flags & open_reply_flag::BEHIND != 0;
         reply.open_flags &= !open_reply_flag::BEHIND;
-        if self.direct.load(Ordering::Relaxed) {
-            reply.open_flags |= open_reply_flag::DIRECT_IO;
-        }
-        if read_only {
-            lock(&self.readers).insert(reply.handle);
+        let directory = how.opcode == Opcode::OpenDirectory;
+        let kept = reply.open_flags & open_reply_flag::KEEP_CACHE != 0 && !how.uncached;
+        if kept {
+            reply.open_flags |= kept_flags(directory);
         } else {
-            behind.opened(reply.handle, node, may, Instant::now());
+            reply.open_flags &= !(open_reply_flag::KEEP_CACHE | open_reply_flag::CACHE_DIRECTORY);
+            if !directory && self.direct.load(Ordering::Relaxed) {
+                reply.open_flags |= open_reply_flag::DIRECT_IO;
+            }
+        }
+        let way = how.way.filter(|_| kept);
+        if let Some(handle) = way.and_then(|way| files.coherent.hold(way, reply.handle)) {
+            reply.handle = handle;
+        } else if how.read_only {
+            lock(&self.readers).insert(reply.handle);
+        } else if !directory {
+            files.behind.opened(reply.handle, node, may, Instant::now());
         }
     }
 
@@ -175,20 +213,15 @@ impl Home {
                 interrupted: false,
                 controls: false,
             }),
-            Opcode::Open => {
+            opcode @ (Opcode::Open | Opcode::OpenDirectory) => {
                 let flags = request.record::<OpenRequest>().map_or(0, |open| open.flags);
-                let read_only = flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32;
-                Some(Asked::Open {
-                    opcode: Opcode::Open,
-                    node: request.header.node,
-                    read_only,
-                })
+                let way = shared.files.coherent.way(request);
+                Some(Asked::Open(Opening::new(opcode, request.header.node, flags, way)))
             }
-            opcode @ (Opcode::Create | Opcode::TemporaryFile) => Some(Asked::Open {
-                opcode,
-                node: 0,
-                read_only: false,
-            }),
+            opcode @ (Opcode::Create | Opcode::TemporaryFile) => {
+                let flags = request.record::<CreateRequest>().map_or(0, |create| create.flags);
+                Some(Asked::Open(Opening::new(opcode, 0, flags, None)))
+            }
             Opcode::Flush | Opcode::Sync => {
                 // Both records begin with the handle.
                 let handle = request.record::<u64>().unwrap_or(0);
@@ -225,12 +258,24 @@ impl Driver for Home {
 }
 
 impl Home {
-    fn relay(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
+    /// Asks home, if the answer is not known here.
+    pub(super) fn relay(&self, shared: &Arc<Shared>, mut request: Request<'_>) -> Result<Outcome, i32> {
         let unique = request.header.unique;
         if self.closes_quietly(&shared.files.behind, &request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
         self.note(shared, &request);
+        let caller = shared.guests.find_inner(request.header.pid);
+        if let (Some((tid, _)), Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) =
+            (caller, request.opcode)
+        {
+            mark_description_lock(tid, request.bytes);
+        }
+        match shared.files.coherent.request(shared, &mut request)? {
+            None => {}
+            Some(Outcome::Instead(bytes)) => return self.send(shared, &request, &bytes),
+            Some(outcome) => return Ok(outcome),
+        }
         if request.opcode == Opcode::Read
             && let Some(read) = shared.files.proc.reads(shared, &mut request)
         {
@@ -238,12 +283,20 @@ impl Home {
                 proc::Read::Merge(reading) => {
                     shared.files.expect(unique, Pending::Home(Asked::Merge(reading)))
                 }
-                proc::Read::Rest(text) => return Ok(Outcome::Reply(super::data_reply(unique, &[&text]))),
+                proc::Read::Rest(text) => {
+                    shared.files.coherent.unsent(unique);
+                    return Ok(Outcome::Reply(super::data_reply(unique, &[&text])));
+                }
             }
         }
         let mut answer = None;
         if request.opcode == Opcode::Write {
-            match shared.files.behind.write(&mut request, Instant::now())? {
+            let course = shared.files.behind.write(&mut request, Instant::now());
+            if !matches!(course, Ok(Some(Course::Wait(_)) | None)) {
+                // Nobody waits for home's reply.
+                shared.files.coherent.unsent(unique);
+            }
+            match course? {
                 Some(Course::Answer(reply)) => answer = Some(reply),
                 Some(Course::Wait(settling)) => {
                     shared.files.expect(unique, Pending::Home(Asked::Write(settling)));
@@ -253,27 +306,25 @@ impl Home {
         } else if let Some(asked) = self.asked(shared, &request) {
             shared.files.expect(unique, Pending::Home(asked));
         }
-        let header = &request.header;
-        let caller = shared.guests.find_inner(header.pid);
-        if let (Some((tid, _)), Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) =
-            (caller, request.opcode)
-        {
-            mark_description_lock(tid, request.bytes);
-        }
         if let (Some((tid, _)), Opcode::Access) = (caller, request.opcode) {
             mark_directory(tid, request.bytes);
         }
         let pid = caller.map_or(0, |(_, pid)| pid);
         let at = std::mem::offset_of!(RequestHeader, pid);
         request.bytes[at..at + 4].copy_from_slice(&pid.to_ne_bytes());
-        let sent = shared
-            .writer
-            .write_frame(Kind::File, unique | FILE_ID, &[request.bytes]);
+        let sent = self.send(shared, &request, request.bytes)?;
+        Ok(answer.map_or(sent, Outcome::Reply))
+    }
+
+    fn send(&self, shared: &Shared, request: &Request<'_>, bytes: &[u8]) -> Result<Outcome, i32> {
+        let unique = RequestHeader::read_from_prefix(bytes).map_or(0, |(header, _)| header.unique);
+        let sent = shared.writer.write_frame(Kind::File, unique | FILE_ID, &[bytes]);
         match sent {
-            Ok(()) => Ok(answer.map_or(Outcome::Later, Outcome::Reply)),
+            Ok(()) => Ok(Outcome::Later),
             Err(error) => {
                 debug!("relaying {:?}: {error}", request.opcode);
                 shared.files.take(unique);
+                shared.files.coherent.unsent(unique);
                 Err(libc::EIO)
             }
         }
@@ -360,6 +411,8 @@ pub fn replied(
             }
             if let Some(sought) = proc {
                 shared.files.proc.found(sought, entry.node);
+                (entry.entry_valid, entry.entry_valid_nanoseconds) = (0, 0);
+                body[..size_of::<EntryReply>()].copy_from_slice(entry.as_bytes());
             }
             if dev::is_special(entry.attributes.mode) {
                 if inner == INIT {
@@ -375,21 +428,17 @@ pub fn replied(
                 owners.hide_in_reply(opcode, body);
             }
         }
-        Asked::Open {
-            opcode,
-            mut node,
-            read_only,
-        } if error == 0 => {
-            let mut at = 0;
-            if opcode != Opcode::Open {
+        Asked::Open(how) if error == 0 => {
+            let (mut at, mut node) = (0, how.node);
+            if matches!(how.opcode, Opcode::Create | Opcode::TemporaryFile) {
                 node = EntryReply::read_from_prefix(body).map_or(0, |(entry, _)| entry.node);
                 if let Some(owners) = home.owners() {
-                    owners.hide_in_reply(opcode, body);
+                    owners.hide_in_reply(how.opcode, body);
                 }
                 at = size_of::<EntryReply>();
             }
             if let Some(Ok((open, _))) = body.get_mut(at..).map(OpenReply::mut_from_prefix) {
-                home.opened(&shared.files.behind, node, open, read_only);
+                home.opened(&shared.files, node, open, how);
             }
         }
         Asked::Write(settling) => shared.files.behind.waited(settling, error, body, Instant::now()),
@@ -448,6 +497,7 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
         if let (Some(node), Ok(ForgetRequest { lookups })) =
             (counted(shared, request.header.node), request.record())
         {
+            shared.files.coherent.forget(shared, request.header.node, lookups);
             forgets.push(ForgetOne { node, lookups });
         }
     } else if let Ok((_, mut rest)) = BatchForgetRequest::read_from_prefix(request.body()) {
@@ -455,6 +505,7 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
             rest = after;
             if let Some(node) = counted(shared, one.node) {
                 let lookups = one.lookups;
+                shared.files.coherent.forget(shared, one.node, lookups);
                 forgets.push(ForgetOne { node, lookups });
             }
         }

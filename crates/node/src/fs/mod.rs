@@ -9,9 +9,11 @@
 //! | [`SPECIAL`] | [`handles`], made by [`dev`] | FIFOs and devices of home's tree, opened by the deputy |
 //! | [`HANDLE`], [`HIDDEN`] | [`handles`] | inherited descriptors' objects, and their directory |
 //!
-//! Drivers have one trait, so that layers can be put between the switch and them.
+//! Drivers have one trait, so that layers can be put between the switch and them. What the node keeps of home's tree is [`coherent`]'s to
+//! know.
 
 pub mod behind;
+pub mod coherent;
 pub mod dev;
 pub mod handles;
 pub mod home;
@@ -38,7 +40,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::session::Shared;
 use crate::sys::memory;
+use crate::trace::Order;
 use crate::world::{HIDDEN_DIRECTORY, Ids};
+use coherent::Delivery;
+use coherent::kept::Notice;
 
 /// Largest read or write of one request.
 pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
@@ -94,6 +99,8 @@ pub enum Outcome {
     Reply(Vec<u8>),
     /// The answer comes later, or never, as the request has it.
     Later,
+    /// Home is to be asked this in its place; the answer comes later.
+    Instead(Vec<u8>),
 }
 
 /// Serves the nodes of one region of ids.
@@ -159,6 +166,8 @@ pub struct Files {
     pub special: dev::Special,
     /// Driver of what in `/proc` depends on who looks.
     pub proc: proc::Proc,
+    /// What the node keeps of home's tree.
+    pub coherent: coherent::Coherent,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -177,6 +186,7 @@ impl Files {
             handles: handles::Handles::new(owner),
             special: dev::Special::default(),
             proc: proc::Proc::default(),
+            coherent: coherent::Coherent::new(owner),
         }
     }
 
@@ -278,13 +288,15 @@ impl Files {
         }
     }
 
-    /// Home has answered a relayed request.
+    /// Home has answered a relayed request. While the gate is closed (`passing`), whoever gets the reply must not go on. What the kernel is to be told
+    /// before anything else is delivered is returned.
     pub fn home_replied(
         &self,
         shared: &Arc<Shared>,
         unique: u64,
         mut reply: Vec<u8>,
-    ) -> Result<(), LinkError> {
+        passing: bool,
+    ) -> Result<Vec<Notice>, LinkError> {
         let malformed = WireError::Malformed("file reply");
         let Ok((header, _)) = ReplyHeader::read_from_prefix(&reply) else {
             return Err(malformed.into());
@@ -298,20 +310,42 @@ impl Files {
             &reply[size_of::<ReplyHeader>()..],
             Instant::now(),
         ) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         match self.take(unique) {
             Some(Pending::Home(asked)) => {
                 if let Some(order) = home::replied(shared, asked, header.error, &mut reply)? {
+                    self.coherent.unsent(unique);
                     shared.orders.give(order(reply));
-                    return Ok(());
+                    return Ok(Vec::new());
                 }
             }
             Some(Pending::Handle(_)) => return Err(malformed.into()),
             None => {}
         }
-        self.reply(&reply);
-        Ok(())
+        let (inner, notices) = match self.coherent.replied(shared, unique, &mut reply, passing) {
+            Delivery::Drop => return Ok(Vec::new()),
+            Delivery::Give(inner) => (inner, Vec::new()),
+            Delivery::GiveAndTell(inner, notices) => (inner, notices),
+        };
+        if !passing && !notices.is_empty() {
+            shared.orders.give(Order::Hush);
+        }
+        match shared.guests.find_inner(inner) {
+            Some((tid, _)) if passing || !notices.is_empty() => {
+                shared.orders.give(Order::ReplyHushed { tid, reply })
+            }
+            _ => self.reply(&reply),
+        }
+        Ok(notices)
+    }
+
+    /// Nothing comes from home any more: whoever waits for it gets an error, so that the kernel lets go of what those hold for whom the
+    /// session's threads wait.
+    pub fn give_up(&self) {
+        for unique in self.coherent.take_unanswered() {
+            self.reply(&error_reply(unique, libc::EIO));
+        }
     }
 
     /// The deputy has answered a request on a home object.
@@ -402,7 +436,7 @@ fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
     };
     match serve_one(shared, request) {
         Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
-        Ok(Outcome::Later) => {}
+        Ok(Outcome::Later | Outcome::Instead(_)) => {}
         Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
     }
 }

@@ -40,9 +40,7 @@ impl Tracer {
             return;
         };
         process.held = false;
-        if !self.frozen {
-            self.resume_parked(Some(pid));
-        }
+        self.resume_parked(Some(pid));
     }
 
     /// No guest must compute until all are thawed.
@@ -54,6 +52,12 @@ impl Tracer {
     /// Guests may compute again, but for those that are held.
     pub(super) fn thaw(&mut self) {
         self.frozen = false;
+        self.resume_parked(None);
+    }
+
+    /// The kernel has been told of changed files.
+    pub(super) fn unhush(&mut self) {
+        self.hushed = false;
         self.resume_parked(None);
     }
 
@@ -71,6 +75,9 @@ impl Tracer {
     }
 
     fn resume_parked(&mut self, pid: Option<u32>) {
+        if self.frozen || self.hushed {
+            return;
+        }
         let processes = &self.processes;
         let free = |of: u32| match pid {
             Some(pid) => of == pid,

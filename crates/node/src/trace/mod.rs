@@ -143,6 +143,8 @@ pub struct Tracer {
     forks: HashMap<u64, i32>,
     /// No guest may compute.
     frozen: bool,
+    /// No guest that stops may go on.
+    hushed: bool,
 }
 
 impl Tracer {
@@ -157,6 +159,7 @@ impl Tracer {
             doomed: HashSet::new(),
             forks: HashMap::new(),
             frozen: false,
+            hushed: false,
         }
     }
 
@@ -275,6 +278,12 @@ impl Tracer {
             }
             Order::Freeze => self.freeze(),
             Order::Thaw => self.thaw(),
+            Order::Hush => self.hushed = true,
+            Order::Unhush => self.unhush(),
+            Order::ReplyHushed { tid, reply } => {
+                self.interrupt(tid);
+                self.shared.files.reply(&reply);
+            }
             Order::Statistics { answer } => self.tell_statistics(answer),
             Order::End => {}
         }
@@ -386,6 +395,7 @@ impl Tracer {
             return;
         };
         if self.frozen
+            || self.hushed
             || self
                 .processes
                 .get(&thread.pid)

@@ -76,6 +76,12 @@ pub enum Order {
     Freeze,
     /// Home can be reached again.
     Thaw,
+    /// Whoever stops from now on stays so: the kernel is being told of changed files.
+    Hush,
+    /// It has been told: they go on.
+    Unhush,
+    /// Give the file door's `reply` to a thread, which is to stop before it gets to know it.
+    ReplyHushed { tid: i32, reply: Vec<u8> },
     /// Tell home who is here.
     Guests { answer: Answer<Vec<u32>> },
     /// Tell home how the session is.

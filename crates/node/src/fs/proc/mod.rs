@@ -414,7 +414,7 @@ fn look_up_unfollowed(
                 };
                 match door.files.home.request(&door, request) {
                     Ok(Outcome::Reply(reply)) => reply,
-                    Ok(Outcome::Later) => return,
+                    Ok(Outcome::Later | Outcome::Instead(_)) => return,
                     Err(errno) => error_reply(header.unique, errno),
                 }
             }
