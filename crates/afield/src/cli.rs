@@ -132,14 +132,14 @@ pub struct Explain {
 )]
 pub struct Node {
     /// Address and port to listen on, for example 0.0.0.0:7070
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["embedded_fd", "stdio"])]
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["embedded_fd", "bridge"])]
     pub listen: Option<String>,
     /// Serve one session on an inherited descriptor
     #[arg(long, value_name = "N", hide = true, conflicts_with = "listen")]
     pub embedded_fd: Option<i32>,
-    /// Serve one session on standard input and output
-    #[arg(long, hide = true, conflicts_with_all = ["listen", "embedded_fd"])]
-    pub stdio: bool,
+    /// Lead the home with this key, by standard input and output, to a daemon of this account's own
+    #[arg(long, value_name = "KEY", hide = true, conflicts_with_all = ["listen", "embedded_fd"])]
+    pub bridge: Option<String>,
     /// What to log on standard error [default: warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,

@@ -19,6 +19,7 @@ use afield_link::preamble::{Answer, PREAMBLE_BYTES, Preamble, PreambleError, Ses
 use afield_link::secure::{self, Fingerprint, Identity, SecureStream};
 use afield_link::stream::{self, Socket};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
 use tracing::{debug, info, warn};
 
 use crate::admission::{AuthorizedHomes, Ledger, Limits, SESSIONS_MAX};
@@ -57,9 +58,20 @@ pub struct Options {
     pub authorized_homes: PathBuf,
     /// The longest that a session waits for a lost connection.
     pub grace: Duration,
+    /// When it ends by itself; `None`: never.
+    pub idle: Option<Idle>,
 }
 
-/// Serves those that come to `listener` until it is killed. `ready` is called with its address.
+/// When a daemon that nobody needs ends.
+#[derive(Debug)]
+pub struct Idle {
+    /// After so long without a connection or session.
+    pub time_max: Duration,
+    /// Not while somebody holds the lock on this file, who is about to connect.
+    pub lock: PathBuf,
+}
+
+/// Serves those that come to `listener` until it is killed, or nobody has needed it for long. `ready` is called with its address.
 ///
 /// The process must have one thread. Sessions end when it does.
 pub fn listen(listener: TcpListener, options: &Options, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
@@ -73,6 +85,7 @@ pub fn listen(listener: TcpListener, options: &Options, ready: impl FnOnce(Socke
         admitted: None,
         looked: Instant::now(),
         missed: false,
+        needed: Instant::now(),
     };
     ready(listener.local_addr()?);
     loop {
@@ -83,7 +96,11 @@ pub fn listen(listener: TcpListener, options: &Options, ready: impl FnOnce(Socke
         daemon.listen_to_arriving(&listener);
         match listener.accept() {
             Ok((socket, peer)) => daemon.receive(socket, peer),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if daemon.is_done(&listener) {
+                    return Ok(());
+                }
+            }
             Err(error) => {
                 // Out of descriptors, say: others have to end first.
                 warn!("accept: {error}");
@@ -150,6 +167,8 @@ struct Daemon<'a> {
     looked: Instant,
     /// The file was not there when the daemon looked last. An editor may be about to put it there anew.
     missed: bool,
+    /// When somebody was there last.
+    needed: Instant,
 }
 
 impl Daemon<'_> {
@@ -166,7 +185,9 @@ impl Daemon<'_> {
                 .iter()
                 .map(|one| PollFd::new(&one.socket, PollFlags::IN)),
         );
-        let has_homes = self.sessions.iter().any(|child| child.key.is_some()) || !self.arriving.is_empty();
+        let has_homes = self.sessions.iter().any(|child| child.key.is_some())
+            || !self.arriving.is_empty()
+            || self.options.idle.is_some();
         let limit = Timespec {
             tv_sec: LOOK_PERIOD.as_secs() as i64,
             tv_nsec: 0,
@@ -176,6 +197,38 @@ impl Daemon<'_> {
         // Non-blocking; who it was does not matter.
         let _ = rustix::io::read(&self.children, &mut drain);
         Ok(())
+    }
+
+    /// Whether nobody has needed it for long, and nobody is about to.
+    fn is_done(&mut self, listener: &TcpListener) -> bool {
+        let Some(idle) = &self.options.idle else {
+            return false;
+        };
+        if !self.sessions.is_empty() || !self.arriving.is_empty() {
+            self.needed = Instant::now();
+        }
+        if self.needed.elapsed() < idle.time_max {
+            return false;
+        }
+        let Ok(lock) = std::fs::File::open(&idle.lock) else {
+            // Somebody has cleaned up: nobody finds the way here any more.
+            return true;
+        };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return false;
+        }
+        // Whoever had it before may have connected.
+        let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let done = rustix::event::poll(&mut waiting, Some(&now)) == Ok(0);
+        if done {
+            // Held until the process has ended, and its own lock with it.
+            std::mem::forget(lock);
+        }
+        done
     }
 
     /// Lets go of sessions that have ended.

@@ -2,6 +2,7 @@
 //!
 //! * [`daemon`]: accepts homes.
 //! * [`admission`]: which homes, and what they may have.
+//! * [`bridge`]: from a login by ssh to a daemon.
 //! * [`session`]: serves one home, in a process of its own.
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
 //! * `fs`: the file door: the world's root as a switch over drivers.
@@ -11,6 +12,7 @@
 //! * `trace`: the trace door: process events, signals and stops.
 
 pub mod admission;
+pub mod bridge;
 pub mod daemon;
 mod door;
 mod fs;

@@ -841,59 +841,6 @@ fn deliver(
     Ok(None)
 }
 
-/// Serves a home over standard input and output, as ssh connects them. The process must have one thread; afterwards it should
-/// end. `name` is the node's, for homes to show.
-pub fn serve_stdio(name: &str) -> Result<(), SessionError> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let carrier = std::process::id();
-    let session = sys::clone::fork_with(0, libc::SIGCHLD, None)?;
-    if session == 0 {
-        drop(ours);
-        let served = sys::namespaces::die_with_parent(Some(carrier))
-            .map_err(SessionError::from)
-            .and_then(|()| detach_from_stdio())
-            .and_then(|()| {
-                let (reader, writer) = stream::split(Socket::Unix(theirs))?;
-                serve(reader, writer, name, Terms::default())
-            });
-        if let Err(error) = &served {
-            warn!("session: {error}");
-        }
-        sys::process::exit_now(i32::from(served.is_err()));
-    }
-    drop(theirs);
-    let mut to_session = ours.try_clone()?;
-    start("input", move || {
-        // However it ends, nothing more comes.
-        let _ = io::copy(&mut io::stdin().lock(), &mut to_session);
-        let _ = to_session.shutdown(std::net::Shutdown::Write);
-    })?;
-    let mut from_session = &ours;
-    let mut piece = vec![0; 64 << 10];
-    loop {
-        let count = from_session.read(&mut piece)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let mut rest = &piece[..count];
-        while !rest.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), rest));
-            rest = &rest[written.map_err(io::Error::from)?..];
-        }
-    }
-}
-
-/// Standard input and output are the carrier's alone.
-fn detach_from_stdio() -> Result<(), SessionError> {
-    let null = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null).map_err(io::Error::from)?;
-    rustix::stdio::dup2_stdout(&null).map_err(io::Error::from)?;
-    Ok(())
-}
-
 /// Serves a home over a socketpair whose end was inherited. First of all comes the memory that home shares.
 pub fn serve_embedded(descriptor: OwnedFd) -> Result<(), SessionError> {
     sys::namespaces::die_with_parent(None)?;

@@ -39,11 +39,12 @@ by_ssh! {
     unable in what_cannot_be_is_said;
     asked in questions_on_a_terminal;
     cut in connection_cut;
+    killed in node_killed;
 }
 
 /// A server that takes logins of its own user by `key`, and one line of whose configuration is the test's.
 const SERVER: &str = "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; mkdir cache
-printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile none\\nSetEnv XDG_CACHE_HOME=$PWD/cache\\n\" > sshd_config
+printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile none\\nSetEnv XDG_CACHE_HOME=$PWD/cache AFIELD_E2E=$AFIELD_E2E\\n\" > sshd_config
 printf \"IdentityFile $PWD/key\\nIdentitiesOnly yes\\nUserKnownHostsFile $PWD/known\\nGlobalKnownHostsFile none\\nLogLevel ERROR\\n\" > config
 printf \"[127.0.0.1]:$PORT $(cut -d ' ' -f 1-2 host.pub)\\n\" > known
 printf '#!/bin/sh\\nexec /usr/bin/ssh -F %s/config \"$@\"\\n' $PWD > ssh; chmod 755 ssh";
@@ -120,6 +121,7 @@ impl Site {
 
     fn close(mut self) {
         self.agent_stop();
+        expect_no_node(&self);
         let pid = rustix::process::Pid::from_raw(self.server.pid()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.server.wait();
@@ -146,6 +148,7 @@ fn copies(site: &Site) -> Vec<(String, u64)> {
     let folder = site.arena.work().join("cache/afield");
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries
+        .filter(|entry| entry.metadata().unwrap().is_file())
         .map(|entry| {
             let modified = entry.metadata().unwrap().modified().unwrap();
             let since = modified
@@ -173,6 +176,8 @@ fn copied(site: &Site) {
     assert_eq!(copies(site), first, "it was copied again");
     // A copy that is not what it should be is not used.
     site.agent_stop();
+    // While it runs it cannot be written to.
+    expect_no_node(site);
     let path = site.arena.work().join("cache/afield").join(&first[0].0);
     let mut bytes = fs::read(&path).unwrap();
     bytes.truncate(1000);
@@ -269,21 +274,61 @@ fn asked(site: &Site) {
     site.run("exit 7").expect_exit(7);
 }
 
-/// When the connection is lost, the job's user hears of it, and nothing is left on the other side.
+fn the_ssh(site: &Site) -> Option<afield_e2e::Process> {
+    let is_ssh = |process: &afield_e2e::Process| process.command_line.contains("BatchMode=yes");
+    site.arena.watch().all().into_iter().find(is_ssh)
+}
+
+/// Of what ssh leads to, nothing is left soon after nobody needs it.
+fn expect_no_node(site: &Site) {
+    let left = site.arena.watch().until_none(Duration::from_secs(20), |process| {
+        process.command_line.contains("node --bridge")
+    });
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A lost connection is replaced by another login, and the job notices nothing, twice.
 fn cut(site: &Site) {
+    let mut job = site.arena.start(&site.job(&[
+        "sh",
+        "-c",
+        "echo begun; for n in 1 2; do while [ ! -e go$n ]; do sleep 0.01; done; echo went $n; done; exit 6",
+    ]));
+    job.until_output("begun");
+    for number in 1..=2 {
+        let before = the_ssh(site).unwrap();
+        before.kill();
+        let until = Instant::now() + Duration::from_secs(30);
+        while the_ssh(site).is_none_or(|ssh| ssh.pid == before.pid) {
+            assert!(Instant::now() < until, "nobody logs in again");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        site.write(&format!("go{number}"), "");
+        job.until_output(&format!("went {number}"));
+    }
+    let outcome = job.wait();
+    outcome.expect_exit(6);
+    assert_eq!(outcome.output(), "begun\nwent 1\nwent 2\n");
+    site.agent_stop();
+    expect_no_node(site);
+    site.run("exit 4").expect_exit(4);
+}
+
+/// When the node's side is killed, the job's user hears of it, and nothing is left there.
+fn killed(site: &Site) {
     let mut job = site
         .arena
         .start(&site.job(&["sh", "-c", "echo begun; sleep 1000"]));
     job.until_output("begun");
-    let is_ssh = |process: &afield_e2e::Process| process.command_line.contains("BatchMode=yes");
-    let ssh = site.arena.watch().all().into_iter().find(is_ssh).unwrap();
-    ssh.kill();
+    // Its session, its world and whoever carries bytes as well.
+    for process in site.arena.watch().all() {
+        if process.command_line.contains("node --bridge") {
+            process.kill();
+        }
+    }
     let outcome = job.wait();
     outcome.expect_exit(125);
     assert!(outcome.message().contains("is gone"), "{}", outcome.message());
-    let left = site.arena.watch().until_none(Duration::from_secs(10), |process| {
-        process.command_line.contains("node --stdio")
-    });
-    assert!(left.is_empty(), "{left:?}");
+    expect_no_node(site);
     site.run("exit 4").expect_exit(4);
 }

@@ -63,8 +63,8 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Node(node) => {
             options.log = node.log;
             let settings = Settings::load(&options)?;
-            if node.stdio {
-                return node::stdio(&settings);
+            if let Some(home) = node.bridge {
+                return node::bridge(&settings, &home);
             }
             match (node.embedded_fd, node.listen) {
                 (Some(descriptor), _) => node::embedded(&settings, descriptor),

@@ -1,11 +1,12 @@
 //! `afield node`.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use afield_link::secure::Identity;
+use afield_link::secure::{Fingerprint, Identity};
 use afield_node::admission::AuthorizedHomes;
+use afield_node::bridge::{self, Bridge};
 use afield_node::{daemon, journal, session};
 
 use super::{become_daemon, output};
@@ -48,6 +49,7 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         identity,
         authorized_homes: path.clone(),
         grace: Duration::from_secs(settings.grace_seconds.value),
+        idle: None,
     };
     daemon::listen(listener, &options, |bound| {
         let shown = match bound.ip().is_unspecified() {
@@ -64,12 +66,28 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Serves one session on standard input and output.
-pub fn stdio(settings: &Settings) -> Result<u8, Failure> {
+/// Leads a login by ssh to a node daemon of this account's own. What it says before the link is in the bootstrap's lines.
+pub fn bridge(settings: &Settings, home: &str) -> Result<u8, Failure> {
     become_daemon(settings)?;
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    session::serve_stdio(&name).map_err(Failure::own)?;
+    match cross(settings, home) {
+        Ok((key, stream)) => {
+            output(&format!("afield-bootstrap key {key}\nafield-bootstrap ready\n"))?;
+            bridge::carry(&stream).map_err(Failure::own)?;
+        }
+        Err(why) => output(&format!("afield-bootstrap failed {why}\n"))?,
+    }
     Ok(0)
+}
+
+fn cross(settings: &Settings, home: &str) -> Result<(Fingerprint, TcpStream), Box<dyn std::error::Error>> {
+    let home: Fingerprint = home.parse()?;
+    let identity = Identity::load_or_make(&settings.key())?;
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let program = std::env::current_exe()?;
+    let grace = Duration::from_secs(settings.grace_seconds.value);
+    let bridge = Bridge::at(bridge::directory_of(&program, &name))?;
+    let stream = bridge.reach(&identity, &name, grace, home)?;
+    Ok((identity.fingerprint(), stream))
 }
 
 /// Serves one session on an inherited descriptor.

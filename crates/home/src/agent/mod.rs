@@ -32,6 +32,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use afield_link::secure::{Fingerprint, Identity};
 use afield_link::stream::{LinkError, Socket};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
@@ -41,7 +42,7 @@ use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
 use incarnation::Incarnation;
-use nodes::{Connection, NodeError};
+use nodes::{Connection, NodeError, Reach};
 use session::{Embedded, Session, SessionError};
 use ssh::{Copying, Login, Refusal};
 
@@ -100,6 +101,8 @@ enum Event {
     StartSsh(Box<Login>, Sender<io::Result<(u32, Copying)>>),
     /// A session is over; the pid of its embedded node.
     SessionOver(Option<u32>),
+    /// An ssh is not needed any more.
+    EndSsh(u32),
     /// End.
     Stop,
 }
@@ -267,6 +270,11 @@ impl Agent {
                         end_node(&mut node);
                     }
                 }
+                Ok(Event::EndSsh(pid)) => {
+                    if let Some(mut ssh) = nodes.remove(&pid) {
+                        end_node(&mut ssh);
+                    }
+                }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -311,13 +319,15 @@ impl Agent {
             return Ok(Arc::clone(session));
         }
         let (connection, embedded) = match place {
-            Place::Tcp { address, key } => (
-                nodes::connect(address, name, *key, &self.options.key, self.options.grace)?,
-                None,
-            ),
+            Place::Tcp { address, key } => {
+                let identity = Identity::load_or_make(&self.options.key)?;
+                let reach = nodes::by_address(address, name, Some(*key));
+                (nodes::connect(reach, name, identity, self.options.grace)?, None)
+            }
             Place::Ssh(url) => {
-                let (connection, pid) = self.start_ssh(url, name, environment)?;
-                (connection, Some(Embedded { pid, area: None }))
+                let identity = Identity::load_or_make(&self.options.key)?;
+                let reach = self.by_ssh(url, name, environment, identity.fingerprint());
+                (nodes::connect(reach, name, identity, self.options.grace)?, None)
             }
             Place::Embedded => {
                 let (connection, embedded) = self.start_embedded(name)?;
@@ -361,37 +371,39 @@ impl Agent {
             })
     }
 
-    fn start_ssh(
-        &self,
-        url: &str,
-        name: &str,
-        environment: &[Vec<u8>],
-    ) -> Result<(Connection, u32), NodeError> {
-        let refused = |Refusal { why, asks }| NodeError::Ssh {
-            node: name.to_owned(),
-            why,
-            asks,
-        };
-        let failed = |why: String| refused(Refusal { why, asks: false });
+    /// The way by ssh. Of each session there is one ssh at a time.
+    fn by_ssh(&self, url: &str, name: &str, environment: &[Vec<u8>], home: Fingerprint) -> Reach {
         let connection = self.options.runtime.ssh_connection(url);
-        let (answer, answered) = mpsc::channel();
-        let login = Login::new(url, environment, &connection).map_err(|error| failed(error.to_string()))?;
-        let gone = || failed("the agent ends".to_owned());
-        self.events
-            .send(Event::StartSsh(Box::new(login), answer))
-            .map_err(|_| gone())?;
-        let (pid, copying) = answered
-            .recv()
-            .map_err(|_| gone())?
-            .map_err(|error| failed(error.to_string()))?;
-        let connected = copying
-            .finish()
-            .map_err(refused)
-            .and_then(|stream| nodes::greet(Socket::Unix(stream), name));
-        if connected.is_err() {
-            let _ = self.events.send(Event::SessionOver(Some(pid)));
-        }
-        connected.map(|connection| (connection, pid))
+        let (url, name) = (url.to_owned(), name.to_owned());
+        let environment = environment.to_vec();
+        let events = self.events.clone();
+        let ssh = Ssh {
+            events: self.events.clone(),
+            pid: Mutex::new(None),
+        };
+        Box::new(move |_| {
+            let refused = |Refusal { why, asks }| NodeError::Ssh {
+                node: name.clone(),
+                why,
+                asks,
+            };
+            let failed = |why: String| refused(Refusal { why, asks: false });
+            let gone = || failed("the agent ends".to_owned());
+            ssh.replace(None);
+            let login = Login::new(&url, &environment, &connection, home)
+                .map_err(|error| failed(error.to_string()))?;
+            let (answer, answered) = mpsc::channel();
+            events
+                .send(Event::StartSsh(Box::new(login), answer))
+                .map_err(|_| gone())?;
+            let (pid, copying) = answered
+                .recv()
+                .map_err(|_| gone())?
+                .map_err(|error| failed(error.to_string()))?;
+            ssh.replace(Some(pid));
+            let (stream, key) = copying.finish().map_err(refused)?;
+            Ok((stream, Some(key)))
+        })
     }
 
     /// By which nodes are told what has changed; without it they keep nothing.
@@ -458,6 +470,27 @@ impl Agent {
     fn process_count(&self) -> u32 {
         let count: usize = self.sessions().iter().map(|session| session.deputy_count()).sum();
         count as u32
+    }
+}
+
+/// The ssh that a session's connection goes by, which ends with the way.
+struct Ssh {
+    events: Sender<Event>,
+    pid: Mutex<Option<u32>>,
+}
+
+impl Ssh {
+    fn replace(&self, pid: Option<u32>) {
+        if let Some(before) = std::mem::replace(&mut *lock(&self.pid), pid) {
+            // An agent that ends does it by itself.
+            let _ = self.events.send(Event::EndSsh(before));
+        }
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        self.replace(None);
     }
 }
 

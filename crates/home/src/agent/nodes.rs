@@ -153,11 +153,13 @@ pub struct Connection {
     pub welcome: Welcome,
 }
 
-/// The way to a node daemon that has the key `expected`, as the home whose key is in the file `key`.
+/// A connection to a node daemon, made within a time, and the key that it has to show, if that is known.
+pub type Reach = Box<dyn Fn(Duration) -> Result<(TcpStream, Option<Fingerprint>), NodeError> + Send + Sync>;
+
+/// The way to a node daemon, for the home with this key.
 struct Way {
     name: String,
-    address: String,
-    expected: Option<Fingerprint>,
+    reach: Reach,
     identity: Identity,
 }
 
@@ -170,7 +172,7 @@ impl Way {
     ) -> Result<(SecureStream, Fingerprint), NodeError> {
         let node = || self.name.clone();
         let unreachable = |source| NodeError::Unreachable { node: node(), source };
-        let mut socket = reach(&self.address, connect_time_max).map_err(unreachable)?;
+        let (mut socket, expected) = (self.reach)(connect_time_max)?;
         let limit = Some(HANDSHAKE_TIME_MAX);
         socket.set_read_timeout(limit).map_err(unreachable)?;
         socket.set_write_timeout(limit).map_err(unreachable)?;
@@ -190,7 +192,7 @@ impl Way {
         socket.set_write_timeout(None).map_err(unreachable)?;
         let insecure = |source| NodeError::Insecure { node: node(), source };
         let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
-        let secured = match secure::connect(socket, &self.identity, self.expected, deadline) {
+        let secured = match secure::connect(socket, &self.identity, expected, deadline) {
             Err(SecureError::OtherKey { found, expected }) => {
                 return Err(NodeError::OtherKey {
                     node: node(),
@@ -222,20 +224,29 @@ impl Way {
     }
 }
 
-/// Connects to a node daemon that has the key `expected`, as the home whose key is in the file `key`. A lost connection is
-/// replaced within `grace`.
+/// The way over TCP to a node daemon that has the key `expected`.
+pub fn by_address(address: &str, name: &str, expected: Option<Fingerprint>) -> Reach {
+    let (address, name) = (address.to_owned(), name.to_owned());
+    Box::new(move |time_max| {
+        let socket = reach(&address, time_max).map_err(|source| NodeError::Unreachable {
+            node: name.clone(),
+            source,
+        })?;
+        Ok((socket, expected))
+    })
+}
+
+/// Connects to a node daemon, as the home with this key. A lost connection is replaced within `grace`.
 pub fn connect(
-    address: &str,
+    reach: Reach,
     name: &str,
-    expected: Fingerprint,
-    key: &Path,
+    identity: Identity,
     grace: Duration,
 ) -> Result<Connection, NodeError> {
     let way = Way {
         name: name.to_owned(),
-        address: address.to_owned(),
-        expected: Some(expected),
-        identity: Identity::load_or_make(key)?,
+        reach,
+        identity,
     };
     let (stream, _) = way.connect(SessionId::default(), CONNECT_TIME_MAX)?;
     let limits = Limits {
@@ -263,8 +274,7 @@ pub fn connect(
 pub fn ask_key(address: &str, key: &Path) -> Result<Fingerprint, NodeError> {
     let way = Way {
         name: address.to_owned(),
-        address: address.to_owned(),
-        expected: None,
+        reach: by_address(address, address, None),
         identity: Identity::load_or_make(key)?,
     };
     Ok(way.connect(SessionId::default(), CONNECT_TIME_MAX)?.1)

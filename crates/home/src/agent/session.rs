@@ -117,9 +117,9 @@ pub enum Outstanding {
 /// What home has of a node that it has started itself.
 #[derive(Debug)]
 pub struct Embedded {
-    /// Its process, or the ssh that leads to it.
+    /// Its process.
     pub pid: u32,
-    /// The memory that it shares, if it is on this machine.
+    /// The memory that it shares.
     pub area: Option<OwnedFd>,
 }
 

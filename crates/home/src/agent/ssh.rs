@@ -1,5 +1,6 @@
-//! Nodes that are reached by ssh, and need nothing installed: this program is copied there once, and is a node on the
-//! standard streams of the remote command. That channel is the link: ssh authenticates and encrypts it.
+//! Nodes that are reached by ssh, and need nothing installed: this program is copied there once, and the remote command's standard
+//! streams lead to a node daemon of that account's own. By that channel, which ssh authenticates, home and node learn each other's keys; what
+//! goes over it then is what goes over a connection by TCP, and is replaced in the same way when it is lost.
 //!
 //! The remote command is one script for `sh`. It speaks in lines that begin with [`MARK`], whatever the login shell says
 //! besides:
@@ -7,20 +8,22 @@
 //! | line | meaning |
 //! |---|---|
 //! | `send` | the program is not there yet: its bytes are to follow |
-//! | `ready` | what follows is the link |
+//! | `key` and a fingerprint | the node's |
+//! | `ready` | what follows is the connection |
 //! | a word of [`explained`], and more | it cannot be, for this reason |
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use afield_link::secure::Fingerprint;
 use ring::digest::{Context, SHA256};
 
 use super::lock;
@@ -39,7 +42,7 @@ const COPY_TIME_MAX: Duration = Duration::from_secs(60);
 const WORDS_BYTES_MAX: usize = 64 << 10;
 
 /// The script, without quotes of the kind that are put around it, and without what a login shell other than `sh` could take
-/// for its own. `@HASH@` and `@SIZE@` stand for the program's.
+/// for its own. `@HASH@` and `@SIZE@` stand for the program's, `@KEY@` for this home's key.
 const SCRIPT: &str = r#"LC_ALL=C; export LC_ALL; umask 077;
 say() { echo "afield-bootstrap $*"; };
 m="$(uname -s) $(uname -m)"; [ "$m" = "Linux x86_64" ] || { say machine "$m"; exit 0; };
@@ -54,7 +57,7 @@ head -c @SIZE@ > "$t" 2> /dev/null || { rm -f "$t"; say room "$d"; exit 0; };
 chmod 700 "$t"; mv -f "$t" "$f" || { rm -f "$t"; say cache "$d"; exit 0; };
 fi;
 "$f" version > /dev/null 2>&1 || { say execute "$d"; exit 0; };
-say ready; exec "$f" node --stdio"#;
+exec "$f" node --bridge @KEY@"#;
 
 /// What a line of the script, other than the two good ones, means.
 fn explained(line: &str) -> String {
@@ -77,6 +80,7 @@ fn explained(line: &str) -> String {
             "a program in {rest} cannot be executed there (is it mounted `noexec`?): set XDG_CACHE_HOME in that account's \
              environment to a directory where it can"
         ),
+        "failed" => format!("it could not begin there: {rest}"),
         _ => format!("an unexpected answer: {line}"),
     }
 }
@@ -193,8 +197,9 @@ impl Program {
         })
     }
 
-    fn script(&self) -> String {
+    fn script(&self, home: Fingerprint) -> String {
         let script = SCRIPT
+            .replace("@KEY@", &home.to_string())
             .replace("@HASH@", &self.hash)
             .replace("@SIZE@", &self.bytes.to_string());
         // One line: other shells than sh do not take several between quotes.
@@ -227,14 +232,14 @@ fn has_interpreter(head: &[u8]) -> bool {
 /// The ssh of a session. To be started by a thread that lives as long as the agent, with whom it dies.
 pub struct Login {
     command: Command,
-    stream: UnixStream,
+    stream: TcpStream,
     program: Program,
     destination: String,
 }
 
 /// A connection to the other machine that is not a link yet.
 pub struct Copying {
-    stream: UnixStream,
+    stream: TcpStream,
     program: Program,
     destination: String,
     words: Words,
@@ -249,9 +254,14 @@ struct Words {
 impl Login {
     /// Prepares `ssh` as the user has it: found in the `PATH` of `environment`, which is its own. It uses a connection that
     /// is kept in `connection`, if there is one.
-    pub fn new(destination: &str, environment: &[Vec<u8>], connection: &Path) -> io::Result<Self> {
+    pub fn new(
+        destination: &str,
+        environment: &[Vec<u8>],
+        connection: &Path,
+        home: Fingerprint,
+    ) -> io::Result<Self> {
         let program = Program::own()?;
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = connected_pair()?;
         let input: OwnedFd = theirs.into();
         let output = input.try_clone()?;
         let mut command = Command::new("ssh");
@@ -279,7 +289,7 @@ impl Login {
         command
             .arg("--")
             .arg(destination)
-            .arg(program.script())
+            .arg(program.script(home))
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(output))
             .stderr(Stdio::piped());
@@ -314,12 +324,27 @@ impl Login {
     }
 }
 
+/// Two ends of one connection, of the kind that links run over. Nobody else can come in between: whoever it is has another address.
+fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    let expected = ours.local_addr()?;
+    loop {
+        let (theirs, address) = listener.accept()?;
+        if address == expected {
+            ours.set_nodelay(true)?;
+            theirs.set_nodelay(true)?;
+            return Ok((ours, theirs));
+        }
+    }
+}
+
 impl Copying {
-    /// Sees to it that the node is there. The stream is the link then.
+    /// Sees to it that the node is there. The stream leads to its daemon then, which has this key.
     ///
     /// # Errors
     /// In words, with a way out.
-    pub fn finish(mut self) -> Result<UnixStream, Refusal> {
+    pub fn finish(mut self) -> Result<(TcpStream, Fingerprint), Refusal> {
         let deadline = Instant::now() + LOGIN_TIME_MAX;
         let mut line = self.line(deadline)?;
         if line == "send" {
@@ -327,6 +352,11 @@ impl Copying {
             let _ = self.copy();
             line = self.line(Instant::now() + COPY_TIME_MAX)?;
         }
+        let key = match line.strip_prefix("key ").map(str::parse) {
+            Some(Ok(key)) => key,
+            _ => return Err(explained(&line).into()),
+        };
+        line = self.line(deadline)?;
         if line != "ready" {
             return Err(explained(&line).into());
         }
@@ -335,7 +365,7 @@ impl Copying {
             .set_read_timeout(None)
             .and_then(|()| self.stream.set_write_timeout(None));
         free.map_err(|error| error.to_string())?;
-        Ok(self.stream)
+        Ok((self.stream, key))
     }
 
     fn copy(&mut self) -> io::Result<()> {
@@ -424,7 +454,7 @@ mod tests {
         assert!(!SCRIPT.contains(['\'', '!', '\\']));
         for line in SCRIPT.lines() {
             assert!(
-                line.ends_with([';', '"']) || line.ends_with("else") || line.ends_with("--stdio"),
+                line.ends_with([';', '"']) || line.ends_with("else") || line.ends_with("@KEY@"),
                 "{line}"
             );
         }
