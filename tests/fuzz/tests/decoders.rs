@@ -9,10 +9,13 @@ use afield_link::control::{
     dispatch_node,
 };
 use afield_link::frame::{self, Decoder, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX};
+use afield_link::invalidation::{self, Change};
+use afield_link::secure::Fingerprint;
 use afield_link::wire::{
     self, Buffer, CallHeader, Descriptor, HandleHeader, Hello, Inherited, Spawn, SpawnError, Usage, Welcome,
 };
 use afield_link::{message, preamble};
+use afield_node::admission;
 use afield_node::journal::Entry;
 use afield_rpc::client::Client;
 use afield_rpc::endpoint::{Connection, Endpoint};
@@ -500,4 +503,49 @@ fn control_calls() {
         }
     });
     assert!(executed > 100 && ended > 100, "{executed} {ended}");
+}
+
+#[test]
+fn changes() {
+    let mut good = Vec::new();
+    for change in [
+        Change::Name {
+            directory: 1,
+            name: b"name",
+        },
+        Change::Attributes { node: 2 },
+        Change::Contents { node: 3 },
+        Change::Everything,
+    ] {
+        invalidation::append(&mut good, change).unwrap();
+    }
+    run(&[good], |_, bytes| {
+        let Ok(changes) = invalidation::decode(bytes) else {
+            return;
+        };
+        let mut again = Vec::new();
+        for change in changes {
+            invalidation::append(&mut again, change).unwrap();
+        }
+        assert_eq!(invalidation::decode(&again).unwrap().len() > 0, !again.is_empty());
+    });
+}
+
+/// What a node's owner, or somebody in his place, has written.
+#[test]
+fn options_of_homes() {
+    let good = [
+        "cpus=2,memory=3G,guests=7,hours=Mo-Fr/22:00-06:00",
+        "hours=00:00-24:00",
+        "",
+    ];
+    run(&good.map(|text| text.as_bytes().to_vec()), |_, bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return;
+        };
+        if let Ok(limits) = admission::limits_of(text) {
+            assert!(limits.cpus != Some(0) && limits.guests != Some(0));
+        }
+        let _ = text.parse::<Fingerprint>();
+    });
 }
