@@ -46,6 +46,8 @@ const ADD_LISTENER: u32 = 2;
 const REMOVE_LISTENER: u32 = 3;
 /// Sets `O_DIRECT` on the file of descriptor `listener` of process `notification`, as the world knows it. Answered as [`INSTALL`].
 const SET_DIRECT: u32 = 4;
+/// Has the kernel write out what was stored into mapped files. Answered as [`INSTALL`].
+const WRITE_OUT: u32 = 5;
 
 /// Open flags that matter to a guest.
 const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
@@ -153,6 +155,15 @@ impl Installer {
         .map(drop)
     }
 
+    /// Has the kernel ask the file door to write what was stored into mapped files so far. Waits for init and the file door.
+    pub fn write_out(&self) -> io::Result<()> {
+        self.ask(Wish {
+            what: WRITE_OUT,
+            ..Wish::default()
+        })
+        .map(drop)
+    }
+
     fn ask(&self, wish: Wish) -> io::Result<i32> {
         let mut channel = lock(&self.channel);
         let channel = channel.as_mut().ok_or(io::ErrorKind::NotConnected)?;
@@ -171,6 +182,8 @@ impl Installer {
 pub struct Helper {
     channel: UnixStream,
     listeners: HashMap<u32, Listener>,
+    /// A file of the world's root.
+    root: Option<OwnedFd>,
 }
 
 impl AsFd for Helper {
@@ -185,6 +198,7 @@ impl Helper {
         Self {
             channel,
             listeners: HashMap::new(),
+            root: None,
         }
     }
 
@@ -216,6 +230,10 @@ impl Helper {
                 let answer = result.map_or_else(|error| -errno(&error), |()| 0);
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
+            (WRITE_OUT, _) => {
+                let answer = self.write_out(hidden).map_or_else(|error| -errno(&error), |()| 0);
+                self.channel.write_all(&answer.to_ne_bytes())?;
+            }
             (ADD_LISTENER, Some(listener)) => {
                 self.listeners
                     .insert(wish.listener, Listener::new(listener, wish.listener));
@@ -226,6 +244,18 @@ impl Helper {
             _ => {}
         }
         Ok(())
+    }
+
+    fn write_out(&mut self, hidden: &OwnedFd) -> io::Result<()> {
+        let root = match &self.root {
+            Some(root) => root,
+            None => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let root = rustix::fs::openat(hidden, c".", flags, Mode::empty())?;
+                self.root.insert(root)
+            }
+        };
+        Ok(rustix::fs::syncfs(root)?)
     }
 
     fn install(&self, wish: &Wish, hidden: &OwnedFd) -> io::Result<(i32, OwnedFd)> {

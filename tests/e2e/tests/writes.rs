@@ -19,3 +19,31 @@ cases! {
     /// A file system on which nobody may write any more: the next open fails, what is open still writes.
     read_only: Case::home_bash("mkdir t; unshare -m bash -c 'mount -t tmpfs -o size=3g none t || exit; cd t; mkfifo ../to ../from; echo x > f; $AF sh -c \"while read x; do echo y >> f; echo \\$? \\$(cat f); done 2>&1\" < ../to > ../from & exec 4>../to 5<../from; echo go >&4; read x <&5; echo $x; mount -o remount,ro .; echo go >&4; read x <&5; echo $x; read x <&5; echo $x; mount -o remount,rw .; echo go >&4; read x <&5; echo $x; exec 4>&-; wait $!'; rm to from").tools(&["unshare"]);
 }
+
+/// A guest stores into a mapped file and tells of it; home looks at once.
+fn told_of_a_store(way: &str, hears: &str) -> Case {
+    let script = format!(
+        "head -c 8200 /dev/zero > mapped; : > log; mkfifo to; got=0; trap 'got=1' USR1; \
+         $AF \"$BIN\"/storing {way} $$ < to > out & exec 4>to; \
+         for n in 11111 2222222 333 44444 55; do echo $n >&4; {hears}; od -An -c -N 8 mapped; od -An -c -j 4096 -N 8 mapped; tail -c 8 mapped; stat -c %s mapped; done; \
+         exec 4>&-; wait $!; echo $?; md5sum < mapped; rm -f to out log flag"
+    );
+    Case::home_bash(&script).with_program("storing")
+}
+
+user_cases! {
+    mapped: Case::program("mapped");
+    store_told_by_output: told_of_a_store("output", "until [ $(wc -l < out) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+}
+
+cases! {
+    store_told_by_file: told_of_a_store("file", "until [ $(grep -c told log) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+    store_told_by_name: told_of_a_store("name", "until [ -L flag ]; do :; done; rm flag");
+    store_told_by_signal: told_of_a_store("signal", "until [ $got = 1 ]; do sleep 0.01; done; got=0");
+    store_told_by_msync: told_of_a_store("msync", "until [ $(wc -l < log) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+    store_told_by_munmap: told_of_a_store("munmap", "until [ $(wc -l < log) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+    /// Databases whose index of the write-ahead log is a mapped file, with locks.
+    mapped_database: Case::guest("for i in 1 2 3; do sqlite3 -cmd '.timeout 20000' db 'pragma journal_mode=wal; create table if not exists t (n); insert into t values ('$i'); select count(*) from t'; done; for w in 1 2 3; do (for i in 1 2 3 4 5 6 7 8; do sqlite3 -cmd '.timeout 20000' db \"insert into t values ($i)\"; done) & done; wait; sqlite3 db 'select count(*), sum(n) from t; pragma integrity_check'; rm db*").tools(&["sqlite3"]);
+    linked_by_mapping: Case::guest("printf 'int f(void); int main(void) { return f(); }' > a.c; echo 'int f(void) { return 7; }' > b.c; cc -c a.c b.c && for ld in bfd gold lld; do cc -fuse-ld=$ld -o p a.o b.o 2> /dev/null && { ./p; echo $?; }; rm -f p; done; rm *.o").tools(&["cc"]);
+    executable_replaced: Case::guest("cp /bin/sleep s; ./s 0.3 & cp /bin/true t; mv t s; wait $!; echo $?; ./s; echo $?; cp /bin/false s; ./s; echo $?; rm s");
+}

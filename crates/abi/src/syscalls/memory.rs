@@ -1,10 +1,17 @@
 //! Memory and threads: the node's kernel does all of it.
 
-use super::Class::{Never, Node};
-use super::{Row, call, nr};
+use super::Class::{Event, Never, Node};
+use super::Door::Notify;
+use super::Test::{MaskClear, MaskSet};
+use super::{Row, call, nr, rule};
 
 pub(super) const ROWS: &[Row] = &[
-    call(nr::MMAP, Node).note("pages of home's files come through the file door"),
+    call(nr::MMAP, Event(Notify))
+        .rules(&[
+            rule(3, MaskSet(libc::MAP_ANONYMOUS as u32), Node, "anonymous"),
+            rule(3, MaskClear(libc::MAP_SHARED as u32), Node, "private"),
+        ])
+        .note("pages of home's files come through the file door; what is stored into a shared file is sent ahead of whatever tells of it"),
     call(nr::MPROTECT, Node),
     call(nr::MUNMAP, Node),
     call(nr::BRK, Node),

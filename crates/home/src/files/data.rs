@@ -14,6 +14,7 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::decode::{Reply, Request};
+use super::nodes::stat_descriptor;
 use super::open::OpenFile;
 use super::{COPY_BYTES_MAX, DATA_BYTES_MAX, FileService, Outcome, Result, behind, sys};
 
@@ -63,10 +64,18 @@ impl FileService {
         let record: WriteRequest = request.record()?;
         let data = request.data(record.size)?;
         let file = self.handles.file(record.handle, request.header.node)?;
+        // A page of a mapped file changes what there is of the file, and no more, whatever has become of its size.
+        let data = match record.write_flags & write_flag::CACHE != 0 {
+            true => within(&file, data, record.offset)?,
+            false => data,
+        };
         let is_behind = record.write_flags & write_flag::BEHIND != 0;
         let asks = record.write_flags & write_flag::ASKS != 0;
         let began = asks.then(Instant::now).or_else(|| is_behind.then(Instant::now));
-        let mut count = write_at(&file, data, record.offset, record.flags)?;
+        let mut count = match data.is_empty() {
+            true => 0,
+            false => write_at(&file, data, record.offset, record.flags)?,
+        };
         // Nobody is there to go on with what is left.
         while is_behind && count < data.len() {
             count += write_at(&file, &data[count..], record.offset + count as u64, record.flags)?;
@@ -77,7 +86,12 @@ impl FileService {
         }
         let is_ample = asks && !is_slow && behind::is_ample(&file);
         reply.record(&WriteReply {
-            size: count as u32,
+            // What lay beyond the end is done with.
+            size: if count == data.len() {
+                record.size
+            } else {
+                count as u32
+            },
             padding: if is_ample { WRITE_AMPLE } else { 0 },
         });
         Ok(Outcome::Reply)
@@ -189,6 +203,13 @@ impl FileService {
         });
         Ok(())
     }
+}
+
+/// What of the data for this place lies before the end of a file.
+fn within<'a>(file: &OpenFile, data: &'a [u8], offset: u64) -> Result<&'a [u8]> {
+    let end = stat_descriptor(file)?.stx_size;
+    let length = end.saturating_sub(offset).min(data.len() as u64);
+    Ok(&data[..length as usize])
 }
 
 /// Writes at an offset or at the end, and through to the disk or not, as the node's open file has it now, which `fcntl` may have

@@ -12,7 +12,7 @@ use super::control::SIOCGIFCONF;
 use super::descriptors::{Descriptor, Shown, has_room, look_up, shown};
 use super::{limits, looks};
 use crate::fs::owners::Owner;
-use crate::fs::{HANDLE, SPECIAL};
+use crate::fs::{HANDLE, SPECIAL, mapped};
 use crate::session::{self, Shared, Then, Unsent};
 use crate::sys::seccomp::{ARCH_X86_64, Answer, Listener, Notification, Received};
 use crate::sys::{errno, memory};
@@ -77,6 +77,10 @@ impl Door {
             // It has been killed in between.
             return self.answer(notification.id, Answer::Result(-i64::from(libc::ESRCH)));
         };
+        // Whoever is told something by this call sees what was stored before it.
+        if self.shared.files.mapped.is_active() && notification.number as u32 != nr::MMAP {
+            mapped::flush(&self.shared);
+        }
         let verdict = match self.decide(notification, tid, pid) {
             Ok(verdict) => verdict,
             Err(error) => Verdict::Answer(Answer::Result(-i64::from(error))),
@@ -250,6 +254,14 @@ impl Door {
                 };
                 if is_stream(arguments[0]) || is_stream(arguments[2]) {
                     return Err(libc::EINVAL);
+                }
+                EXECUTE
+            }
+            nr::MMAP => {
+                if look_up(tid, arguments[4] as u32)
+                    .is_some_and(|file| file.flags as i32 & libc::O_ACCMODE == libc::O_RDWR)
+                {
+                    mapped::note(&self.shared);
                 }
                 EXECUTE
             }

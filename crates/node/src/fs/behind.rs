@@ -48,6 +48,18 @@ pub enum Course {
     Wait(Settling),
 }
 
+/// What home says of a write that had been answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It is done.
+    Done,
+    /// It is not: what is kept of this node's contents is not what home has.
+    Failed {
+        /// The node.
+        node: u64,
+    },
+}
+
 /// A request whose reply says that all writes before it are done.
 #[derive(Debug, Clone, Copy)]
 pub struct Settling {
@@ -78,6 +90,8 @@ struct State {
     sent_bytes: usize,
     /// How many have been confirmed; the first of `sent` is the next.
     confirmed: u64,
+    /// Open files that can be mapped for stores.
+    mappable: usize,
     /// Bytes and writes since home was asked last.
     unasked: (usize, usize),
 }
@@ -91,12 +105,16 @@ struct File {
     is_asking: bool,
     /// How many failures of its node it has been told of.
     told: u64,
+    /// It can be read as well, and so be mapped for stores.
+    is_mappable: bool,
 }
 
 #[derive(Debug, Default)]
 struct Node {
     /// Open files of it.
     files: usize,
+    /// Those that can be mapped for stores.
+    mappable: usize,
     /// The place after its last write.
     last: u64,
     /// How many writes have failed.
@@ -179,11 +197,13 @@ impl State {
 }
 
 impl Behind {
-    /// A file was opened that can be written; `may` if home gives leave.
-    pub fn opened(&self, handle: u64, node: u64, may: bool, now: Instant) {
+    /// A file was opened that can be written; `may` if home gives leave. If it can be read as well it can be mapped for stores.
+    pub fn opened(&self, handle: u64, node: u64, may: bool, is_mappable: bool, now: Instant) {
         let mut state = lock(&self.state);
+        state.mappable += usize::from(is_mappable);
         let entry = state.nodes.entry(node).or_default();
         entry.files += 1;
+        entry.mappable += usize::from(is_mappable);
         // What nobody has been told yet, the next to open the file is.
         let told = entry.failures - u64::from(entry.failures > 0 && !entry.is_told);
         let leave = may.then(|| now + LEAVE);
@@ -192,22 +212,39 @@ impl Behind {
             leave,
             is_asking: false,
             told,
+            is_mappable,
         };
         state.files.insert(handle, file);
     }
 
-    /// An open file is no more.
-    pub fn released(&self, handle: u64) {
+    /// An open file is no more. False if none is left that can be mapped for stores.
+    pub fn released(&self, handle: u64) -> bool {
         let mut state = lock(&self.state);
         let Some(file) = state.files.remove(&handle) else {
-            return;
+            return true;
         };
+        state.mappable -= usize::from(file.is_mappable);
         if let Some(node) = state.nodes.get_mut(&file.node) {
             node.files -= 1;
+            node.mappable -= usize::from(file.is_mappable);
             if node.files == 0 {
                 state.nodes.remove(&file.node);
             }
         }
+        !file.is_mappable || state.mappable > 0
+    }
+
+    /// Whether there is an open file that can be mapped for stores.
+    pub fn has_mappable(&self) -> bool {
+        lock(&self.state).mappable > 0
+    }
+
+    /// Whether this node has one.
+    pub fn is_mappable(&self, node: u64) -> bool {
+        lock(&self.state)
+            .nodes
+            .get(&node)
+            .is_some_and(|node| node.mappable > 0)
     }
 
     /// A write is about to be sent to home: how it is to be answered, which the request then says, too.
@@ -323,25 +360,22 @@ impl Behind {
         }
     }
 
-    /// Home has replied to something; true if that was a write that had been answered.
-    pub fn replied(&self, unique: u64, error: i32, body: &[u8], now: Instant) -> bool {
+    /// Home has replied to something: what that means, if it was a write that had been answered.
+    pub fn replied(&self, unique: u64, error: i32, body: &[u8], now: Instant) -> Option<Word> {
         let mut state = lock(&self.state);
-        let Some(&place) = state.places.get(&unique) else {
-            return false;
-        };
+        let &place = state.places.get(&unique)?;
         state.confirm(place);
-        let Some(&Sent { node, handle, .. }) = state.sent.front() else {
-            return false;
-        };
+        let &Sent { node, handle, .. } = state.sent.front()?;
         state.confirm(place + 1);
         if error != 0 {
             state.fail(node, -error);
             state.answered(handle, false, now);
+            Some(Word::Failed { node })
         } else {
             let reply = WriteReply::read_from_prefix(body).map_or(0, |(reply, _)| reply.padding);
             state.answered(handle, reply & WRITE_AMPLE != 0, now);
+            Some(Word::Done)
         }
-        true
     }
 }
 
@@ -377,7 +411,7 @@ mod tests {
         }
 
         fn open(&self, handle: u64, may: bool) {
-            self.behind.opened(handle, NODE, may, self.now);
+            self.behind.opened(handle, NODE, may, true, self.now);
         }
 
         fn write(&mut self, handle: u64, size: u32, flags: i32) -> (Written, Option<Settling>) {
@@ -427,7 +461,8 @@ mod tests {
         }
 
         fn fails(&self, unique: u64, errno: i32) {
-            assert!(self.behind.replied(unique, -errno, &[], self.now));
+            let word = self.behind.replied(unique, -errno, &[], self.now);
+            assert_eq!(word, Some(Word::Failed { node: NODE }));
         }
 
         fn closes(&self, handle: u64) -> Option<i32> {
@@ -467,7 +502,8 @@ mod tests {
             size: 10,
             padding: WRITE_AMPLE,
         };
-        assert!(door.behind.replied(unique, 0, ample.as_bytes(), door.now));
+        let word = door.behind.replied(unique, 0, ample.as_bytes(), door.now);
+        assert_eq!(word, Some(Word::Done));
         door.now += LEAVE / 2;
         assert!(door.is_behind(1, 10).is_some());
         // Nothing was heard of home in time.
@@ -484,7 +520,8 @@ mod tests {
         door.open(2, true);
         let unique = door.is_behind(1, 10).unwrap();
         let tight = WriteReply { size: 10, padding: 0 };
-        assert!(door.behind.replied(unique, 0, tight.as_bytes(), door.now));
+        let word = door.behind.replied(unique, 0, tight.as_bytes(), door.now);
+        assert_eq!(word, Some(Word::Done));
         let (waits, settling) = door.write(2, 10, 0);
         assert_eq!(waits, Written::Waits { asks: true });
         let mut ample = WriteReply {
@@ -539,7 +576,7 @@ mod tests {
         assert_eq!(door.closes(3), None);
         let unique = door.is_behind(3, 10).unwrap();
         door.fails(unique, libc::EIO);
-        door.behind.released(3);
+        assert!(door.behind.released(3), "others are left");
         door.open(4, true);
         assert_eq!(door.closes(4), Some(libc::EIO), "nobody had been told");
     }
@@ -555,7 +592,7 @@ mod tests {
         assert_eq!(door.behind.settled(settling, 0), Some(libc::ENOSPC));
         assert_eq!(door.behind.settled(settling, 0), None);
         // What home says of something else is none of this.
-        assert!(!door.behind.replied(unique, -libc::EIO, &[], door.now));
-        assert!(!door.behind.replied(99, 0, &[], door.now));
+        assert_eq!(door.behind.replied(unique, -libc::EIO, &[], door.now), None);
+        assert_eq!(door.behind.replied(99, 0, &[], door.now), None);
     }
 }

@@ -72,6 +72,8 @@ pub struct Opening {
     node: u64,
     /// The file cannot be written through it.
     read_only: bool,
+    /// It can be read and written.
+    is_mappable: bool,
     /// Its contents are not for the kernel's cache, whatever home says of them.
     uncached: bool,
     /// How it is opened, if others may share it.
@@ -85,6 +87,7 @@ impl Opening {
             node,
             read_only: opcode == Opcode::OpenDirectory
                 || opcode == Opcode::Open && flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32,
+            is_mappable: is_mappable(flags),
             // Where a file ends, and so where something is appended, only home knows.
             uncached: flags & (libc::O_APPEND | libc::O_DIRECT) as u32 != 0,
             way,
@@ -157,7 +160,9 @@ impl Home {
             Opcode::Release => {
                 if let Ok(release) = request.record::<ReleaseRequest>() {
                     lock(&self.readers).remove(&release.handle);
-                    shared.files.behind.released(release.handle);
+                    if !shared.files.behind.released(release.handle) {
+                        shared.files.mapped.end();
+                    }
                     shared.files.proc.released(release.handle);
                 }
             }
@@ -186,7 +191,9 @@ impl Home {
         } else if how.read_only {
             lock(&self.readers).insert(reply.handle);
         } else if !directory {
-            files.behind.opened(reply.handle, node, may, Instant::now());
+            files
+                .behind
+                .opened(reply.handle, node, may, how.is_mappable, Instant::now());
         }
     }
 
@@ -364,6 +371,11 @@ fn directory_lock(request: &Request<'_>) -> Result<Vec<u8>, i32> {
         ..LockRequest::default()
     };
     Ok([header.as_bytes(), lock.as_bytes()].concat())
+}
+
+/// Whether a file opened with these flags can be mapped so that stores change it.
+fn is_mappable(flags: u32) -> bool {
+    flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
 }
 
 /// FUSE does not tell locks of open descriptions from those of processes; the call that waits for it does.

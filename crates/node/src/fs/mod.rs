@@ -17,6 +17,7 @@ pub mod coherent;
 pub mod dev;
 pub mod handles;
 pub mod home;
+pub mod mapped;
 pub mod owners;
 pub mod proc;
 mod terminal;
@@ -42,6 +43,7 @@ use crate::session::Shared;
 use crate::sys::memory;
 use crate::trace::Order;
 use crate::world::{HIDDEN_DIRECTORY, Ids};
+use behind::Word;
 use coherent::Delivery;
 use coherent::kept::Notice;
 
@@ -160,6 +162,8 @@ pub struct Files {
     pub home: home::Home,
     /// Writes to home's tree that home has not confirmed.
     pub behind: behind::Behind,
+    /// Files that stores of guests change.
+    pub mapped: mapped::Mapped,
     /// Driver of home objects.
     pub handles: handles::Handles,
     /// Special files that are opened at home.
@@ -183,6 +187,7 @@ impl Files {
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
             behind: behind::Behind::default(),
+            mapped: mapped::Mapped::default(),
             handles: handles::Handles::new(owner),
             special: dev::Special::default(),
             proc: proc::Proc::default(),
@@ -304,13 +309,19 @@ impl Files {
         if header.unique != unique || header.length as usize != reply.len() {
             return Err(malformed.into());
         }
-        if self.behind.replied(
+        let word = self.behind.replied(
             unique,
             header.error,
             &reply[size_of::<ReplyHeader>()..],
             Instant::now(),
-        ) {
-            return Ok(Vec::new());
+        );
+        match word {
+            None => {}
+            Some(Word::Done) => return Ok(Vec::new()),
+            Some(Word::Failed { node }) => {
+                let places = Vec::new();
+                return Ok(vec![Notice::Contents { node, places }]);
+            }
         }
         match self.take(unique) {
             Some(Pending::Home(asked)) => {
@@ -422,8 +433,14 @@ pub fn settle(shared: &Arc<Shared>) -> Result<(), rustix::io::Errno> {
     Ok(())
 }
 
+fn header_of(bytes: &[u8]) -> Option<RequestHeader> {
+    RequestHeader::read_from_prefix(bytes)
+        .ok()
+        .map(|(header, _)| header)
+}
+
 fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
-    let Ok((header, _)) = RequestHeader::read_from_prefix(bytes) else {
+    let Some(header) = header_of(bytes) else {
         return;
     };
     let Some(opcode) = Opcode::from_wire(header.opcode) else {
@@ -434,10 +451,33 @@ fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
         header,
         bytes,
     };
+    if !shared.files.mapped.hold(shared, &request) {
+        answer(shared, request);
+    }
+}
+
+/// Serves a request that was held.
+fn serve_held(shared: &Arc<Shared>, bytes: &mut [u8]) {
+    if let Some(header) = header_of(bytes)
+        && let Some(opcode) = Opcode::from_wire(header.opcode)
+    {
+        answer(
+            shared,
+            Request {
+                opcode,
+                header,
+                bytes,
+            },
+        );
+    }
+}
+
+fn answer(shared: &Arc<Shared>, request: Request<'_>) {
+    let unique = request.header.unique;
     match serve_one(shared, request) {
         Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
         Ok(Outcome::Later | Outcome::Instead(_)) => {}
-        Err(errno) => shared.files.reply(&error_reply(header.unique, errno)),
+        Err(errno) => shared.files.reply(&error_reply(unique, errno)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! The hidden directory itself, in which the objects are files.
 
-use afield_abi::fuse::{Attributes, AttributesReply, EntryReply, Opcode};
+use afield_abi::fuse::{Attributes, AttributesReply, EntryReply, Opcode, OpenReply};
 use zerocopy::IntoBytes;
 
 use super::HIDDEN_PROC;
-use crate::fs::{HANDLE, HIDDEN, Outcome, Request, data_reply, error_reply};
+use crate::fs::{HANDLE, HIDDEN, INIT, Outcome, Request, data_reply, error_reply};
 use crate::session::Shared;
 
 pub(super) const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
@@ -69,6 +69,10 @@ pub(super) fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, 
             }
         }
         Opcode::Access => error_reply(header.unique, 0),
+        // Init needs a file of the mount to have what was stored into mapped files written out.
+        Opcode::OpenDirectory if header.pid == INIT && header.node == HIDDEN => {
+            data_reply(header.unique, &[OpenReply::default().as_bytes()])
+        }
         _ => return Err(libc::EACCES),
     };
     Ok(Outcome::Reply(reply))
