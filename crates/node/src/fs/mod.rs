@@ -132,7 +132,9 @@ const FLAGS: u64 = init_flag::ASYNC_READ
     | init_flag::READDIRPLUS_AUTO
     | init_flag::ASYNC_DIRECT_IO
     | init_flag::PARALLEL_DIRECTORY_OPERATIONS
+    // Home's kernel drops set-id bits and capabilities of files. With the second the node's does not ask for a file's at each write.
     | init_flag::HANDLE_KILLPRIV
+    | init_flag::HANDLE_KILLPRIV_V2
     | init_flag::MAX_PAGES
     | init_flag::SETXATTR_EXTENDED
     | init_flag::INIT_EXTENDED
