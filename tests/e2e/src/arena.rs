@@ -327,6 +327,9 @@ impl Arena {
             .env("XDG_CONFIG_HOME", self.config())
             .env("AFIELD_RUNTIME_DIR", self.runtime())
             .env("AFIELD_LINK_GRACE_SECONDS", self.grace);
+        if let Some(cache) = std::env::var_os("AFIELD_FILES_CACHE") {
+            command.env("AFIELD_FILES_CACHE", cache);
+        }
         command.env(MARKER, &self.base);
         command.envs(job.environment.iter().map(|(name, value)| (name, value)));
         command
