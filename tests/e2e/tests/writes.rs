@@ -42,6 +42,8 @@ cases! {
     store_told_by_signal: told_of_a_store("signal", "until [ $got = 1 ]; do sleep 0.01; done; got=0");
     store_told_by_msync: told_of_a_store("msync", "until [ $(wc -l < log) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
     store_told_by_munmap: told_of_a_store("munmap", "until [ $(wc -l < log) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+    /// More than the bounded window of writes that are under way.
+    much_is_stored: Case::home_bash("mkfifo to from; $AF \"$BIN\"/storing_much < to > from & exec 4>to 5<from; for n in 1 2 3; do echo $n >&4; read x <&5; md5sum < much; done; exec 4>&-; wait $!; echo $?; md5sum < much; rm to from").with_program("storing_much");
     /// Databases whose index of the write-ahead log is a mapped file, with locks.
     mapped_database: Case::guest("for i in 1 2 3; do sqlite3 -cmd '.timeout 20000' db 'pragma journal_mode=wal; create table if not exists t (n); insert into t values ('$i'); select count(*) from t'; done; for w in 1 2 3; do (for i in 1 2 3 4 5 6 7 8; do sqlite3 -cmd '.timeout 20000' db \"insert into t values ($i)\"; done) & done; wait; sqlite3 db 'select count(*), sum(n) from t; pragma integrity_check'; rm db*").tools(&["sqlite3"]);
     linked_by_mapping: Case::guest("printf 'int f(void); int main(void) { return f(); }' > a.c; echo 'int f(void) { return 7; }' > b.c; cc -c a.c b.c && for ld in bfd gold lld; do cc -fuse-ld=$ld -o p a.o b.o 2> /dev/null && { ./p; echo $?; }; rm -f p; done; rm *.o").tools(&["cc"]);

@@ -6,7 +6,8 @@
 //!
 //! Home gives leave for each open file; it is good for [`LEAVE`], is asked for anew with a write, and is off for all files as soon
 //! as home says that there is little room, or that a write took long. What has not been confirmed is bounded: beyond that, a write
-//! waits for its answer as if it was not behind. A reply to any later request of the file door confirms all that was before it.
+//! waits for its answer as if it was not behind (but for pages of mapped files, of which the kernel never has many). A reply to any
+//! later request of the file door confirms all that was before it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -267,12 +268,14 @@ impl Behind {
         };
         let node = file.node;
         let waits = (libc::O_SYNC | libc::O_DSYNC | libc::O_DIRECT) as u32;
-        // Pages of mapped files are always behind: when they are written out nobody is there to be told.
-        let may = of_cache || file.leave.is_some_and(|until| now < until) && record.flags & waits == 0;
-        let is_behind = may && !is_full && node == request.header.node && record.offset <= END_MAX;
+        let may = file.leave.is_some_and(|until| now < until) && record.flags & waits == 0;
+        // Pages of mapped files are always behind, however much is under way: nobody waits for them, and what comes after them relies on
+        // their being written in order.
+        let is_behind =
+            node == request.header.node && (of_cache || may && !is_full && record.offset <= END_MAX);
         let is_waning = file.leave.is_some_and(|until| until < now + LEAVE_WANED) && !file.is_asking;
         let mut flags = if is_behind { write_flag::BEHIND } else { 0 };
-        if is_waning || is_behind && is_due {
+        if is_waning || is_behind && is_due && file.leave.is_some() {
             flags |= write_flag::ASKS;
             file.is_asking = true;
             state.unasked = (0, 0);

@@ -19,6 +19,9 @@ use tracing::{debug, warn};
 use super::{HANDLE, INIT, OWN, Request, SPECIAL, lock};
 use crate::session::{self, Shared};
 
+/// Bound of what is served after a flush, while others go on asking.
+const SETTLED_ROUNDS_MAX: usize = 256;
+
 /// The state.
 #[derive(Debug, Default)]
 pub struct Mapped {
@@ -148,8 +151,13 @@ pub fn flush(shared: &Arc<Shared>) {
     if let Err(error) = shared.installer.write_out() {
         return debug!("mapped files are not written out: {error}");
     }
-    if let Err(error) = super::settle(shared) {
-        debug!("the file door closes: {error}");
+    // The kernel may have asked for more writes than are served in a row.
+    for _ in 0..SETTLED_ROUNDS_MAX {
+        match super::settle_some(shared) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => return debug!("the file door closes: {error}"),
+        }
     }
 }
 

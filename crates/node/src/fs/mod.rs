@@ -421,18 +421,23 @@ pub fn serve(shared: &Arc<Shared>) {
 /// # Errors
 /// The device's, when the mount is gone.
 pub fn settle(shared: &Arc<Shared>) -> Result<(), rustix::io::Errno> {
+    settle_some(shared).map(drop)
+}
+
+/// As [`settle`]; true if there was no more.
+fn settle_some(shared: &Arc<Shared>) -> Result<bool, rustix::io::Errno> {
     let mut buffer = lock(&shared.files.reading);
     for _ in 0..SETTLED_MAX {
         match rustix::io::read(&shared.files.device, &mut buffer[..]) {
             Ok(0) => return Err(rustix::io::Errno::NODEV),
             Ok(count) => serve_bytes(shared, &mut buffer[..count]),
-            Err(rustix::io::Errno::AGAIN) => break,
+            Err(rustix::io::Errno::AGAIN) => return Ok(true),
             // Interrupted, or the request was taken back before it was read.
             Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn header_of(bytes: &[u8]) -> Option<RequestHeader> {
