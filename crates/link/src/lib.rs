@@ -2,6 +2,7 @@
 //!
 //! * [`ahead`]: what goes before and after frames, found out where they get their order.
 //! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
+//! * [`contents`]: what home says of a file's contents, for nodes that keep them.
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
 //! * [`invalidation`]: what home says of files that have changed.
@@ -20,6 +21,7 @@
 pub mod ahead;
 pub mod byte_stream;
 pub mod carrier;
+pub mod contents;
 pub mod control;
 pub mod frame;
 pub mod invalidation;

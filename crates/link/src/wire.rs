@@ -79,6 +79,8 @@ pub struct Welcome {
     pub name: String,
     /// CPUs that guests may use.
     pub cpus: u32,
+    /// It keeps contents of files, and wants to hear of them as [`contents`](crate::contents) has it.
+    pub keeps_contents: bool,
     /// What the node can be asked to do.
     pub interfaces: Vec<Offer>,
 }

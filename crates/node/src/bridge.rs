@@ -30,6 +30,7 @@ use tracing::warn;
 
 use crate::daemon::{self, Idle, Options};
 use crate::session::start;
+use crate::store::Policy;
 use crate::sys::clone;
 use crate::sys::process::{exit_now, place};
 use crate::{admission, journal};
@@ -74,11 +75,12 @@ pub enum BridgeError {
 #[derive(Debug)]
 pub struct Bridge {
     directory: PathBuf,
+    keeping: Policy,
 }
 
 impl Bridge {
-    /// A bridge whose files are in `directory`, which is made if need be.
-    pub fn at(directory: PathBuf) -> Result<Self, BridgeError> {
+    /// A bridge whose files are in `directory`, which is made if need be, to a daemon that does this about keeping contents.
+    pub fn at(directory: PathBuf, keeping: Policy) -> Result<Self, BridgeError> {
         let at = |source| BridgeError::File {
             path: directory.clone(),
             source,
@@ -92,7 +94,7 @@ impl Bridge {
         if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
             return Err(BridgeError::Unsafe(directory));
         }
-        Ok(Self { directory })
+        Ok(Self { directory, keeping })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -219,6 +221,7 @@ impl Bridge {
                 time_max: IDLE_TIME_MAX,
                 lock: self.path("lock"),
             }),
+            keeping: self.keeping.clone(),
         };
         daemon::listen(listener, &options, |address| {
             // If that fails, whoever waits finds no port.

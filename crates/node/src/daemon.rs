@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::admission::{AuthorizedHomes, Ledger, Limits, SESSIONS_MAX};
 use crate::session::{self, SessionError, Terms};
+use crate::store::Policy;
 use crate::sys::process::{self, exit_now};
 use crate::sys::sockets::{Received, receive_with, send_with};
 use crate::sys::{clone, namespaces, signals, wall};
@@ -60,6 +61,8 @@ pub struct Options {
     pub grace: Duration,
     /// When it ends by itself; `None`: never.
     pub idle: Option<Idle>,
+    /// What is kept of homes' files.
+    pub keeping: Policy,
 }
 
 /// When a daemon that nobody needs ends.
@@ -503,6 +506,8 @@ fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionE
         quota: ledger.open(place, key, limits.guests),
         limits,
         control: Some(control),
+        key: Some(key),
+        keeping: Some(options.keeping.clone()),
         leases: None,
         arrivals: Some(Box::new(move || {
             take_connections(&arrivals, &carrier, &identity, key)

@@ -9,6 +9,7 @@
 //! * `door`: the notify door, and what comes back through it.
 //! * [`journal`]: which sessions there are, for when nobody is left who made them.
 //! * `installer`: giving guests descriptors of new home objects.
+//! * [`store`]: contents of homes' files, kept from session to session.
 //! * `trace`: the trace door: process events, signals and stops.
 
 pub mod admission;
@@ -23,6 +24,7 @@ mod leases;
 mod server;
 pub mod session;
 mod spawner;
+pub mod store;
 mod sys;
 mod titles;
 mod trace;

@@ -32,6 +32,7 @@ use afield_link::turns::{Next, Turns};
 use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, Welcome};
 use afield_rpc::endpoint::{self, Endpoint, ReceiveError, Remote};
 use afield_rpc::{Answer, BindError, DispatchError};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 use tracing::{debug, warn};
 
@@ -48,6 +49,7 @@ use crate::journal::{self, JournalError};
 use crate::leases::{Lease, Leases};
 use crate::server::Server;
 use crate::spawner::Spawner;
+use crate::store::{self, Store};
 use crate::sys;
 use crate::sys::seccomp::Listener;
 use crate::sys::signals::State;
@@ -445,6 +447,10 @@ pub struct Terms {
     pub quota: Quota,
     /// When the other end says something and closes, the session ends for that reason.
     pub control: Option<UnixStream>,
+    /// The home's key, if it has shown one.
+    pub key: Option<Fingerprint>,
+    /// What is kept of its files.
+    pub keeping: Option<store::Policy>,
     /// Places in memory that home shares.
     pub(crate) leases: Option<Arc<Leases>>,
     /// What a thread does for further connections of this home.
@@ -463,7 +469,7 @@ impl std::fmt::Debug for Terms {
 /// Tells a home that it is not served, without listening to it.
 pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<(), SessionError> {
     let (mut reader, writer) = stream::split(link)?;
-    welcome(&writer, name, Some(why.to_owned()))?;
+    refuse_home(&writer, name, why)?;
     // Were the connection closed while something of home's is unread, the words would be lost on the way.
     reader.set_timeout(Some(limit))?;
     let deadline = Instant::now() + limit;
@@ -488,7 +494,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         Ok(hello) => hello,
         Err(error) => {
             if let SessionError::Version { .. } | SessionError::Interface(_) = &error {
-                welcome(&writer, name, Some(error.to_string()))?;
+                refuse_home(&writer, name, &error.to_string())?;
             }
             return Err(error);
         }
@@ -496,14 +502,14 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     let mut registration = match journal::enter(hello.home, hello.epoch) {
         Ok(registration) => registration,
         Err(error) => {
-            welcome(&writer, name, Some(error.to_string()))?;
+            refuse_home(&writer, name, &error.to_string())?;
             return Err(error.into());
         }
     };
     let mut world = match World::create(&hello) {
         Ok(world) => world,
         Err(error) => {
-            welcome(&writer, name, Some(error.to_string()))?;
+            refuse_home(&writer, name, &error.to_string())?;
             return Err(error.into());
         }
     };
@@ -512,6 +518,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     }
     let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
     rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
+    let store = open_store(&terms);
     let (memory, tasks) = channel::<MemoryTask>();
     let endpoint = Endpoint::new(
         writer.clone(),
@@ -526,7 +533,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         guests: Guests::default(),
         orders: Orders::new()?,
         truths: Truths::default(),
-        files: Files::new(device, world.ids, (hello.uid, hello.gid)),
+        files: Files::new(device, world.ids, (hello.uid, hello.gid), store),
         installer: Installer::default(),
         promises: Promises::default(),
         limits: terms.limits,
@@ -545,7 +552,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         // Guests end with the session.
         LinkEvent::Dead => {}
     });
-    welcome(&writer, name, None)?;
+    welcome(&writer, name, None, shared.files.contents.is_some())?;
     reader.set_timeout(None)?;
 
     if let Some(arrivals) = terms.arrivals {
@@ -571,8 +578,11 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     })?;
     let door = Arc::clone(&shared);
     start("files", move || fs::serve(&door))?;
+    fs::contents::start(&shared)?;
     let titles = Arc::clone(&shared);
     start("titles", move || crate::titles::watch(&titles))?;
+    let init = rustix::process::Pid::from_raw(world.init as i32)
+        .and_then(|init| pidfd_open(init, PidfdFlags::empty()).ok());
     let (spawns, waiting) = channel::<Spawn>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
@@ -592,7 +602,34 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         shared: Arc::clone(&shared),
         spawns,
     };
-    read(reader, &endpoint, server)
+    let kept = Arc::clone(&shared);
+    let ended = read(reader, &endpoint, server);
+    if let (Some(contents), Some(init)) = (&kept.files.contents, init)
+        && contents.is_busy()
+    {
+        // Guests do not go on meanwhile.
+        let _ = pidfd_send_signal(init, Signal::KILL);
+        contents.finish();
+    }
+    ended
+}
+
+/// What is kept of a home's files. A home on this machine has them itself.
+fn open_store(terms: &Terms) -> Option<Store> {
+    let policy = terms.keeping.as_ref().filter(|policy| policy.most_bytes > 0)?;
+    let home: String = terms
+        .key?
+        .bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    match Store::open(policy, &home) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            warn!("no contents are kept: {error}");
+            None
+        }
+    }
 }
 
 /// Ends the session when the daemon says why.
@@ -667,13 +704,23 @@ fn greet(reader: &mut Reader) -> Result<Hello, SessionError> {
     Ok(hello)
 }
 
-fn welcome(writer: &Writer, name: &str, refusal: Option<String>) -> Result<(), LinkError> {
+fn refuse_home(writer: &Writer, name: &str, why: &str) -> Result<(), LinkError> {
+    welcome(writer, name, Some(why.to_owned()), false)
+}
+
+fn welcome(
+    writer: &Writer,
+    name: &str,
+    refusal: Option<String>,
+    keeps_contents: bool,
+) -> Result<(), LinkError> {
     let message = Welcome {
         protocol: afield_link::PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         refusal,
         name: name.to_owned(),
         cpus: thread::available_parallelism().map_or(1, |count| count.get() as u32),
+        keeps_contents,
         interfaces: vec![NODE_INTERFACE.offer()],
     };
     writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])

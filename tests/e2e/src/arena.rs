@@ -88,6 +88,7 @@ impl Arena {
             "node-run",
             "config",
             "node-config",
+            "node-cache",
             "home",
             "tmp",
             "work",
@@ -138,11 +139,22 @@ impl Arena {
         self.base.join("node-config")
     }
 
+    /// The folder with what the node keeps of homes' files.
+    pub fn node_cache(&self) -> PathBuf {
+        self.base.join("node-cache/afield/contents")
+    }
+
+    /// Puts this into the node's configuration; for nodes that are started afterwards.
+    pub fn configure_node(&self, text: &str) {
+        self.put(&self.node_config().join("afield"), "config.toml", text);
+    }
+
     /// `afield` with these arguments as whoever runs the node, as a job.
     pub fn afield_at_node(&self, arguments: &[&str]) -> Job {
         let mut job = self.afield(arguments);
         job.environment = vec![
             ("XDG_CONFIG_HOME".into(), self.node_config().into()),
+            ("XDG_CACHE_HOME".into(), self.base.join("node-cache").into()),
             ("AFIELD_RUNTIME_DIR".into(), self.base.join("node-run").into()),
         ];
         job

@@ -151,6 +151,7 @@ fn peer_of_another_version() {
             refusal: None,
             name: "future".into(),
             cpus: 1,
+            keeps_contents: false,
             interfaces: vec![],
         };
         let payload = wire::encode(&welcome).unwrap();

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use afield_fuzz::{Random, run};
+use afield_link::contents::{self, Contents, Told, hash};
 use afield_link::control::{
     HOME_INTERFACE, Home, HomeClient, NODE_INTERFACE, Node, NodeClient, Statistics, dispatch_home,
     dispatch_node,
@@ -123,6 +124,7 @@ fn first_words() {
         refusal: Some("no".into()),
         name: "node".into(),
         cpus: 4,
+        keeps_contents: false,
         interfaces: vec![NODE_INTERFACE.offer()],
     };
     let good = [wire::encode(&hello()).unwrap(), wire::encode(&welcome).unwrap()];
@@ -148,6 +150,28 @@ fn preambles() {
             && let Ok(preamble) = preamble::Preamble::decode(bytes)
         {
             assert_eq!(preamble.encode(), *bytes);
+        }
+    });
+}
+
+#[test]
+fn contents_of_files() {
+    let said = |size, path, told| {
+        let mut reply = Vec::new();
+        contents::append(&mut reply, &Contents { size, path, told });
+        reply
+    };
+    let good = [
+        said(9, &b""[..], Told::Whole(b"contents!")),
+        said(70_000, b"/usr/lib/x", Told::Hashes(&[hash(b"a"), hash(b"b")])),
+        said(70_000, b"", Told::Nothing),
+    ];
+    run(&good, |_, bytes| {
+        if let Ok(contents) = contents::decode(bytes) {
+            let mut again = Vec::new();
+            contents::append(&mut again, &contents);
+            assert_eq!(again, bytes);
+            assert!(contents.size <= contents::FILE_BYTES_MAX);
         }
     });
 }

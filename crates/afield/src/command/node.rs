@@ -7,6 +7,7 @@ use std::time::Duration;
 use afield_link::secure::{Fingerprint, Identity};
 use afield_node::admission::AuthorizedHomes;
 use afield_node::bridge::{self, Bridge};
+use afield_node::store::Policy;
 use afield_node::{daemon, journal, session};
 
 use super::{become_daemon, output};
@@ -50,6 +51,7 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
         authorized_homes: path.clone(),
         grace: Duration::from_secs(settings.grace_seconds.value),
         idle: None,
+        keeping: keeping(settings),
     };
     daemon::listen(listener, &options, |bound| {
         let shown = match bound.ip().is_unspecified() {
@@ -64,6 +66,14 @@ pub fn listen(settings: &Settings, address: &str) -> Result<u8, Failure> {
     })
     .map_err(failed)?;
     Ok(0)
+}
+
+/// What is kept of homes' files.
+fn keeping(settings: &Settings) -> Policy {
+    Policy {
+        directory: settings.contents_directory.value.clone(),
+        most_bytes: settings.contents_bytes_max.value,
+    }
 }
 
 /// Leads a login by ssh to a node daemon of this account's own. What it says before the link is in the bootstrap's lines.
@@ -85,7 +95,7 @@ fn cross(settings: &Settings, home: &str) -> Result<(Fingerprint, TcpStream), Bo
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let program = std::env::current_exe()?;
     let grace = Duration::from_secs(settings.grace_seconds.value);
-    let bridge = Bridge::at(bridge::directory_of(&program, &name))?;
+    let bridge = Bridge::at(bridge::directory_of(&program, &name), keeping(settings))?;
     let stream = bridge.reach(&identity, &name, grace, home)?;
     Ok((identity.fingerprint(), stream))
 }

@@ -10,10 +10,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, GRACE_SECONDS_MAX, READERS_MAX, RESERVED_NAMES, Setting, Source};
 
-const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, files, node";
+const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, files, contents, node";
 const AGENT_KEYS: &str = "idle_seconds_max, readers";
 const LINK_KEYS: &str = "grace_seconds";
 const FILES_KEYS: &str = "cache";
+const CONTENTS_KEYS: &str = "bytes_max, directory";
 const NODE_KEYS: &str = "address";
 
 /// What a file says: values with their lines.
@@ -27,6 +28,8 @@ pub struct File {
     pub readers: Option<(u64, usize)>,
     pub grace_seconds: Option<(u64, usize)>,
     pub cache: Option<(bool, usize)>,
+    pub contents_bytes_max: Option<(u64, usize)>,
+    pub contents_directory: Option<(PathBuf, usize)>,
     pub nodes: BTreeMap<String, Setting<String>>,
 }
 
@@ -44,18 +47,11 @@ pub fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
             "on" => file.on = Some(reader.string(name, value)?),
             "verbose" => file.verbose = Some(reader.truth(name, value)?),
             "log" => file.log = Some(reader.string(name, value)?),
-            "runtime_dir" => {
-                let (path, line) = reader.string(name, value)?;
-                if !path.starts_with('/') {
-                    return Err(
-                        reader.error(value.span(), "`runtime_dir` is not an absolute path".to_owned())
-                    );
-                }
-                file.runtime_dir = Some((path.into(), line));
-            }
+            "runtime_dir" => file.runtime_dir = Some(reader.path(name, value)?),
             "agent" => reader.agent(value, &mut file)?,
             "link" => reader.link(value, &mut file)?,
             "files" => reader.files(value, &mut file)?,
+            "contents" => reader.contents(value, &mut file)?,
             "node" => reader.nodes(value, &mut file)?,
             _ => return Err(reader.unknown(key, "", KEYS)),
         }
@@ -123,6 +119,14 @@ impl Reader<'_> {
             .as_str()
             .ok_or_else(|| self.mistyped(name, value, "a string"))?;
         Ok((text.to_owned(), self.line(value.span().start)))
+    }
+
+    fn path(&self, name: &str, value: &Value<'_>) -> Result<(PathBuf, usize), ConfigError> {
+        let (path, line) = self.string(name, value)?;
+        if !path.starts_with('/') {
+            return Err(self.error(value.span(), format!("`{name}` is not an absolute path")));
+        }
+        Ok((path.into(), line))
     }
 
     fn truth(&self, name: &str, value: &Value<'_>) -> Result<(bool, usize), ConfigError> {
@@ -202,6 +206,17 @@ impl Reader<'_> {
         Ok(())
     }
 
+    fn contents(&self, value: &Value<'_>, file: &mut File) -> Result<(), ConfigError> {
+        for (key, value) in self.table("contents", value)? {
+            match key.get_ref().as_ref() {
+                "bytes_max" => file.contents_bytes_max = Some(self.number("contents.bytes_max", value)?),
+                "directory" => file.contents_directory = Some(self.path("contents.directory", value)?),
+                _ => return Err(self.unknown(key, "contents.", CONTENTS_KEYS)),
+            }
+        }
+        Ok(())
+    }
+
     fn nodes(&self, value: &Value<'_>, file: &mut File) -> Result<(), ConfigError> {
         for (key, value) in self.table("node", value)? {
             let name = key.get_ref().as_ref();
@@ -267,7 +282,7 @@ mod tests {
     fn errors_name_the_line() {
         assert_eq!(
             error("on = \"home\"\n\ncolour = 1\n"),
-            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, link, files, node"
+            "c.toml:3: unknown key `colour`: known are on, verbose, log, runtime_dir, agent, link, files, contents, node"
         );
         assert_eq!(
             error("\non = 3\n"),
@@ -309,6 +324,14 @@ mod tests {
         assert_eq!(
             error("runtime_dir = \"x\""),
             "c.toml:1: `runtime_dir` is not an absolute path"
+        );
+        assert_eq!(
+            error("[contents]\ndirectory = \"x\""),
+            "c.toml:2: `contents.directory` is not an absolute path"
+        );
+        assert_eq!(
+            error("[contents]\nbytes = 1"),
+            "c.toml:2: unknown key `contents.bytes`: known are bytes_max, directory"
         );
         assert!(
             error("on = \"a\"\non = \"b\"\n").starts_with("c.toml:2: "),

@@ -27,6 +27,9 @@ const CACHE_DEFAULT: bool = false;
 /// Longest time that a session waits for a lost connection.
 pub const GRACE_SECONDS_MAX: u64 = 86_400;
 
+/// What a node keeps of homes' files if nobody says otherwise.
+const CONTENTS_BYTES: u64 = 4 << 30;
+
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -140,6 +143,10 @@ pub struct Settings {
     pub grace_seconds: Setting<u64>,
     /// Nodes keep what they know of home's files until they are told that it has changed.
     pub cache: Setting<bool>,
+    /// Most bytes that a node keeps of homes' files.
+    pub contents_bytes_max: Setting<u64>,
+    /// Where it keeps them.
+    pub contents_directory: Setting<PathBuf>,
     /// Addresses of nodes, by name.
     pub nodes: BTreeMap<String, Setting<String>>,
     /// Where keys are, and who is trusted.
@@ -249,6 +256,25 @@ impl Settings {
                 file.cache,
                 CACHE_DEFAULT,
             ),
+            contents_bytes_max: choose(
+                ("", None),
+                (
+                    "AFIELD_CONTENTS_BYTES_MAX",
+                    number(environment, "AFIELD_CONTENTS_BYTES_MAX")?,
+                ),
+                file.contents_bytes_max,
+                CONTENTS_BYTES,
+            ),
+            contents_directory: choose(
+                ("", None),
+                (
+                    "AFIELD_CONTENTS_DIRECTORY",
+                    set("AFIELD_CONTENTS_DIRECTORY")
+                        .map(|path| std::path::absolute(&path).unwrap_or(path.into())),
+                ),
+                file.contents_directory,
+                folder_in(environment, "XDG_CACHE_HOME", ".cache", "/var/cache").join("contents"),
+            ),
             nodes: file.nodes,
             folder: folder(environment),
         })
@@ -354,6 +380,16 @@ impl fmt::Display for Settings {
         line(f, "grace_seconds", &grace.value.to_string(), &grace.source)?;
         writeln!(f, "\n[files]")?;
         line(f, "cache", &self.cache.value.to_string(), &self.cache.source)?;
+        writeln!(f, "\n[contents]")?;
+        let bytes = &self.contents_bytes_max;
+        line(f, "bytes_max", &bytes.value.to_string(), &bytes.source)?;
+        let directory = self.contents_directory.value.to_string_lossy();
+        line(
+            f,
+            "directory",
+            &quoted(&directory),
+            &self.contents_directory.source,
+        )?;
         for (name, address) in &self.nodes {
             writeln!(f, "\n[node.{}]", file::key_text(name))?;
             line(f, "address", &quoted(&address.value), &address.source)?;
@@ -384,14 +420,19 @@ fn default_path(environment: Environment<'_>) -> PathBuf {
 
 /// `$XDG_CONFIG_HOME/afield`, or the same below `~/.config`.
 fn folder(environment: Environment<'_>) -> PathBuf {
+    folder_in(environment, "XDG_CONFIG_HOME", ".config", "/etc")
+}
+
+/// `afield` in the directory that a variable names, in this one of the home directory, or, if there is none, in the last.
+fn folder_in(environment: Environment<'_>, variable: &str, of_home: &str, without: &str) -> PathBuf {
     let absolute = |name: &str| {
         environment(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    let folder = absolute("XDG_CONFIG_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".config")))
-        .unwrap_or_else(|| Path::new("/etc").to_owned());
+    let folder = absolute(variable)
+        .or_else(|| absolute("HOME").map(|home| home.join(of_home)))
+        .unwrap_or_else(|| Path::new(without).to_owned());
     folder.join("afield")
 }
 

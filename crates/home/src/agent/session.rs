@@ -203,7 +203,9 @@ impl Session {
             epoll::EventData::new_u64(u64::MAX),
             epoll::EventFlags::IN | epoll::EventFlags::ET,
         )?;
-        let files = FileService::new(Path::new("/"), coherence)?;
+        // On this machine, everything is at hand already.
+        let tells_contents = welcome.keeps_contents && embedded.is_none();
+        let files = FileService::new(Path::new("/"), coherence)?.telling_contents(tells_contents);
         if let Some(session) = files.coherence() {
             writer.set_ahead(session.ahead());
             let teller = writer.clone();

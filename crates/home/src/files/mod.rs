@@ -18,10 +18,12 @@
 //! | `credentials` | whose rights count |
 //! | `behind` | writes of which the caller has been told before they are executed |
 //! | `validity` | what nodes may keep |
+//! | `contents` | what nodes are told of what is in files |
 //! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
 mod attributes;
 mod behind;
+mod contents;
 mod credentials;
 mod data;
 mod decode;
@@ -143,6 +145,8 @@ pub struct FileService {
     starts: Starts,
     /// Its part in the agent's registry of what nodes keep.
     session: Option<coherence::Session>,
+    /// The node keeps contents.
+    tells_contents: bool,
 }
 
 impl FileService {
@@ -168,7 +172,16 @@ impl FileService {
             handles: Handles::new(),
             credentials: Credentials::of_this_thread()?,
             starts: Starts::default(),
+            tells_contents: false,
         })
+    }
+
+    /// The same service, for a node that keeps contents, or does not.
+    pub fn telling_contents(self, tells_contents: bool) -> Self {
+        Self {
+            tells_contents,
+            ..self
+        }
     }
 
     /// Executes one request and appends its reply to `reply`, if it has one.

@@ -123,6 +123,8 @@ pub struct Node {
     mark: Mutex<Option<Arc<Mark>>>,
     /// It cannot be.
     unwatchable: AtomicBool,
+    /// Which contents the node was told all hashes of; 0: none.
+    pub told: AtomicU64,
 }
 
 impl Node {
@@ -138,6 +140,7 @@ impl Node {
             touched: AtomicU64::new(0),
             mark: Mutex::new(None),
             unwatchable: AtomicBool::new(false),
+            told: AtomicU64::new(0),
         }
     }
 

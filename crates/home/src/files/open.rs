@@ -65,6 +65,13 @@ impl AsFd for OpenFile {
     }
 }
 
+impl OpenFile {
+    /// It can be written through.
+    pub fn writes(&self) -> bool {
+        self.writes
+    }
+}
+
 /// An open file or directory.
 #[derive(Debug, Clone)]
 pub enum Open {
@@ -224,7 +231,11 @@ impl FileService {
     pub(super) fn open(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: OpenRequest = request.record()?;
         let node = self.nodes.get(request.header.node)?;
-        reply.record(&self.open_node(&node, record.flags)?);
+        let open = self.open_node(&node, record.flags)?;
+        reply.record(&open);
+        if let Ok(file) = self.handles.file(open.handle, node.id) {
+            self.tell_contents(&node, &file, &open, reply);
+        }
         Ok(())
     }
 

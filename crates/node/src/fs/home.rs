@@ -22,7 +22,8 @@ use super::coherent::kept_flags;
 use super::coherent::opens::{LOCAL, Way};
 use super::owners::{Owner, Owners};
 use super::{
-    Driver, Files, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, dev, lock, proc,
+    Driver, Files, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, contents, dev, lock,
+    proc,
 };
 use crate::door::descriptors::{CurrentCall, current_call};
 use crate::session::Shared;
@@ -50,6 +51,10 @@ pub enum Asked {
     Write(Settling),
     /// The reply tells of failed writes before it, too.
     Settle(Settling),
+    /// The reply has contents that can be kept.
+    Read(contents::Reading),
+    /// The reply has contents that nobody has asked for yet.
+    Ahead(contents::Flight),
     /// The reply tells half of what is true of a guest.
     Merge(proc::Reading),
     /// Home may wait long (for a lock).
@@ -153,6 +158,9 @@ impl Home {
 
     /// Takes note of what requests mean for closing.
     fn note(&self, shared: &Shared, request: &Request<'_>) {
+        if let Some(contents) = &shared.files.contents {
+            contents.note(request);
+        }
         match request.opcode {
             Opcode::SetLock | Opcode::SetLockWait | Opcode::Ioctl => {
                 lock(&self.locked).insert(request.header.node);
@@ -319,8 +327,39 @@ impl Home {
         let pid = caller.map_or(0, |(_, pid)| pid);
         let at = std::mem::offset_of!(RequestHeader, pid);
         request.bytes[at..at + 4].copy_from_slice(&pid.to_ne_bytes());
+        if request.opcode == Opcode::Read
+            && let Some(contents) = &shared.files.contents
+            && let Some(outcome) = self.read_kept(shared, contents, &mut request)
+        {
+            return outcome;
+        }
         let sent = self.send(shared, &request, request.bytes)?;
         Ok(answer.map_or(sent, Outcome::Reply))
+    }
+
+    /// Serves a read from what the node has kept, or asks home so that it can be kept.
+    fn read_kept(
+        &self,
+        shared: &Arc<Shared>,
+        contents: &contents::Contents,
+        request: &mut Request<'_>,
+    ) -> Option<Result<Outcome, i32>> {
+        let unique = request.header.unique;
+        let (step, flights) = contents.read(request);
+        let outcome = match step {
+            contents::Step::Pass => return None,
+            contents::Step::Reply(reply) => {
+                shared.files.coherent.unsent(unique);
+                Ok(Outcome::Reply(reply))
+            }
+            contents::Step::Later => Ok(Outcome::Later),
+            contents::Step::Ask(reading) => {
+                shared.files.expect(unique, Pending::Home(Asked::Read(reading)));
+                self.send(shared, request, request.bytes)
+            }
+        };
+        contents::fly(shared, contents, flights, request.bytes);
+        Some(outcome)
     }
 
     fn send(&self, shared: &Shared, request: &Request<'_>, bytes: &[u8]) -> Result<Outcome, i32> {
@@ -402,12 +441,14 @@ fn mark_directory(tid: i32, request: &mut [u8]) {
     }
 }
 
-/// Home's reply to a request that was remembered. What is to be done in place of passing it on is returned.
+/// Home's reply to a request that was remembered. What is to be done in place of passing it on is returned. With `passing`, it has
+/// overtaken other news, and what it says is for the asker alone.
 pub fn replied(
     shared: &Arc<Shared>,
     asked: Asked,
     error: i32,
     reply: &mut Vec<u8>,
+    passing: bool,
 ) -> Result<Option<fn_order::Make>, LinkError> {
     let home = &shared.files.home;
     let body = &mut reply[size_of::<ReplyHeader>()..];
@@ -444,6 +485,9 @@ pub fn replied(
             let (mut at, mut node) = (0, how.node);
             if matches!(how.opcode, Opcode::Create | Opcode::TemporaryFile) {
                 node = EntryReply::read_from_prefix(body).map_or(0, |(entry, _)| entry.node);
+                if let Some(contents) = &shared.files.contents {
+                    contents.written(node);
+                }
                 if let Some(owners) = home.owners() {
                     owners.hide_in_reply(how.opcode, body);
                 }
@@ -452,12 +496,25 @@ pub fn replied(
             if let Some(Ok((open, _))) = body.get_mut(at..).map(OpenReply::mut_from_prefix) {
                 home.opened(&shared.files, node, open, how);
             }
+            if let (Some(contents), Opcode::Open) = (&shared.files.contents, how.opcode) {
+                contents.opened(how.node, reply, how.read_only && !passing)?;
+            }
         }
         Asked::Write(settling) => shared.files.behind.waited(settling, error, body, Instant::now()),
         Asked::Settle(settling) => {
             if let Some(errno) = shared.files.behind.settled(settling, error) {
                 let unique = ReplyHeader::read_from_prefix(reply).map_or(0, |(header, _)| header.unique);
                 *reply = super::error_reply(unique, errno);
+            }
+        }
+        Asked::Read(reading) => {
+            if let Some(contents) = &shared.files.contents {
+                contents.came(reading, error, reply, passing);
+            }
+        }
+        Asked::Ahead(flight) => {
+            if let Some(contents) = &shared.files.contents {
+                contents.came_ahead(flight, error, reply, passing);
             }
         }
         Asked::Merge(reading) if error == 0 => {
@@ -526,6 +583,11 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
         return;
     }
     shared.files.proc.forget(forgets.iter().map(|forget| forget.node));
+    if let Some(contents) = &shared.files.contents {
+        for forget in &forgets {
+            contents.forget(forget.node);
+        }
+    }
     {
         let mut locked = lock(&shared.files.home.locked);
         if !locked.is_empty() {

@@ -14,6 +14,7 @@
 
 pub mod behind;
 pub mod coherent;
+pub mod contents;
 pub mod dev;
 pub mod handles;
 pub mod home;
@@ -40,6 +41,7 @@ use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::session::Shared;
+use crate::store::Store;
 use crate::sys::memory;
 use crate::trace::Order;
 use crate::world::{HIDDEN_DIRECTORY, Ids};
@@ -166,6 +168,8 @@ pub struct Files {
     pub behind: behind::Behind,
     /// Files that stores of guests change.
     pub mapped: mapped::Mapped,
+    /// What is at hand of its files' contents, if the node keeps any.
+    pub contents: Option<contents::Contents>,
     /// Driver of home objects.
     pub handles: handles::Handles,
     /// Special files that are opened at home.
@@ -181,8 +185,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// A door for the FUSE device of a world, which must not wait; `owner` is the home user.
-    pub fn new(device: OwnedFd, ids: Ids, owner: owners::Owner) -> Self {
+    /// A door for the FUSE device of a world, which must not wait; `owner` is the home user, `store` has what is kept of home's files.
+    pub fn new(device: OwnedFd, ids: Ids, owner: owners::Owner, store: Option<Store>) -> Self {
         Self {
             device,
             reading: Mutex::new(vec![0; REQUEST_BYTES]),
@@ -190,6 +194,7 @@ impl Files {
             home: home::Home::new(ids, owner),
             behind: behind::Behind::default(),
             mapped: mapped::Mapped::default(),
+            contents: store.map(contents::Contents::new),
             handles: handles::Handles::new(owner),
             special: dev::Special::default(),
             proc: proc::Proc::default(),
@@ -327,7 +332,7 @@ impl Files {
         }
         match self.take(unique) {
             Some(Pending::Home(asked)) => {
-                if let Some(order) = home::replied(shared, asked, header.error, &mut reply)? {
+                if let Some(order) = home::replied(shared, asked, header.error, &mut reply, passing)? {
                     self.coherent.unsent(unique);
                     shared.orders.give(order(reply));
                     return Ok(Vec::new());

@@ -109,6 +109,7 @@ impl Node {
             refusal: None,
             name: "made up".to_owned(),
             cpus: 1,
+            keeps_contents: false,
             interfaces: vec![NODE_INTERFACE.offer()],
         };
         let calls = Endpoint::new(

@@ -398,6 +398,11 @@ impl Coherent {
         {
             let mut state = lock(&self.state);
             for change in changes {
+                match (change, &shared.files.contents) {
+                    (invalidation::Change::Everything, Some(contents)) => contents.all_changed(),
+                    (invalidation::Change::Contents { node }, Some(contents)) => contents.changed(node),
+                    _ => {}
+                }
                 match change {
                     invalidation::Change::Everything => {
                         closings.extend(state.opens.doubt_all());
