@@ -24,14 +24,14 @@ pub const FOREVER_SECONDS: u64 = 1 << 32;
 pub enum Change<'a> {
     /// Nothing that is kept can be relied on.
     Everything,
-    /// What a name in a directory means (perhaps nothing), and the directory's listing.
+    /// What a name in a directory means (perhaps nothing), and the directory's listing and attributes; not its other names.
     Name {
         /// The directory.
         directory: u64,
         /// One name in it.
         name: &'a [u8],
     },
-    /// A node's attributes, and so who may do what with it.
+    /// A node's attributes, and so who may do what with it: for a directory, use names in it.
     Attributes {
         /// The node.
         node: u64,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use afield_abi::filter::{FilterOptions, build};
 use afield_abi::syscalls::nr;
+use afield_home::coherence::mounts;
 use afield_home::runtime::RuntimeDir;
 use afield_home::trust::TrustedNodes;
 use afield_link::secure::Identity;
@@ -85,6 +86,16 @@ pub fn all(settings: &Settings) -> Vec<Check> {
             open_files,
             "raise the hard limit: `ulimit -Hn 65536`, limits.conf(5)",
         ),
+        Check {
+            need: Need::Optional,
+            ..check(
+                Role::Home,
+                "notice of changed files (fanotify)",
+                changes,
+                "use Linux 5.17 or later with CONFIG_FANOTIFY, and raise fs.fanotify.max_user_groups; without, nodes ask for every \
+                 use of a file",
+            )
+        },
         check(
             Role::Node,
             USER_NAMESPACE,
@@ -186,6 +197,19 @@ fn check(role: Role, name: &'static str, probe: impl FnOnce() -> Verdict + 'stat
         probe: Box::new(probe),
         remedy: remedy.to_owned(),
     }
+}
+
+/// What nodes may keep of home's files.
+fn changes() -> Verdict {
+    let unwatched = mounts::unwatched().map_err(failed("fanotify_init"))?;
+    let named: Vec<String> = unwatched
+        .into_iter()
+        .map(|(point, kind)| format!("{point} ({kind})"))
+        .collect();
+    Ok(match named.is_empty() {
+        true => "on all mounts".to_owned(),
+        false => format!("on all mounts but {}", named.join(", ")),
+    })
 }
 
 /// Names what failed.

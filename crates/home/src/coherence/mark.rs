@@ -1,8 +1,17 @@
 //! A file or directory that is watched.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::event::Key;
+
+/// How often it is asked in a while who has a file open because somebody unknown has opened it: that may be somebody who only
+/// wanted to know the same.
+const ASKED_MAX: u32 = 8;
+
+/// The while, and for how long a file is left alone after that.
+const REST: Duration = Duration::from_secs(5);
 
 /// What is watched, and what is known of it beyond its being watched.
 #[derive(Debug)]
@@ -10,6 +19,12 @@ pub struct Mark {
     pub(super) key: Key,
     /// It is a directory.
     pub(super) directory: bool,
+    /// One in which a name has several spellings, of which events have one.
+    pub(super) folds: bool,
+    /// This process may ask who has it open.
+    pub(super) askable: bool,
+    /// How often that was asked since when, because somebody had opened it.
+    asked: Mutex<(u32, Option<Instant>)>,
     /// Counts marks: what was looked at after this one was made is told when it changes.
     number: AtomicU64,
     /// It is in force.
@@ -45,10 +60,13 @@ pub enum Search {
 }
 
 impl Mark {
-    pub(super) fn new(key: Key, directory: bool, number: u64) -> Self {
+    pub(super) fn new(key: Key, directory: bool, folds: bool, askable: bool, number: u64) -> Self {
         Self {
             key,
             directory,
+            folds,
+            askable,
+            asked: Mutex::default(),
             number: AtomicU64::new(number),
             alive: AtomicBool::new(true),
             writers: AtomicU8::new(0),
@@ -70,6 +88,22 @@ impl Mark {
 
     pub(super) fn end(&self) {
         self.alive.store(false, Ordering::SeqCst);
+    }
+
+    /// Before it is asked once more: false if that has been too often.
+    pub(super) fn may_ask(&self) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.1.is_none_or(|since| since.elapsed() > REST) {
+            *asked = (0, Some(Instant::now()));
+        }
+        asked.0 += 1;
+        asked.0 <= ASKED_MAX
+    }
+
+    /// It was asked too often just now.
+    pub(super) fn rests(&self) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.0 > ASKED_MAX && asked.1.is_some_and(|since| since.elapsed() <= REST)
     }
 
     /// Who may store into it.

@@ -20,10 +20,12 @@
 //! | `event` | the kernel's events taken apart |
 //! | `mark` | a watched inode |
 //! | `log` | what one session is to be told |
+//! | [`mounts`] | where nothing can be watched |
 
 mod event;
 mod log;
 mod mark;
+pub mod mounts;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -84,6 +86,9 @@ const SETTLED_AGE: Duration = Duration::from_secs(3600);
 
 /// Pause of the thread that tells idle nodes, so that a busy one is not told piecemeal.
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// `FS_CASEFOLD_FL`.
+const CASEFOLD: u32 = 0x4000_0000;
 
 /// Between two looks at whether anybody is left to be told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -150,8 +155,6 @@ struct Listener {
     end: Arc<End>,
     author: Arc<Author>,
     ways: Weak<dyn Ways>,
-    /// Guests have different credentials.
-    mixed: Arc<AtomicBool>,
     /// Nodes that others write to, of which contents have been sent since they were last said to have changed.
     hot: HashSet<u64>,
     /// Sends what there is to tell.
@@ -235,7 +238,7 @@ impl Coherence {
 
     /// Takes a session in, whose nodes `ways` leads to.
     pub fn join(self: &Arc<Self>, ways: Weak<dyn Ways>) -> Session {
-        let (end, author, mixed) = <(Arc<End>, Arc<Author>, Arc<AtomicBool>)>::default();
+        let (end, author) = <(Arc<End>, Arc<Author>)>::default();
         let mut state = self.lock();
         let number = state.session_next;
         state.session_next += 1;
@@ -246,7 +249,6 @@ impl Coherence {
                 end: Arc::clone(&end),
                 author: Arc::clone(&author),
                 ways,
-                mixed: Arc::clone(&mixed),
                 hot: HashSet::new(),
                 teller: None,
             },
@@ -256,7 +258,7 @@ impl Coherence {
             number,
             end,
             author,
-            mixed,
+            mixed: AtomicBool::new(false),
         }
     }
 
@@ -351,19 +353,12 @@ impl Coherence {
         if let Some((directory, name)) = &event.place
             && event.mask & NAME_EVENTS != 0
         {
-            tell(state, directory, author, |node| {
-                [
-                    Some(Change::Name {
-                        directory: node,
-                        name,
-                    }),
-                    Some(Change::Contents { node }),
-                ]
+            tell(state, directory, author, |directory| Change::Name {
+                directory,
+                name,
             });
             if let Some(target) = &event.target {
-                tell(state, target, author, |node| {
-                    [Some(Change::Attributes { node }), None]
-                });
+                tell(state, target, author, |node| Change::Attributes { node });
             }
         }
         if event.mask & !(NAME_EVENTS | libc::FAN_ONDIR) == 0 {
@@ -381,16 +376,14 @@ impl Coherence {
             self.search_again(state, &mark);
         }
         let closed = has(libc::FAN_CLOSE_WRITE) && mark.writers() != Writers::None;
-        if has(libc::FAN_OPEN) && !own && mark.writers() == Writers::None {
-            self.look_for_writers(state, &mark);
+        if has(libc::FAN_OPEN) && !own && mark.askable && mark.writers() == Writers::None {
+            self.look_for_writers(state, &mark, event.pid);
         }
         let written = has(libc::FAN_MODIFY) || !own && (has(libc::FAN_CLOSE_WRITE) || doubtful(&mark));
         if written {
-            tell(state, key, author, |node| [Some(Change::Contents { node }), None]);
+            tell(state, key, author, |node| Change::Contents { node });
         } else if has(libc::FAN_ATTRIB | libc::FAN_DELETE_SELF | libc::FAN_MOVE_SELF) {
-            tell(state, key, author, |node| {
-                [Some(Change::Attributes { node }), None]
-            });
+            tell(state, key, author, |node| Change::Attributes { node });
         }
         if closed {
             mark.doubt_writers();
@@ -403,11 +396,20 @@ impl Coherence {
     }
 
     /// Somebody has opened a file of which nodes keep something.
-    fn look_for_writers(&self, state: &mut State, mark: &Arc<Mark>) {
+    fn look_for_writers(&self, state: &mut State, mark: &Arc<Mark>, pid: i32) {
+        // Other agents do not map files; and they would take the look for somebody's opening of it, and look in turn.
+        if is_agent(pid) {
+            return;
+        }
         mark.doubt_writers();
+        if pid == 0 && !mark.may_ask() {
+            return;
+        }
         let doubts = mark.doubts();
         let mut writers = Writers::Unknown;
-        lend(state, &mark.key, &mut |file| writers = self.writers_of(file));
+        lend(state, &mark.key, &mut |file| {
+            writers = self.writers_of(mark, file)
+        });
         mark.set_writers(writers, doubts);
     }
 
@@ -419,24 +421,17 @@ impl Coherence {
         let mut search = Search::Some;
         lend(state, &mark.key, &mut |file| search = self.search_of(file));
         mark.set_search(search, doubts);
-        if before == Search::Some || search == Search::All {
-            return;
-        }
-        let Some(record) = state.records.get(&mark.key) else {
-            return;
-        };
-        let sessions: HashSet<u32> = record.watchers.iter().map(|watcher| watcher.session).collect();
-        for session in sessions {
-            if let Some(listener) = state.listeners.get_mut(&session)
-                && (!self.root || listener.mixed.load(Ordering::SeqCst))
-            {
-                listener.log.push(&listener.end, Change::Everything);
-            }
+        if before == Search::All && search == Search::Some {
+            // Whoever did it: names in it may not be used by all who know them.
+            tell(state, &mark.key, None, |node| Change::Attributes { node });
         }
     }
 
     /// Whether anybody may store into a file without opening it first. `file` is any descriptor of it.
-    fn writers_of(&self, file: BorrowedFd<'_>) -> Writers {
+    fn writers_of(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
+        if !mark.askable {
+            return settled(file);
+        }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         match rustix::fs::openat(rustix::fs::CWD, &*proc_path(file), flags, Mode::empty()) {
             Ok(open) => self.writers_beside(open.as_fd()),
@@ -449,9 +444,7 @@ impl Coherence {
         match self.is_unwritten(open, false) {
             Ok(true) => Writers::None,
             Ok(false) => Writers::Some,
-            // Only a file's owner can ask. Another user's file that has been left alone for long is taken to be only read.
-            Err(Errno::ACCESS) if is_settled(open) => Writers::None,
-            Err(Errno::ACCESS) => Writers::Unknown,
+            Err(Errno::ACCESS) => settled(open),
             Err(_) => Writers::Some,
         }
     }
@@ -483,6 +476,27 @@ impl Coherence {
 /// Somebody else may be storing into a file.
 fn doubtful(mark: &Mark) -> bool {
     !mark.directory && mark.writers() != Writers::None
+}
+
+/// Whether upper and lower case are the same in a directory, as far as that can be found out.
+fn folds_case(directory: BorrowedFd<'_>) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(rustix::fs::CWD, &*proc_path(directory), flags, Mode::empty())
+        .and_then(|open| rustix::fs::ioctl_getflags(&open))
+        .is_ok_and(|flags| flags.bits() & CASEFOLD != 0)
+}
+
+/// Whether a process is an agent like this one.
+fn is_agent(pid: i32) -> bool {
+    pid != 0 && std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"afield-agent\n")
+}
+
+/// Only a file's owner can ask who has it open. Another user's file that has been left alone for long is taken to be only read.
+fn settled(file: BorrowedFd<'_>) -> Writers {
+    match is_settled(file) {
+        true => Writers::None,
+        false => Writers::Unknown,
+    }
 }
 
 /// A file that nobody has changed for long.
@@ -519,12 +533,7 @@ fn authors_now(state: &State) -> HashSet<u32> {
 }
 
 /// Tells who watches something what has changed; not the session that has changed it, unless it knows it as several nodes.
-fn tell<'a>(
-    state: &mut State,
-    key: &Key,
-    author: Option<u32>,
-    changes: impl Fn(u64) -> [Option<Change<'a>>; 2],
-) {
+fn tell<'a>(state: &mut State, key: &Key, author: Option<u32>, change: impl Fn(u64) -> Change<'a>) {
     let State {
         records, listeners, ..
     } = state;
@@ -543,9 +552,7 @@ fn tell<'a>(
         let Some(listener) = listeners.get_mut(&watcher.session) else {
             continue;
         };
-        for change in changes(watcher.node).into_iter().flatten() {
-            listener.log.push(&listener.end, change);
-        }
+        listener.log.push(&listener.end, change(watcher.node));
     }
 }
 
@@ -578,7 +585,8 @@ pub struct Session {
     number: u32,
     end: Arc<End>,
     author: Arc<Author>,
-    mixed: Arc<AtomicBool>,
+    /// Guests have different credentials.
+    mixed: AtomicBool,
 }
 
 /// When a request was begun.
@@ -636,6 +644,10 @@ impl Session {
             libc::S_IFLNK => LINK_MASK,
             _ => return None,
         };
+        let directory = kind == libc::S_IFDIR;
+        let folds = directory && folds_case(file);
+        let askable = self.coherence.root
+            || rustix::fs::fstat(file).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
         let coherence = &*self.coherence;
         let mut state = coherence.lock();
         match sys::add_mark(coherence.group.as_fd(), mask, &proc_path(file)) {
@@ -667,7 +679,7 @@ impl Session {
             coherence.marks.fetch_add(1, Ordering::SeqCst);
             let number = coherence.stamp.fetch_add(1, Ordering::SeqCst);
             Record {
-                mark: Arc::new(Mark::new(key.clone(), kind == libc::S_IFDIR, number)),
+                mark: Arc::new(Mark::new(key.clone(), directory, folds, askable, number)),
                 watchers: Vec::new(),
             }
         });
@@ -698,7 +710,10 @@ impl Session {
             return known;
         }
         let doubts = mark.doubts();
-        let writers = self.coherence.writers_of(file);
+        if mark.rests() {
+            return known;
+        }
+        let writers = self.coherence.writers_of(mark, file);
         self.set_writers(mark, writers, doubts);
         mark.writers()
     }
@@ -710,6 +725,9 @@ impl Session {
             return known;
         }
         let doubts = mark.doubts();
+        if mark.rests() {
+            return known;
+        }
         let writers = self.coherence.writers_beside(file);
         self.set_writers(mark, writers, doubts);
         mark.writers()
@@ -735,6 +753,9 @@ impl Session {
 
     /// Whether all guests may use any name that one of them has found in a watched directory, by an `O_PATH` descriptor.
     pub fn settle_search(&self, mark: &Mark, directory: BorrowedFd<'_>) -> bool {
+        if mark.folds {
+            return false;
+        }
         if self.coherence.root && !self.mixed.load(Ordering::SeqCst) {
             return true;
         }

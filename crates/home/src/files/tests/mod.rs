@@ -1,6 +1,7 @@
 //! The service driven by encoded requests on a temporary directory.
 
 mod attributes;
+mod coherence;
 mod data;
 mod directories;
 mod hostile;
