@@ -43,8 +43,8 @@ by_ssh! {
 }
 
 /// A server that takes logins of its own user by `key`, and one line of whose configuration is the test's.
-const SERVER: &str = "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; mkdir cache
-printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile none\\nSetEnv XDG_CACHE_HOME=$PWD/cache AFIELD_E2E=$AFIELD_E2E\\n\" > sshd_config
+const SERVER: &str = "ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f key; mkdir cache tools
+printf \"Port $PORT\\nListenAddress 127.0.0.1\\nHostKey $PWD/host\\nAuthorizedKeysFile $PWD/key.pub\\nStrictModes no\\nUsePAM no\\nPidFile none\\nSetEnv PATH=$PWD/tools:/usr/bin:/bin XDG_CACHE_HOME=$PWD/cache AFIELD_E2E=$AFIELD_E2E\\n\" > sshd_config
 printf \"IdentityFile $PWD/key\\nIdentitiesOnly yes\\nUserKnownHostsFile $PWD/known\\nGlobalKnownHostsFile none\\nLogLevel ERROR\\n\" > config
 printf \"[127.0.0.1]:$PORT $(cut -d ' ' -f 1-2 host.pub)\\n\" > known
 printf '#!/bin/sh\\nexec /usr/bin/ssh -F %s/config \"$@\"\\n' $PWD > ssh; chmod 755 ssh";
@@ -235,6 +235,28 @@ fn unable(site: &Site) {
     fs::write(&cache, "").unwrap();
     refused(&["cache/afield cannot be made or written to", "XDG_CACHE_HOME"]);
     fs::remove_file(&cache).unwrap();
+    // A machine of another kind.
+    let uname = site.arena.work().join("tools/uname");
+    site.write(
+        "tools/uname",
+        "#!/bin/sh\n[ $1 = -m ] && echo riscv64 || echo Linux\n",
+    );
+    fs::set_permissions(&uname, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    refused(&["its machine is Linux riscv64", "build afield there"]);
+    fs::remove_file(&uname).unwrap();
+    // What is to be the daemon's directory is none.
+    site.run("exit 2").expect_exit(2);
+    site.agent_stop();
+    expect_no_node(site);
+    let folder = fs::read_dir(&cache)
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.metadata().unwrap().is_dir())
+        .unwrap();
+    fs::remove_dir_all(folder.path()).unwrap();
+    fs::write(folder.path(), "").unwrap();
+    refused(&["it could not begin there", "remove it"]);
+    fs::remove_file(folder.path()).unwrap();
     let mut job = site.job(&["true"]);
     job.environment.push(("PATH".into(), "/nonexistent".into()));
     job.arguments.pop();
