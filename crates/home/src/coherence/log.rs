@@ -90,21 +90,26 @@ impl Log {
 
     /// Appends all changes from the one with this number on.
     pub fn since(&self, end: &End, begin: u64, payload: &mut Vec<u8>) {
-        let count = end.get().saturating_sub(begin);
-        if count == 0 {
+        self.between(end, begin, end.get(), payload);
+    }
+
+    /// Appends all changes from the one with this number on, to the one before the number `until`.
+    pub fn between(&self, end: &End, begin: u64, until: u64, payload: &mut Vec<u8>) {
+        let last = end.get();
+        if until.min(last) <= begin {
             return;
         }
         let start = payload.len();
-        let fits = usize::try_from(count)
-            .ok()
-            .and_then(|count| self.kept.len().checked_sub(count))
-            .is_some_and(|first| {
-                let mut last = None;
-                self.kept.range(first..).all(|entry| {
-                    last.replace(entry) == Some(entry)
-                        || invalidation::append(payload, entry.as_change()).is_ok()
-                })
-            });
+        let place = |number: u64| {
+            let back = usize::try_from(last.saturating_sub(number)).ok()?;
+            self.kept.len().checked_sub(back)
+        };
+        let fits = place(begin).zip(place(until)).is_some_and(|(first, behind)| {
+            let mut last = None;
+            self.kept.range(first..behind).all(|entry| {
+                last.replace(entry) == Some(entry) || invalidation::append(payload, entry.as_change()).is_ok()
+            })
+        });
         if !fits {
             payload.truncate(start);
             let _ = invalidation::append(payload, Change::Everything);
@@ -181,5 +186,22 @@ mod tests {
             );
         }
         assert_eq!(told(&mut log, &end), [0]);
+    }
+
+    #[test]
+    fn what_came_between_is_told_alone() {
+        let (mut log, end) = (Log::default(), End::default());
+        for node in 0..4 {
+            log.push(&end, Change::Attributes { node });
+        }
+        let between = |begin, until| {
+            let mut payload = Vec::new();
+            log.between(&end, begin, until, &mut payload);
+            numbers(&payload)
+        };
+        assert_eq!(between(1, 3), [1, 2]);
+        assert_eq!(between(2, 9), [2, 3]);
+        assert_eq!(between(3, 3), [0; 0]);
+        assert_eq!(between(4, 2), [0; 0]);
     }
 }

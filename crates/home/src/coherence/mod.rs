@@ -157,6 +157,8 @@ struct Listener {
     ways: Weak<dyn Ways>,
     /// Nodes that others write to, of which contents have been sent since they were last said to have changed.
     hot: HashSet<u64>,
+    /// The number of the first change that was told of such files ahead of the last frame.
+    hot_from: u64,
     /// Sends what there is to tell.
     teller: Option<Teller>,
 }
@@ -250,6 +252,7 @@ impl Coherence {
                 author: Arc::clone(&author),
                 ways,
                 hot: HashSet::new(),
+                hot_from: 0,
                 teller: None,
             },
         );
@@ -626,7 +629,9 @@ impl Session {
         let Some(listener) = state.listeners.get_mut(&self.number) else {
             return;
         };
-        listener.log.since(&listener.end, begun.0, payload);
+        // What has just been told of hot files is no news: they are told of again ahead of the next message.
+        let until = listener.hot_from;
+        listener.log.between(&listener.end, begun.0, until, payload);
         listener.hot.extend(hot);
     }
 
@@ -894,6 +899,7 @@ impl Ahead for Messenger {
         let Some(listener) = state.listeners.get_mut(&self.session) else {
             return;
         };
+        listener.hot_from = listener.end.get();
         for node in listener.hot.drain() {
             listener.log.push(&listener.end, Change::Contents { node });
         }
