@@ -119,7 +119,7 @@ fn mistakes_are_named() {
         125,
         "",
         &format!(
-            "afield: {}:3: unknown key `verbos`: known are on, verbose, log, runtime_dir, agent, link, node\n",
+            "afield: {}:3: unknown key `verbos`: known are on, verbose, log, runtime_dir, agent, link, files, contents, node\n",
             file.display()
         ),
     );

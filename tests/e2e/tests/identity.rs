@@ -3,7 +3,7 @@
 use afield_e2e::{Case, cases, mask, user_cases};
 
 /// A child to look at, whose number is in `$S`.
-const CHILD: &str = "sleep 100 & S=$!; until [ \"$(cat /proc/$S/comm)\" = sleep ]; do sleep 0.01; done; ";
+const CHILD: &str = "sleep 100 & S=$!; until [ \"$(cut -d' ' -f2,3 /proc/$S/stat)\" = '(sleep) S' ]; do sleep 0.01; done; ";
 
 user_cases! {
     names: Case::guest("uname -a; hostname; cat /proc/sys/kernel/hostname /proc/sys/kernel/osrelease /proc/version; id; id -G; groups; whoami; tty; umask");
@@ -23,7 +23,7 @@ user_cases! {
 cases! {
     processors: Case::guest("nproc; getconf _NPROCESSORS_ONLN; grep -c ^processor /proc/cpuinfo; taskset -c 0 nproc; taskset -p $$ | cut -d: -f2; ls -d /sys/devices/system/cpu/cpu[0-9]*");
     /// Home's tools see guests as what they are.
-    seen_from_home: Case::home_bash("$AF sleep 100 < /dev/null & S=$!; until [ \"$(cat /proc/$S/comm)\" = sleep ]; do sleep 0.01; done; ps -o comm,args,stat,nice -p $S; pgrep -x sleep | grep -cx $S; pidof sleep | tr ' ' '\\n' | grep -cx $S; pkill -x -P $$ sleep; wait; echo $?").tools(&["ps", "pgrep", "pidof"]);
+    seen_from_home: Case::home_bash("$AF sleep 100 < /dev/null & S=$!; until [ \"$(cut -d' ' -f2,3 /proc/$S/stat)\" = '(sleep) S' ]; do sleep 0.01; done; ps -o comm,args,stat,nice -p $S; pgrep -x sleep | grep -cx $S; pidof sleep | tr ' ' '\\n' | grep -cx $S; pkill -x -P $$ sleep; wait; echo $?").tools(&["ps", "pgrep", "pidof"]);
     /// A name that is written to `/proc`.
     named: Case::home_bash("mkfifo p; $AF bash -c 'echo another > /proc/$$/comm; cat /proc/$$/comm; echo ready; exec 3<>p; read <&3' > out & S=$!; until grep -qs ready out; do sleep 0.01; done; for i in $(seq 100); do grep -qx another /proc/$S/comm && echo renamed && break; sleep 0.1; done; echo > p; wait $S; echo $?; cat out; rm p");
     /// A program that writes over its arguments; home is told within a second or two.
