@@ -3,7 +3,8 @@
 use afield_e2e::{Case, cases, mask, user_cases};
 
 /// A child to look at, whose number is in `$S`.
-const CHILD: &str = "sleep 100 & S=$!; until [ \"$(cut -d' ' -f2,3 /proc/$S/stat)\" = '(sleep) S' ]; do sleep 0.01; done; ";
+const CHILD: &str =
+    "sleep 100 & S=$!; until [ \"$(cut -d' ' -f2,3 /proc/$S/stat)\" = '(sleep) S' ]; do sleep 0.01; done; ";
 
 user_cases! {
     names: Case::guest("uname -a; hostname; cat /proc/sys/kernel/hostname /proc/sys/kernel/osrelease /proc/version; id; id -G; groups; whoami; tty; umask");

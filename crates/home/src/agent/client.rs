@@ -1,12 +1,14 @@
 //! Questions to the agent. None of them starts one.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use afield_link::wire;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::PidfdFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -178,9 +180,14 @@ pub fn stop(runtime: &RuntimeDir, force: bool) -> Result<Stopped, ClientError> {
     };
     // Of an agent of another version this is all that must be understood.
     conversation.version = None;
+    let process = conversation.process();
     match conversation.ask(&Request::Stop { force })? {
         Answer::Ending => {
             conversation.wait_end()?;
+            // A process that ends closes its files first.
+            if let Some(process) = process {
+                wait_for(&process);
+            }
             Ok(Stopped::Ended)
         }
         Answer::Busy(count) => Ok(Stopped::Busy(count)),
@@ -218,6 +225,17 @@ pub fn measure(
         Answer::Measured(measured) => measured.map_err(ClientError::Refused),
         _ => Err(conversation.garbled()),
     }
+}
+
+/// Waits for a process's end, as long as one may wait for its words.
+fn wait_for(process: &OwnedFd) {
+    let limit = Timespec {
+        tv_sec: ANSWER_TIME_MAX.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let mut polls = [PollFd::new(process, PollFlags::IN)];
+    // An end that is not seen in time comes all the same: it has closed all it had.
+    let _ = rustix::io::retry_on_intr(|| poll(&mut polls, Some(&limit)));
 }
 
 /// Longest wait for the agent's words.
@@ -302,6 +320,12 @@ impl Conversation {
             Err(error) => Err(self.failed(error)),
             Ok(_) => Err(self.garbled()),
         }
+    }
+
+    /// The agent's process, if it can be seen from here.
+    fn process(&self) -> Option<OwnedFd> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.socket).ok()?;
+        rustix::process::pidfd_open(peer.pid, PidfdFlags::empty()).ok()
     }
 
     fn io(&self, source: io::Error) -> ClientError {
