@@ -710,6 +710,10 @@ impl Session {
     /// Finds out who may store into a watched file, if that is not known; by an `O_PATH` descriptor. Makes what is known
     /// from then on hold until an event says otherwise.
     pub fn settle_writers(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
+        self.settle(mark, || self.coherence.writers_of(mark, file))
+    }
+
+    fn settle(&self, mark: &Mark, ask: impl FnOnce() -> Writers) -> Writers {
         let known = mark.writers();
         if known != Writers::Unknown {
             return known;
@@ -718,24 +722,14 @@ impl Session {
         if mark.rests() {
             return known;
         }
-        let writers = self.coherence.writers_of(mark, file);
+        let writers = ask();
         self.set_writers(mark, writers, doubts);
         mark.writers()
     }
 
     /// The same, by a descriptor that is open for reading.
     pub fn settle_reader(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
-        let known = mark.writers();
-        if known != Writers::Unknown {
-            return known;
-        }
-        let doubts = mark.doubts();
-        if mark.rests() {
-            return known;
-        }
-        let writers = self.coherence.writers_beside(file);
-        self.set_writers(mark, writers, doubts);
-        mark.writers()
+        self.settle(mark, || self.coherence.writers_beside(file))
     }
 
     /// The same, by a descriptor through which the session's guests write: if that is the only one, nobody else does.
