@@ -16,7 +16,7 @@
 //! | `AFIELD_E2E_SHOW` | print what each case gives natively (with `-- --nocapture`) |
 //! | `AFIELD_E2E_SECONDS` | give no run more time than this |
 //! | `AFIELD_E2E_CONFORMANCE` | where `cargo install --root` has put fsx and pjdfstest |
-//! | `AFIELD_E2E_SEED` | the seed of the tests that choose at random |
+//! | `AFIELD_E2E_SEED` | the seed of the tests that choose at random, or `new` for one that nobody has tried |
 //! | `AFIELD_FILES_CACHE` | passed on: whether nodes keep what they know of files |
 //! | `CI` | `true`: what cannot run here is a failure, not a skip |
 

@@ -4,11 +4,15 @@
 pub struct Random(u64);
 
 impl Random {
-    /// From `AFIELD_E2E_SEED`, or a new seed, which is printed if the test fails.
+    /// From `AFIELD_E2E_SEED`: a number, or `new` for one that nobody has tried. Without it, each test has its own that
+    /// is always the same, so that what fails is what was changed; new ones are for searching.
     pub fn seeded(test: &str) -> Self {
-        let seed = match std::env::var("AFIELD_E2E_SEED") {
-            Ok(text) => text.parse().expect("AFIELD_E2E_SEED is a number"),
-            Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
+        let seed = match std::env::var("AFIELD_E2E_SEED").as_deref() {
+            Ok("new") => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
+            Ok(text) => text.parse().expect("AFIELD_E2E_SEED is a number, or new"),
+            Err(_) => test.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            }),
         };
         eprintln!("{test}: AFIELD_E2E_SEED={seed}");
         Self(seed)
