@@ -1,5 +1,7 @@
 // Attributes: times, modes, owners, access, statx, extended attributes.
 #include "check.h"
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 
@@ -181,11 +183,37 @@ static void extended(void) {
     CALL(getxattr("f", "security.capability", value, sizeof value));
 }
 
+// What `lsattr` shows and `chattr` changes.
+static void flags(void) {
+    title("flags");
+    mkdir("flags", 0755);
+    const char *names[] = {"f", "flags", "/dev/null"};
+    for (int i = 0; i < 3; i++) {
+        int fd = MUST(open(names[i], O_RDONLY));
+        int value = 0;
+        CALL(ioctl(fd, FS_IOC_GETFLAGS, &value));
+        printf("%s: %x\n", names[i], value);
+        value |= FS_NODUMP_FL;
+        CALL(ioctl(fd, FS_IOC_SETFLAGS, &value));
+        value = 0;
+        CALL(ioctl(fd, FS_IOC_GETFLAGS, &value));
+        printf("%s: %x\n", names[i], value);
+        WORKS(ioctl(fd, FS_IOC_GETVERSION, &value));
+        struct fsxattr more = {0};
+        CALL(ioctl(fd, FS_IOC_FSGETXATTR, &more));
+        printf("%x %u\n", more.fsx_xflags, more.fsx_projid);
+        CALL(ioctl(fd, FS_IOC_GETFLAGS, (void *)8));
+        close(fd);
+    }
+    rmdir("flags");
+}
+
 int main(void) {
     times_of_files();
     modes();
     accesses();
     statxes();
     extended();
+    flags();
     unlink("l");
 }

@@ -66,6 +66,23 @@ static void births(void) {
     } else {
         printf("clone3: %s\n", error_name(errno));
     }
+    title("clone3 that makes nothing");
+    struct clone_args wrong[] = {
+        {.exit_signal = 65},
+        {.exit_signal = SIGCHLD, .flags = CLONE_PARENT},
+        {.exit_signal = SIGCHLD, .flags = CLONE_VM, .stack = 8},
+        {.exit_signal = SIGCHLD, .stack_size = 100},
+        {.exit_signal = SIGCHLD, .flags = CLONE_DETACHED},
+        {.exit_signal = SIGCHLD, .flags = 1ULL << 62},
+        {.exit_signal = SIGCHLD, .flags = SIGCHLD},
+        {.exit_signal = SIGCHLD, .set_tid_size = 1},
+        {.exit_signal = SIGCHLD, .flags = CLONE_SIGHAND},
+    };
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        CALL(syscall(SYS_clone3, &wrong[i], sizeof *wrong));
+    CALL(syscall(SYS_clone3, &arguments, 8));
+    CALL(syscall(SYS_clone3, (void *)8, sizeof arguments));
+    title("clone");
     CALL(syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0));
     CALL(syscall(SYS_clone, CLONE_THREAD | SIGCHLD, 0, 0, 0, 0));
 }

@@ -11,6 +11,15 @@ int main(void) {
         CALL(pread(fd, block, 8192, 4096));
         HOLDS(block[0] == 'd' && block[8191] == 'd' && block[8192] == 0);
         CALL(pread(fd, block, 4096, 65536));
+        title("lengths and offsets that a device does not have");
+        CALL(pwrite(fd, block, 100, 0));
+        CALL(pwrite(fd, block, 4096, 100));
+        CALL(pread(fd, block, 100, 0));
+        CALL(pread(fd, block, 4096, 100));
+        MUST(fcntl(fd, F_SETFL, 0));
+        CALL(pwrite(fd, block, 100, 100));
+        MUST(fcntl(fd, F_SETFL, O_DIRECT));
+        CALL(pwrite(fd, block, 100, 100));
         close(fd);
     }
     fd = MUST(open("synced", O_RDWR | O_CREAT | O_SYNC, 0644));

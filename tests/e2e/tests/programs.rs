@@ -10,6 +10,8 @@ user_cases! {
     senders: Case::program("senders");
     file_sizes: Case::program("file_sizes");
     roots: Case::program("roots");
+    /// A user who may have no more processes goes on with those that there are.
+    last_process: Case::home_bash("$AF bash -c 'ulimit -u 1; echo one; /bin/true; echo $?; exec /bin/echo two' > out 2>&1; echo $?; cat out").mask(mask::numbers);
 }
 
 cases! {

@@ -35,6 +35,11 @@ impl Deputy {
             }
         };
         match number {
+            nr::SETRLIMIT if call.register(0) == libc::RLIMIT_NPROC.into() => self.keep_worker(),
+            nr::PRLIMIT64 if call.register(1) == libc::RLIMIT_NPROC.into() => self.keep_worker(),
+            _ => {}
+        }
+        match number {
             nr::WAIT4 | nr::WAITID => self.begin_wait(id, call),
             _ if call.blocks() && !call.file().is_some_and(never_waits) => {
                 self.call_in_worker(id, call, header.result.get());

@@ -93,17 +93,8 @@ impl Deputy {
         if queue.tasks.len() >= TASKS_MAX {
             return Err(libc::EAGAIN);
         }
-        if queue.idle <= queue.waiting.len() {
-            self.workers.starting.fetch_add(1, Ordering::SeqCst);
-            let deputy = Arc::clone(self);
-            let started = std::thread::Builder::new()
-                .stack_size(STACK_BYTES)
-                .spawn(move || deputy.work());
-            if started.is_err() {
-                self.workers.starting.fetch_sub(1, Ordering::SeqCst);
-                return Err(libc::EAGAIN);
-            }
-            queue.idle += 1;
+        if !self.is_idle(&mut queue) {
+            return Err(libc::EAGAIN);
         }
         let flag = Arc::new(Flag::default());
         queue.tasks.push(Task {
@@ -115,6 +106,29 @@ impl Deputy {
         drop(queue);
         self.workers.arrived.notify_one();
         Ok(())
+    }
+
+    /// Has a worker ready. For when there may soon be no more threads for this user.
+    pub(super) fn keep_worker(self: &Arc<Self>) {
+        self.is_idle(&mut lock(&self.workers.queue));
+    }
+
+    /// Whether there is a worker without work, which may be made for that.
+    fn is_idle(self: &Arc<Self>, queue: &mut Queue) -> bool {
+        if queue.idle > queue.waiting.len() {
+            return true;
+        }
+        self.workers.starting.fetch_add(1, Ordering::SeqCst);
+        let deputy = Arc::clone(self);
+        let started = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || deputy.work());
+        if started.is_err() {
+            self.workers.starting.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        queue.idle += 1;
+        true
     }
 
     /// Interrupts a request that waits. One that is not here has been answered.

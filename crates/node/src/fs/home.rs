@@ -162,6 +162,7 @@ impl Home {
             contents.note(request);
         }
         match request.opcode {
+            Opcode::Ioctl if request.header.opcode == Opcode::Ioctl as u32 => {}
             Opcode::SetLock | Opcode::SetLockWait | Opcode::Ioctl => {
                 lock(&self.locked).insert(request.header.node);
             }
@@ -250,10 +251,13 @@ impl Home {
 
 impl Driver for Home {
     fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
-        if request.opcode != Opcode::Ioctl {
+        let locks = match request.opcode {
+            Opcode::Ioctl => directory_lock(&request)?,
+            _ => None,
+        };
+        let Some(mut bytes) = locks else {
             return self.relay(shared, request);
-        }
-        let mut bytes = directory_lock(&request)?;
+        };
         let (header, _) = RequestHeader::read_from_prefix(&bytes).map_err(|_| libc::EINVAL)?;
         let asked = Asked::Wait {
             inner: header.pid,
@@ -378,10 +382,11 @@ impl Home {
 }
 
 /// A directory's `flock`, as home takes it. The tracer has made it what it is (`trace::locks`).
-fn directory_lock(request: &Request<'_>) -> Result<Vec<u8>, i32> {
+/// `None` for any other command.
+fn directory_lock(request: &Request<'_>) -> Result<Option<Vec<u8>>, i32> {
     let control: IoctlRequest = request.record()?;
     if control.command != FLOCK_DIRECTORY || control.flags & ioctl_flag::DIRECTORY == 0 {
-        return Err(libc::ENOTTY);
+        return Ok(None);
     }
     let operation = control.argument as i32;
     let kind = match operation & !libc::LOCK_NB {
@@ -409,7 +414,7 @@ fn directory_lock(request: &Request<'_>) -> Result<Vec<u8>, i32> {
         flags: LOCK_FLOCK,
         ..LockRequest::default()
     };
-    Ok([header.as_bytes(), lock.as_bytes()].concat())
+    Ok(Some([header.as_bytes(), lock.as_bytes()].concat()))
 }
 
 /// Whether a file opened with these flags can be mapped so that stores change it.

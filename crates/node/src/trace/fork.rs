@@ -402,11 +402,30 @@ fn arguments_of(tid: i32, registers: &Registers) -> Result<CloneArguments, i32> 
             if unknown.iter().any(|&byte| byte != 0) {
                 return Err(libc::E2BIG);
             }
-            CloneArguments::read_from_bytes(known).map_err(|_| libc::EINVAL)
+            let arguments = CloneArguments::read_from_bytes(known).map_err(|_| libc::EINVAL)?;
+            match is_sound(&arguments) {
+                true => Ok(arguments),
+                false => Err(libc::EINVAL),
+            }
         }
         _ => Err(libc::ENOSYS),
     }
 }
+
+/// What the kernel refuses in a `clone3` before it makes anything: home would fork first, and the rewritten call has no signal any more.
+fn is_sound(arguments: &CloneArguments) -> bool {
+    let flag = |flag: i32| arguments.flags & flag as u64 != 0;
+    let flags = u64::from(u32::MAX) & !(libc::CLONE_DETACHED as u64 | 0xff);
+    arguments.flags & !(flags | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP | libc::CLONE_NEWTIME as u64) == 0
+        && (!flag(libc::CLONE_SIGHAND) || arguments.flags & CLONE_CLEAR_SIGHAND == 0)
+        && (!(flag(libc::CLONE_THREAD) || flag(libc::CLONE_PARENT)) || arguments.exit_signal == 0)
+        && arguments.exit_signal <= SIGNALS
+        && (arguments.stack == 0) == (arguments.stack_size == 0)
+        && (arguments.set_tid == 0) == (arguments.set_tid_size == 0)
+}
+
+/// The highest signal.
+const SIGNALS: u64 = 64;
 
 /// Turns the stopped call into `clone3` with the wished pid. Its arguments go below the caller's stack.
 fn rewrite(tid: i32, fork: &Fork, child: u32) -> std::io::Result<()> {

@@ -245,7 +245,8 @@ impl Coherent {
                     return Ok(Some(Outcome::Reply(data_reply(unique, &[target]))));
                 }
             }
-            // Device control of a directory is its lock by now.
+            // Device control of a directory is its lock by now, unless it is what it says.
+            Opcode::Ioctl if request.header.opcode == Opcode::Ioctl as u32 => translate(state, request)?,
             Opcode::SetLock | Opcode::SetLockWait | Opcode::GetLock | Opcode::Ioctl => {
                 let record: LockRequest = request.record()?;
                 if record.handle & LOCAL == 0 {
@@ -610,6 +611,7 @@ fn handle_at(request: &Request<'_>) -> Option<usize> {
         | Opcode::Poll
         | Opcode::Allocate
         | Opcode::Write
+        | Opcode::Ioctl
         | Opcode::CopyRange
         | Opcode::CopyRange64 => Some(0),
         Opcode::GetAttributes | Opcode::Statx => {
