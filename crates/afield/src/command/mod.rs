@@ -144,8 +144,7 @@ fn output(text: &str) -> Result<(), Failure> {
 /// What the daemons have in common: nobody reads what they write to a broken pipe, and they log.
 fn become_daemon(settings: &Settings) -> Result<(), Failure> {
     sys::process::ignore_broken_pipes();
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log.value)
-        .map_err(|error| Failure::own(format!("log filter `{}`: {error}", settings.log.value)))?;
+    let filter = settings.log_filter().map_err(Failure::own)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use afield_home::place::is_address;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use tracing_subscriber::EnvFilter;
 
 use super::{ConfigError, GRACE_SECONDS_MAX, READERS_MAX, RESERVED_NAMES, Setting, Source};
 
@@ -46,7 +47,12 @@ pub fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
         match name {
             "on" => file.on = Some(reader.string(name, value)?),
             "verbose" => file.verbose = Some(reader.truth(name, value)?),
-            "log" => file.log = Some(reader.string(name, value)?),
+            "log" => {
+                let (filter, line) = reader.string(name, value)?;
+                log_filter(&filter)
+                    .map_err(|message| reader.error(value.span(), format!("`log`: {message}")))?;
+                file.log = Some((filter, line));
+            }
             "runtime_dir" => file.runtime_dir = Some(reader.path(name, value)?),
             "agent" => reader.agent(value, &mut file)?,
             "link" => reader.link(value, &mut file)?,
@@ -57,6 +63,11 @@ pub fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
         }
     }
     Ok(file)
+}
+
+/// What is logged by a daemon with this setting, or why the setting is wrong.
+pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| format!("`{text}` is not a filter: {error}"))
 }
 
 /// Why a grace time is wrong.
@@ -287,6 +298,9 @@ mod tests {
         assert_eq!(
             error("\non = 3\n"),
             "c.toml:2: `on` has to be a string, not a number"
+        );
+        assert!(
+            error("on = 'home'\nlog = 'a=b=c'").starts_with("c.toml:2: `log`: `a=b=c` is not a filter: ")
         );
         assert_eq!(
             error("verbose = \"yes\""),

@@ -14,6 +14,7 @@ use afield_home::runtime::RuntimeDir;
 use afield_home::trust::TrustedNodes;
 use afield_link::secure::files::FileError;
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 
 /// Names of places that no node may have.
 pub const RESERVED_NAMES: [&str; 2] = ["embedded", "home"];
@@ -208,12 +209,12 @@ impl Settings {
                 file.verbose,
                 false,
             ),
-            log: choose(
+            log: log(choose(
                 ("--log", options.log.clone()),
                 ("AFIELD_LOG", text(environment, "AFIELD_LOG")?),
                 file.log,
                 "warn".to_owned(),
-            ),
+            ))?,
             runtime_dir: choose(
                 ("--runtime-dir", options.runtime_dir.clone()),
                 (
@@ -341,6 +342,11 @@ impl Settings {
     /// The file with the homes that this node admits.
     pub fn authorized_homes(&self) -> PathBuf {
         self.folder.join("authorized_homes")
+    }
+
+    /// What daemons log.
+    pub fn log_filter(&self) -> Result<EnvFilter, String> {
+        file::log_filter(&self.log.value)
     }
 
     /// The runtime directory.
@@ -499,6 +505,17 @@ fn grace(setting: Setting<u64>) -> Result<Setting<u64>, ConfigError> {
             })
         }
         _ => Ok(setting),
+    }
+}
+
+fn log(setting: Setting<String>) -> Result<Setting<String>, ConfigError> {
+    let name = match setting.source {
+        Source::Environment(name) | Source::Option(name) => name,
+        Source::Default | Source::File(_) => return Ok(setting),
+    };
+    match file::log_filter(&setting.value) {
+        Ok(_) => Ok(setting),
+        Err(message) => Err(ConfigError::Value { name, message }),
     }
 }
 
