@@ -11,13 +11,14 @@
 //! | titles | looks what guests call themselves |
 //! | spawner | starts first guests, with init |
 //! | notifier | tells the kernel of changed files |
+//! | gate | delivers what has waited for that |
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -516,6 +517,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     if let Some(registration) = &mut registration {
         registration.note_init(world.init)?;
     }
+    let notices = world.notices.take().ok_or(WorldError::Died)?;
     let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
     rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
     let store = open_store(&terms);
@@ -603,7 +605,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         spawns,
     };
     let kept = Arc::clone(&shared);
-    let ended = read(reader, &endpoint, server);
+    let ended = read(reader, &endpoint, server, notices);
     if let (Some(contents), Some(init)) = (&kept.files.contents, init)
         && contents.is_busy()
     {
@@ -731,10 +733,16 @@ const READERS: usize = 3;
 
 /// Reads the link until its end. The calling thread only waits for that: it must be free to end the session while others wait for
 /// guest memory.
-fn read(reader: Reader, endpoint: &Arc<Endpoint<Writer>>, server: Server) -> Result<(), SessionError> {
+fn read(
+    reader: Reader,
+    endpoint: &Arc<Endpoint<Writer>>,
+    server: Server,
+    notices: OwnedFd,
+) -> Result<(), SessionError> {
     let turns = Arc::new(Turns::new(reader)?);
     let free = Arc::new(AtomicUsize::new(READERS));
     let server = Arc::new(server);
+    let opens = start_notifier(&server.shared, notices)?;
     let (ended, end) = channel();
     for _ in 0..READERS {
         let (turns, free) = (Arc::clone(&turns), Arc::clone(&free));
@@ -766,14 +774,14 @@ fn read(reader: Reader, endpoint: &Arc<Endpoint<Writer>>, server: Server) -> Res
             }
         })?;
     }
-    start("notifier", {
+    start("gate", {
         let (server, endpoint) = (Arc::clone(&server), Arc::clone(endpoint));
         move || {
-            server.shared.files.keep_true(|| {
+            for () in opens {
                 if let Err(error) = open_gate(&server, &endpoint) {
                     let _ = ended.send(error);
                 }
-            })
+            }
         }
     })?;
     let ended = end.recv();
@@ -781,6 +789,28 @@ fn read(reader: Reader, endpoint: &Arc<Endpoint<Writer>>, server: Server) -> Res
     match ended {
         Ok(SessionError::Link(LinkError::Closed)) | Err(_) => Ok(()),
         Ok(error) => Err(error),
+    }
+}
+
+/// Starts who tells the kernel of changes. He says when the gate is to be opened.
+///
+/// He may wait in the kernel for what it has asked of this process, where not even `SIGKILL` reaches him. What it has asked ends when this process's
+/// descriptors are closed, so he has a table of his own, and in it only what he writes to.
+fn start_notifier(shared: &Arc<Shared>, notices: OwnedFd) -> Result<Receiver<()>, SessionError> {
+    let (open, opens) = channel();
+    let (apart, is_apart) = channel();
+    let (telling, device) = (Arc::clone(shared), notices.as_raw_fd());
+    start("notifier", move || {
+        let device = sys::namespaces::keep_only(device);
+        let _ = apart.send(device.as_ref().err().map(sys::errno));
+        if let Ok(device) = device {
+            telling.files.keep_true(&device, &open);
+        }
+    })?;
+    match is_apart.recv() {
+        Ok(None) => Ok(opens),
+        Ok(Some(errno)) => Err(io::Error::from_raw_os_error(errno).into()),
+        Err(_) => Err(io::Error::other("the notifier has ended").into()),
     }
 }
 

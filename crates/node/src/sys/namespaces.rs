@@ -2,7 +2,11 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+
+/// `_IOR(229, 0, uint32_t)`, as in `linux/fuse.h`.
+const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
 
 /// Ends with its parent: `SIGKILL` when the parent's thread that made the caller ends. `parent` is who that is; if it
 /// is gone already the call fails with `ESRCH`.
@@ -20,6 +24,27 @@ pub fn die_with_parent(parent: Option<u32>) -> io::Result<()> {
 pub fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: integers only.
     super::check(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// Gives the calling thread descriptors of its own, of which it keeps only a duplicate of this one and standard error.
+pub fn keep_only(descriptor: RawFd) -> io::Result<OwnedFd> {
+    unshare(libc::CLONE_FILES)?;
+    // SAFETY: a number; if nothing is open under it the call fails.
+    let kept = super::check(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) }.into())? as RawFd;
+    super::process::close_range(0, 1)?;
+    if kept > 3 {
+        super::process::close_range(3, kept as u32 - 1)?;
+    }
+    super::process::close_range(kept as u32 + 1, u32::MAX)?;
+    // SAFETY: just made, and nobody else's: no other thread has this table.
+    Ok(unsafe { OwnedFd::from_raw_fd(kept) })
+}
+
+/// Makes a freshly opened FUSE device another one of a connection that is mounted.
+pub fn join_connection(device: BorrowedFd<'_>, mounted: BorrowedFd<'_>) -> io::Result<()> {
+    let number = mounted.as_raw_fd() as u32;
+    // SAFETY: the request reads one live number.
+    super::check(unsafe { libc::ioctl(device.as_raw_fd(), FUSE_DEV_IOC_CLONE, &number) }.into()).map(drop)
 }
 
 /// mount(2). Empty strings stand for null pointers.

@@ -15,6 +15,17 @@ use crate::installer::Helper;
 use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals, sockets};
 
+/// Two devices of one FUSE connection.
+///
+/// The kernel ends what it has asked on a device when that is closed, and the connection with the last one. Telling the kernel of changes may have
+/// to wait for what it has asked, even when the session is being killed: so that goes over a device that is closed on its own.
+struct Devices {
+    /// Requests come on this one.
+    serving: OwnedFd,
+    /// The one that is mounted. The kernel is told of changes over it.
+    notices: OwnedFd,
+}
+
 /// Runs in the stage process: enters the rest of the namespaces and becomes init's maker.
 pub(super) fn stage(hello: &Hello, session: u32, channel: UnixStream) -> Result<(), WorldError> {
     let result = enter(hello, session, &channel);
@@ -31,19 +42,25 @@ fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<(), Wo
     let ids = if go[0] == 1 { Ids::Range } else { Ids::Single };
     // The device has to be opened in the user namespace that will mount it, and before the ids change: a root-run
     // node's /dev/fuse may be root's alone.
-    let device: OwnedFd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .step("open /dev/fuse (load the fuse module, and let your user read and write the device)")?
-        .into();
+    let device = || -> Result<OwnedFd, WorldError> {
+        Ok(std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .step("open /dev/fuse (load the fuse module, and let your user read and write the device)")?
+            .into())
+    };
+    let devices = Devices {
+        serving: device()?,
+        notices: device()?,
+    };
     align_clocks(hello)?;
     let namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let init = clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None)
         .step("clone into mount, pid, net, ipc and uts namespaces")?;
     if init == 0 {
-        if let Err(error) = inhabit(hello, session, ids, device, channel) {
+        if let Err(error) = inhabit(hello, session, ids, devices, channel) {
             write_failure(channel, &error);
         }
         exit_now(1);
@@ -56,7 +73,7 @@ fn inhabit(
     hello: &Hello,
     session: u32,
     ids: Ids,
-    device: OwnedFd,
+    devices: Devices,
     mut channel: &UnixStream,
 ) -> Result<(), WorldError> {
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
@@ -65,9 +82,12 @@ fn inhabit(
     let _ = session;
     namespaces::set_names(&hello.uname[1], &hello.uname[5]).step("sethostname")?;
     become_home_user(hello, ids)?;
-    mounts::prepare(&device, (hello.uid, hello.gid))?;
-    sockets::send_with(channel, b"I", device.as_fd()).step("hello to the session")?;
-    drop(device);
+    mounts::prepare(&devices.notices, (hello.uid, hello.gid))?;
+    namespaces::join_connection(devices.serving.as_fd(), devices.notices.as_fd())
+        .step("FUSE_DEV_IOC_CLONE")?;
+    sockets::send_with(channel, b"I", devices.serving.as_fd()).step("hello to the session")?;
+    sockets::send_with(channel, b"N", devices.notices.as_fd()).step("hello to the session")?;
+    drop(devices);
     // A change of ids cleared this. (Guests cannot look into init or its children on their way: these have capabilities
     // that guests do not have.)
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;

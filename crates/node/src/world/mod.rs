@@ -72,8 +72,10 @@ pub enum Ids {
 /// A world that is ready for guests once its file door answers.
 #[derive(Debug)]
 pub struct World {
-    /// The FUSE device of its root.
+    /// The FUSE device of its root: for requests and replies.
     pub device: OwnedFd,
+    /// Another one of the same connection, to tell the kernel of changes.
+    pub notices: Option<OwnedFd>,
     /// Commands to init.
     pub commands: UnixStream,
     /// Init, in the session's pid namespace.
@@ -118,8 +120,15 @@ impl World {
         // Init is our child by CLONE_PARENT; the stage has ended or is about to.
         process::wait_for_end(stage);
         let (device, init) = outcome?;
+        let received = sockets::receive_with(&commands, &mut buffer).step("hello of init")?;
+        let notices = match (received.count, received.descriptor) {
+            (1, Some(notices)) if buffer[0] == b'N' => notices,
+            (1, _) if buffer[0] == b'E' => return Err(read_failure(&mut commands)),
+            _ => return Err(WorldError::Died),
+        };
         Ok(Self {
             device,
+            notices: Some(notices),
             commands,
             init: init as u32,
             ids,

@@ -20,7 +20,9 @@ mod notifier;
 pub mod opens;
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{
@@ -40,6 +42,7 @@ use super::owners::Owner;
 use super::{Files, INIT, OWN, Outcome, Request, data_reply, dev, error_reply, lock};
 use crate::session::Shared;
 use kept::{Contents, Kept, Notice};
+use notifier::Kernel;
 use opens::{Closing, LOCAL, Opens, Own, Way};
 
 /// Bit of the numbers of requests that are the session's own.
@@ -554,14 +557,20 @@ impl Coherent {
 }
 
 impl Files {
-    /// Tells the kernel whatever there is to tell, as long as the session lasts.
-    pub fn keep_true(&self, open: impl FnMut()) {
-        self.coherent.barrier.run(|notice| self.tell(notice), open);
+    /// Tells the kernel, over this device, whatever there is to tell as long as the session lasts. When a gate that was closed is to be
+    /// opened, says so on `open`.
+    pub fn keep_true(&self, device: &OwnedFd, open: &Sender<()>) {
+        let kernel = Kernel(device.as_fd());
+        // If nobody listens the session is ending.
+        let open = || {
+            let _ = open.send(());
+        };
+        self.coherent.barrier.run(|notice| kernel.tell(notice), open);
     }
 
     /// Tells it what can be told without waiting for anybody; the rest is left.
     pub fn tell_at_once(&self, notices: &mut Vec<Notice>) {
-        notices.retain(|notice| !self.tell_now(notice));
+        notices.retain(|notice| !Kernel(self.device.as_fd()).tell_now(notice));
     }
 }
 

@@ -3,16 +3,21 @@
 //! `FUSE_NOTIFY_INC_EPOCH` is not used: it would have the kernel give up names that the world's mounts are on.
 
 use afield_abi::fuse::{EXPIRE_ONLY, Notification, NotifyInvalidateEntry, NotifyInvalidateNode, ReplyHeader};
+use std::os::fd::BorrowedFd;
+
 use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::kept::Notice;
-use crate::fs::Files;
 
 /// A name that no lookup is for: to be told of it, the kernel waits for all lookups in its directory.
 const ANY_NAME: &[u8] = b"\x7f";
 
-impl Files {
+/// The node's kernel, by a device of the world's FUSE connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel<'a>(pub BorrowedFd<'a>);
+
+impl Kernel<'_> {
     /// Tells the kernel of something that it may know. False if it does not.
     fn notify(&self, what: Notification, parts: &[&[u8]]) -> bool {
         let length = parts.iter().map(|part| part.len()).sum::<usize>() + size_of::<ReplyHeader>();
@@ -24,7 +29,7 @@ impl Files {
         };
         message.extend_from_slice(header.as_bytes());
         parts.iter().for_each(|part| message.extend_from_slice(part));
-        match rustix::io::retry_on_intr(|| rustix::io::write(&self.device, &message)) {
+        match rustix::io::retry_on_intr(|| rustix::io::write(self.0, &message)) {
             Ok(_) => true,
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => false,
             Err(error) => {
