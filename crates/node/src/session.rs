@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -55,6 +55,7 @@ use crate::sys;
 use crate::sys::seccomp::Listener;
 use crate::sys::signals::State;
 use crate::trace::{Order, Orders, Tracer, Truths};
+use crate::world::ending::Notices;
 use crate::world::{World, WorldError};
 
 /// How long a peer may take for its first words.
@@ -737,7 +738,7 @@ fn read(
     reader: Reader,
     endpoint: &Arc<Endpoint<Writer>>,
     server: Server,
-    notices: OwnedFd,
+    notices: Notices,
 ) -> Result<(), SessionError> {
     let turns = Arc::new(Turns::new(reader)?);
     let free = Arc::new(AtomicUsize::new(READERS));
@@ -793,20 +794,18 @@ fn read(
 }
 
 /// Starts who tells the kernel of changes. He says when the gate is to be opened.
-///
-/// He may wait in the kernel for what it has asked of this process, where not even `SIGKILL` reaches him. What it has asked ends when this process's
-/// descriptors are closed, so he has a table of his own, and in it only what he writes to.
-fn start_notifier(shared: &Arc<Shared>, notices: OwnedFd) -> Result<Receiver<()>, SessionError> {
+fn start_notifier(shared: &Arc<Shared>, notices: Notices) -> Result<Receiver<()>, SessionError> {
     let (open, opens) = channel();
     let (apart, is_apart) = channel();
-    let (telling, device) = (Arc::clone(shared), notices.as_raw_fd());
+    let (telling, numbers) = (Arc::clone(shared), notices.numbers());
     start("notifier", move || {
-        let device = sys::namespaces::keep_only(device);
-        let _ = apart.send(device.as_ref().err().map(sys::errno));
-        if let Ok(device) = device {
-            telling.files.keep_true(&device, &open);
+        let own = Notices::keep_only(numbers);
+        let _ = apart.send(own.as_ref().err().map(sys::errno));
+        if let Ok(own) = own {
+            telling.files.keep_true(&own.device, &open);
         }
     })?;
+    // This process's are closed after that.
     match is_apart.recv() {
         Ok(None) => Ok(opens),
         Ok(Some(errno)) => Err(io::Error::from_raw_os_error(errno).into()),

@@ -117,7 +117,7 @@ pub trait Driver {
 }
 
 /// Room for the largest request.
-const REQUEST_BYTES: usize = TRANSFER_BYTES_MAX + 4096;
+pub const REQUEST_BYTES: usize = TRANSFER_BYTES_MAX + 4096;
 
 /// Most requests served in a row: more than are queued at a time, and few enough for whoever has other work.
 const SETTLED_MAX: usize = 4096;

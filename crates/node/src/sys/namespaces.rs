@@ -26,18 +26,17 @@ pub fn unshare(flags: i32) -> io::Result<()> {
     super::check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Gives the calling thread descriptors of its own, of which it keeps only a duplicate of this one and standard error.
-pub fn keep_only(descriptor: RawFd) -> io::Result<OwnedFd> {
+/// Gives the calling thread descriptors of its own, of which it keeps only duplicates of these two and standard error.
+pub fn keep_only(descriptors: [RawFd; 2]) -> io::Result<[OwnedFd; 2]> {
     unshare(libc::CLONE_FILES)?;
-    // SAFETY: a number; if nothing is open under it the call fails.
-    let kept = super::check(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) }.into())? as RawFd;
-    super::process::close_range(0, 1)?;
-    if kept > 3 {
-        super::process::close_range(3, kept as u32 - 1)?;
+    let mut kept = [0; 2];
+    for (kept, descriptor) in kept.iter_mut().zip(descriptors) {
+        // SAFETY: numbers; if nothing is open under it the call fails.
+        *kept = super::check(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) }.into())? as RawFd;
     }
-    super::process::close_range(kept as u32 + 1, u32::MAX)?;
+    super::process::close_all_but([kept[0], kept[1], libc::STDERR_FILENO]);
     // SAFETY: just made, and nobody else's: no other thread has this table.
-    Ok(unsafe { OwnedFd::from_raw_fd(kept) })
+    Ok(kept.map(|kept| unsafe { OwnedFd::from_raw_fd(kept) }))
 }
 
 /// Makes a freshly opened FUSE device another one of a connection that is mounted.

@@ -38,6 +38,19 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     super::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
+/// Closes all descriptors but these. The same holds for values that own one.
+pub fn close_all_but<const N: usize>(mut keep: [RawFd; N]) {
+    keep.sort_unstable();
+    let mut first = 0;
+    for number in keep.map(|number| number as u32).into_iter().chain([u32::MAX]) {
+        if number > first {
+            // What cannot be closed is not open.
+            let _ = close_range(first, number - 1);
+        }
+        first = number.saturating_add(1);
+    }
+}
+
 /// Gives an open file another number, which will outlast `execve`. Whatever had that number is closed.
 pub fn place(file: impl AsFd, number: RawFd) -> io::Result<()> {
     // SAFETY: integers only; the caller places descriptors of a process that is about to execute.

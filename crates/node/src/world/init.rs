@@ -1,12 +1,13 @@
 //! The world's first process: makes the mounts, starts first guests, reaps.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use afield_link::wire::{Hello, Spawn, SpawnError};
 use rustix::event::{PollFd, PollFlags};
 
+use super::ending::SessionEnd;
 use super::{
     Command, GuestCommand, Ids, Step, WorldError, align_clocks, become_home_user, guest, mounts,
     write_failure,
@@ -15,27 +16,28 @@ use crate::installer::Helper;
 use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals, sockets};
 
-/// Two devices of one FUSE connection.
-///
-/// The kernel ends what it has asked on a device when that is closed, and the connection with the last one. Telling the kernel of changes may have
-/// to wait for what it has asked, even when the session is being killed: so that goes over a device that is closed on its own.
-struct Devices {
-    /// Requests come on this one.
-    serving: OwnedFd,
-    /// The one that is mounted. The kernel is told of changes over it.
-    notices: OwnedFd,
-}
-
-/// Runs in the stage process: enters the rest of the namespaces and becomes init's maker.
-pub(super) fn stage(hello: &Hello, session: u32, channel: UnixStream) -> Result<(), WorldError> {
-    let result = enter(hello, session, &channel);
-    if let Err(error) = &result {
-        write_failure(&channel, error);
+/// Runs in the stage process: enters the rest of the namespaces, makes init, and stays to see the session's end.
+pub(super) fn stage(
+    hello: &Hello,
+    session: u32,
+    channel: UnixStream,
+    session_end: SessionEnd,
+) -> Result<(), WorldError> {
+    match enter(hello, session, &channel) {
+        Ok(device) => {
+            drop(channel);
+            let _ = session_end.watch(&device);
+            Ok(())
+        }
+        Err(error) => {
+            write_failure(&channel, &error);
+            Err(error)
+        }
     }
-    result
 }
 
-fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<(), WorldError> {
+/// Returns the device that was mounted.
+fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<OwnedFd, WorldError> {
     // The session writes the id maps first.
     let mut go = [0; 1];
     channel.read_exact(&mut go).map_err(|_| WorldError::Died)?;
@@ -50,22 +52,19 @@ fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<(), Wo
             .step("open /dev/fuse (load the fuse module, and let your user read and write the device)")?
             .into())
     };
-    let devices = Devices {
-        serving: device()?,
-        notices: device()?,
-    };
+    let (serving, mounted) = (device()?, device()?);
     align_clocks(hello)?;
     let namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let init = clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None)
         .step("clone into mount, pid, net, ipc and uts namespaces")?;
     if init == 0 {
-        if let Err(error) = inhabit(hello, session, ids, devices, channel) {
+        if let Err(error) = inhabit(hello, session, ids, (serving, mounted), channel) {
             write_failure(channel, &error);
         }
         exit_now(1);
     }
-    Ok(())
+    Ok(mounted)
 }
 
 /// Init's life. Returns when the session is gone, or on an error.
@@ -73,7 +72,7 @@ fn inhabit(
     hello: &Hello,
     session: u32,
     ids: Ids,
-    devices: Devices,
+    (serving, mounted): (OwnedFd, OwnedFd),
     mut channel: &UnixStream,
 ) -> Result<(), WorldError> {
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
@@ -82,33 +81,18 @@ fn inhabit(
     let _ = session;
     namespaces::set_names(&hello.uname[1], &hello.uname[5]).step("sethostname")?;
     become_home_user(hello, ids)?;
-    mounts::prepare(&devices.notices, (hello.uid, hello.gid))?;
-    namespaces::join_connection(devices.serving.as_fd(), devices.notices.as_fd())
-        .step("FUSE_DEV_IOC_CLONE")?;
-    sockets::send_with(channel, b"I", devices.serving.as_fd()).step("hello to the session")?;
-    sockets::send_with(channel, b"N", devices.notices.as_fd()).step("hello to the session")?;
-    drop(devices);
+    mounts::prepare(&mounted, (hello.uid, hello.gid))?;
+    namespaces::join_connection(serving.as_fd(), mounted.as_fd()).step("FUSE_DEV_IOC_CLONE")?;
+    sockets::send_with(channel, b"I", serving.as_fd()).step("hello to the session")?;
+    sockets::send_with(channel, b"N", mounted.as_fd()).step("hello to the session")?;
+    drop((serving, mounted));
     // A change of ids cleared this. (Guests cannot look into init or its children on their way: these have capabilities
     // that guests do not have.)
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
     let hidden = mounts::complete()?;
-    close_all_but(&[&channel.as_fd(), &hidden.as_fd()]);
+    process::close_all_but([channel.as_raw_fd(), hidden.as_raw_fd()]);
     channel.write_all(b"R").step("report to the session")?;
     serve(channel, &hidden)
-}
-
-/// Closes what the session had open and init has no use for.
-fn close_all_but(keep: &[&dyn std::os::fd::AsRawFd]) {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    keep.sort_unstable();
-    let mut first = 0;
-    for number in keep.into_iter().chain([u32::MAX]) {
-        if number > first {
-            // What cannot be closed is not open.
-            let _ = process::close_range(first, number - 1);
-        }
-        first = number.saturating_add(1);
-    }
 }
 
 /// Obeys commands and reaps until the session is gone.

@@ -4,6 +4,7 @@
 //! namespace, sets the clocks and the FUSE device up, and makes init, which is the session's child (not the stage's),
 //! so that init ends when the session does.
 
+pub mod ending;
 mod guest;
 pub mod init;
 mod mounts;
@@ -18,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use self::ending::{Notices, SessionEnd};
 use crate::sys::{clone, credentials, namespaces, process, sockets};
 
 /// Name of the hidden directory in the world's root that holds home objects. Only init can look it up.
@@ -74,8 +76,10 @@ pub enum Ids {
 pub struct World {
     /// The FUSE device of its root: for requests and replies.
     pub device: OwnedFd,
-    /// Another one of the same connection, to tell the kernel of changes.
-    pub notices: Option<OwnedFd>,
+    /// What the kernel is told of changes by.
+    pub notices: Option<Notices>,
+    /// Says, when it is closed, that the session has ended.
+    _life: OwnedFd,
     /// Commands to init.
     pub commands: UnixStream,
     /// Init, in the session's pid namespace.
@@ -94,17 +98,18 @@ impl World {
         let session = std::process::id();
         let (ours, theirs) = UnixStream::pair().step("socketpair")?;
         sockets::pass_credentials(&ours).step("SO_PASSCRED")?;
+        let (session_end, life, telling) = SessionEnd::new()?;
         let stage = clone::fork_with(libc::CLONE_NEWUSER as u64, libc::SIGCHLD, None)
             .step("clone into a user namespace (is kernel.unprivileged_userns_clone or an AppArmor rule forbidding it?)")?;
         if stage == 0 {
-            drop(ours);
-            let code = match init::stage(hello, session, theirs) {
+            drop((ours, life, telling));
+            let code = match init::stage(hello, session, theirs, session_end) {
                 Ok(()) => 0,
                 Err(_) => 1,
             };
             process::exit_now(code);
         }
-        drop(theirs);
+        drop((theirs, session_end));
         let ids = map_ids(stage, hello)?;
         let mut commands = ours;
         commands
@@ -117,18 +122,24 @@ impl World {
             (1, ..) if buffer[0] == b'E' => Err(read_failure(&mut commands)),
             _ => Err(WorldError::Died),
         };
-        // Init is our child by CLONE_PARENT; the stage has ended or is about to.
-        process::wait_for_end(stage);
-        let (device, init) = outcome?;
+        // Init is our child by CLONE_PARENT; the stage watches us from now on, or has ended.
+        let (device, init) = match outcome {
+            Ok(world) => world,
+            Err(error) => {
+                process::wait_for_end(stage);
+                return Err(error);
+            }
+        };
         let received = sockets::receive_with(&commands, &mut buffer).step("hello of init")?;
         let notices = match (received.count, received.descriptor) {
-            (1, Some(notices)) if buffer[0] == b'N' => notices,
+            (1, Some(device)) if buffer[0] == b'N' => Notices { device, telling },
             (1, _) if buffer[0] == b'E' => return Err(read_failure(&mut commands)),
             _ => return Err(WorldError::Died),
         };
         Ok(Self {
             device,
             notices: Some(notices),
+            _life: life,
             commands,
             init: init as u32,
             ids,
