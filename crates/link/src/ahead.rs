@@ -5,32 +5,42 @@ use std::fmt;
 
 /// Asked before each frame, where frames get their order. It must not write to any link, and should be quick.
 pub trait Ahead: Send + Sync + fmt::Debug {
-    /// Appends the payload of an [`Invalidate`](crate::frame::Kind::Invalidate) frame that goes first; nothing if none is to.
-    fn ahead(&self, payload: &mut Vec<u8>);
+    /// Appends the payload of an [`Invalidate`](crate::frame::Kind::Invalidate) frame that goes first; nothing if none is to. `about` is
+    /// the file whose contents the frame has, if it has any: what its receiver gets of one file must not undo what he got before.
+    fn ahead(&self, about: Option<u64>, payload: &mut Vec<u8>);
 }
 
 /// Asked right after a frame got its place: appends the payload of an [`Invalidate`](crate::frame::Kind::Invalidate) frame
 /// that follows at once; nothing if none is to.
 pub type Behind<'a> = dyn FnMut(&mut Vec<u8>) + 'a;
 
+/// What a frame that something follows is.
+pub struct Answer<'a> {
+    /// The file whose contents it has, for [`Ahead::ahead`].
+    pub about: Option<u64>,
+    /// What follows.
+    pub behind: &'a mut Behind<'a>,
+}
+
 /// Both, for one frame.
 pub(crate) struct Around<'a> {
     pub ahead: Option<&'a dyn Ahead>,
-    pub behind: Option<&'a mut Behind<'a>>,
+    pub answer: Option<Answer<'a>>,
 }
 
 impl Around<'_> {
     /// What goes first, if anything.
     pub fn before(&self) -> Option<Vec<u8>> {
         let mut payload = Vec::new();
-        self.ahead?.ahead(&mut payload);
+        let about = self.answer.as_ref().and_then(|answer| answer.about);
+        self.ahead?.ahead(about, &mut payload);
         (!payload.is_empty()).then_some(payload)
     }
 
     /// What follows, if anything.
     pub fn after(&mut self) -> Option<Vec<u8>> {
         let mut payload = Vec::new();
-        self.behind.as_mut()?(&mut payload);
+        (self.answer.as_mut()?.behind)(&mut payload);
         (!payload.is_empty()).then_some(payload)
     }
 }

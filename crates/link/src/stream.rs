@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
-use crate::ahead::{Ahead, Around, Behind};
+use crate::ahead::{Ahead, Answer, Around};
 use crate::carrier::{Carrier, CarrierError, LinkEvent, Over, Status};
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
 use crate::resume::{Class, ProtocolError};
@@ -313,16 +313,16 @@ impl Writer {
         self.write(data_class(stream, parts), kind, id, parts, None)
     }
 
-    /// The same, and at once after it what `behind` says: neither overtakes the other.
+    /// The same, and at once after it what `answer` says: neither overtakes the other.
     pub fn write_data_then<'a>(
         &'a self,
         stream: u32,
         kind: Kind,
         id: u64,
         parts: &[&[u8]],
-        behind: &'a mut Behind<'a>,
+        answer: Answer<'a>,
     ) -> Result<(), LinkError> {
-        self.write(data_class(stream, parts), kind, id, parts, Some(behind))
+        self.write(data_class(stream, parts), kind, id, parts, Some(answer))
     }
 
     /// Has `ahead` asked before each frame from now on; once per link.
@@ -337,7 +337,7 @@ impl Writer {
         };
         let around = Around {
             ahead: Some(&**ahead),
-            behind: None,
+            answer: None,
         };
         match &*self.shared.socket {
             Socket::Carried(carrier) => Ok(carrier.write_ahead(&around)?),
@@ -360,11 +360,11 @@ impl Writer {
         kind: Kind,
         id: u64,
         parts: &[&[u8]],
-        behind: Option<&'a mut Behind<'a>>,
+        answer: Option<Answer<'a>>,
     ) -> Result<(), LinkError> {
         let mut around = Around {
             ahead: self.shared.ahead.get().map(|ahead| &**ahead),
-            behind,
+            answer,
         };
         let pair = match &*self.shared.socket {
             Socket::Carried(carrier) => return Ok(carrier.write_around(class, kind, id, parts, around)?),
@@ -508,7 +508,7 @@ pub(crate) mod tests {
     struct News(Mutex<Vec<u8>>);
 
     impl Ahead for News {
-        fn ahead(&self, payload: &mut Vec<u8>) {
+        fn ahead(&self, _about: Option<u64>, payload: &mut Vec<u8>) {
             payload.append(&mut self.0.lock().unwrap());
         }
     }
@@ -530,8 +530,12 @@ pub(crate) mod tests {
         say(b"123");
         let bulk = vec![1; 3 * BULK_BYTES];
         let mut behind = |payload: &mut Vec<u8>| payload.extend_from_slice(b"1234");
+        let answer = Answer {
+            about: None,
+            behind: &mut behind,
+        };
         writer
-            .write_data_then(7, Kind::FileReply, 3, &[&bulk], &mut behind)
+            .write_data_then(7, Kind::FileReply, 3, &[&bulk], answer)
             .unwrap();
         say(b"12345");
         writer.write_ahead().unwrap();

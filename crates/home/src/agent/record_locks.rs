@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use afield_link::ahead::Answer;
 use afield_link::frame::Kind;
 
 use super::deputies::DeputyEntry;
@@ -101,10 +102,13 @@ impl Session {
             }
             Outcome::Reply => {
                 self.answered(id);
-                let mut behind = |payload: &mut Vec<u8>| self.files.behind(promise, payload);
+                let answer = Answer {
+                    about: promise.and_then(|promise| promise.about()),
+                    behind: &mut |payload: &mut Vec<u8>| self.files.behind(promise, payload),
+                };
                 Ok(self
                     .writer
-                    .write_data_then(asker, Kind::FileReply, id, &[&reply], &mut behind)?)
+                    .write_data_then(asker, Kind::FileReply, id, &[&reply], answer)?)
             }
             Outcome::RecordLock {
                 unique,

@@ -887,14 +887,15 @@ struct Messenger {
 }
 
 impl Ahead for Messenger {
-    fn ahead(&self, payload: &mut Vec<u8>) {
+    fn ahead(&self, about: Option<u64>, payload: &mut Vec<u8>) {
         let mut state = self.coherence.lock();
         self.coherence.drain(&mut state);
         let Some(listener) = state.listeners.get_mut(&self.session) else {
             return;
         };
         listener.hot_from = listener.end.get();
-        for node in listener.hot.drain() {
+        // More contents of the same file take nothing back, or a mapping of which several parts are asked for would never get them.
+        for node in listener.hot.extract_if(|node| Some(*node) != about) {
             listener.log.push(&listener.end, Change::Contents { node });
         }
         if listener.log.has_news(&listener.end) {

@@ -99,7 +99,7 @@ impl Home {
 
     fn told(&self) -> Vec<Told> {
         let mut payload = Vec::new();
-        self.ahead.ahead(&mut payload);
+        self.ahead.ahead(None, &mut payload);
         list(&payload)
     }
 
@@ -308,6 +308,10 @@ fn a_file_that_is_mapped_for_writing_does_not_count_as_watched() {
     home.session.behind(home.session.begin(), Some(2), &mut payload);
     assert_eq!(list(&payload), []);
     storer.store();
+    // But not before more of them.
+    let mut payload = Vec::new();
+    home.ahead.ahead(Some(2), &mut payload);
+    assert_eq!(list(&payload), []);
     assert_eq!(home.told(), [Told::Contents(2)]);
     assert_eq!(home.told(), []);
     storer.end();
@@ -462,7 +466,7 @@ fn an_idle_session_is_told_by_a_thread() {
     let ahead = Arc::clone(&home.ahead);
     home.session.set_teller(move || {
         let mut payload = Vec::new();
-        ahead.ahead(&mut payload);
+        ahead.ahead(None, &mut payload);
         let _ = sender.send(payload);
     });
     home.foreign("echo > file");

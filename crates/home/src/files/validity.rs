@@ -36,6 +36,13 @@ pub struct Promise {
     hot: Option<u64>,
 }
 
+impl Promise {
+    /// The file or directory of which the answer has what others may be changing.
+    pub fn about(&self) -> Option<u64> {
+        self.hot
+    }
+}
+
 impl FileService {
     /// Its part in the agent's registry, if what nodes keep is watched.
     pub fn coherence(&self) -> Option<&coherence::Session> {
@@ -62,7 +69,7 @@ impl FileService {
                 };
                 if let Ok(file) = self.handles.file(record.handle, node)
                     && file.cached
-                    && !self.stays_quiet(&file.node.0)
+                    && !self.stays_quiet(&file.node.0, file.writes().then(|| file.as_fd()))
                 {
                     promise.hot = Some(node);
                 }
@@ -91,12 +98,17 @@ impl FileService {
         }
     }
 
-    /// Whether a file of which contents have been read is one that nobody else can store into unnoticed, and was when they were read.
-    fn stays_quiet(&self, node: &Arc<Node>) -> bool {
-        if let Some(mark) = node.mark()
+    /// Whether a file of which contents have been read is one that nobody else can store into unnoticed, and was when they were read:
+    /// whoever could then and cannot now has closed it, which is told. `own` is what guests write to it by, if they do.
+    fn stays_quiet(&self, node: &Arc<Node>, own: Option<BorrowedFd<'_>>) -> bool {
+        if let (Some(mark), Some(session)) = (node.mark(), &self.session)
             && mark.is_alive()
         {
-            return mark.writers() == Writers::None;
+            let writers = match own {
+                Some(own) => session.settle_own_writer(&mark, own),
+                None => mark.writers(),
+            };
+            return writers == Writers::None;
         }
         // Watched anew for the next time.
         let _ = self.standing(node, None);

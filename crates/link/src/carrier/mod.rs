@@ -309,7 +309,7 @@ impl Carrier {
     ) -> Result<(), CarrierError> {
         let around = Around {
             ahead: None,
-            behind: None,
+            answer: None,
         };
         self.write_around(class, kind, id, parts, around)
     }

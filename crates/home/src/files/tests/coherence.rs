@@ -38,7 +38,12 @@ fn pair() -> (Client, Client) {
 /// What goes ahead of the next message, as text.
 fn told(client: &Client) -> Vec<String> {
     let mut payload = Vec::new();
-    client.service.coherence().unwrap().ahead().ahead(&mut payload);
+    client
+        .service
+        .coherence()
+        .unwrap()
+        .ahead()
+        .ahead(None, &mut payload);
     text(&payload)
 }
 
