@@ -63,7 +63,9 @@ impl Site {
             // Of the package's; the server insists.
             let _ = fs::create_dir("/run/sshd");
         }
-        let arena = Arena::new(mode);
+        let mut arena = Arena::new(mode);
+        // A login takes its time.
+        arena.set_grace("30");
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

@@ -191,7 +191,7 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     spawn("clients", move || acceptor.accept(&listener)).map_err(failed("thread"))?;
     crate::run::report_ready();
     tracing::info!(directory = %runtime.path().display(), "agent ready");
-    agent.rule(&received);
+    let mut nodes = agent.rule(&received);
     let _ = std::fs::remove_file(&socket_path);
     let sessions = agent.sessions();
     for session in &sessions {
@@ -205,6 +205,8 @@ pub fn serve(options: Options) -> Result<(), AgentError> {
     for session in &sessions {
         session.writer.finish();
     }
+    // Not before: what nodes on other machines are told may go by ssh.
+    nodes.values_mut().for_each(end_node);
     agent
         .options
         .runtime
@@ -235,8 +237,8 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 impl Agent {
-    /// The main thread: until the end.
-    fn rule(&self, events: &Receiver<Event>) {
+    /// The main thread: until the end. Returns the children that are left: embedded nodes, and the ssh that others are reached by.
+    fn rule(&self, events: &Receiver<Event>) -> HashMap<u32, Child> {
         let mut nodes: HashMap<u32, Child> = HashMap::new();
         loop {
             let event = match self.idle_left() {
@@ -279,9 +281,7 @@ impl Agent {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        for node in nodes.values_mut() {
-            end_node(node);
-        }
+        nodes
     }
 
     /// How long it may still be idle; `None`: for ever.
