@@ -126,6 +126,7 @@ impl World {
         let (device, init) = match outcome {
             Ok(world) => world,
             Err(error) => {
+                drop((life, telling));
                 process::wait_for_end(stage);
                 return Err(error);
             }
