@@ -39,12 +39,15 @@ struct Stepped {
 }
 
 impl Stepped {
-    fn start(arena: &Arena) -> Self {
+    /// With a node that keeps what it knows of files, or one that does not.
+    fn start(arena: &Arena, keeps: bool) -> Self {
         arena.prepare("mkfifo go; for i in $(seq 0 19); do echo $i > old$i; done");
         arena.install_program("trips");
         let mut job = Job::new(Duration::from_secs(60));
         job.arguments = arena.prefix();
         job.arguments.push(arena.bin().join("trips").into());
+        job.environment
+            .push(("AFIELD_FILES_CACHE".into(), keeps.to_string().into()));
         let go = File::options()
             .read(true)
             .write(true)
@@ -72,9 +75,14 @@ impl Stepped {
 }
 
 fn by_cause(mode: Mode) {
+    count(mode, false);
+    count(mode, true);
+}
+
+fn count(mode: Mode, keeps: bool) {
     let mut arena = Arena::new(mode);
     arena.start_node();
-    let mut job = Stepped::start(&arena);
+    let mut job = Stepped::start(&arena, keeps);
     let made = job.step(&arena, "made", [["process", "change", "mkdir"]]);
     assert_eq!(made, [COUNT]);
     let renamed = job.step(
@@ -92,7 +100,8 @@ fn by_cause(mode: Mode) {
         ["process", "revalidation", "lookup"],
     ];
     assert_eq!(job.step(&arena, "seen", lookups), [COUNT, 0]);
-    assert_eq!(job.step(&arena, "seen again", lookups), [0, COUNT]);
+    let again = if keeps { 0 } else { COUNT };
+    assert_eq!(job.step(&arena, "seen again", lookups), [0, again]);
     let born = job.step(
         &arena,
         "born",
@@ -168,7 +177,7 @@ fn delayed(mode: Mode) {
     let mut arena = Arena::new(mode);
     arena.start_node();
     arena.start_delay(Duration::from_millis(20));
-    let mut job = Stepped::start(&arena);
+    let mut job = Stepped::start(&arena, true);
     let made = job.step(&arena, "made", [["process", "change", "mkdir"]]);
     assert_eq!(made, [COUNT]);
     let pid = job.job.pid();

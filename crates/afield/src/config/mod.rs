@@ -23,7 +23,7 @@ pub const RESERVED_NAMES: [&str; 2] = ["embedded", "home"];
 pub const READERS_MAX: u64 = 64;
 
 /// Whether nodes keep what they know of files, if nobody says so.
-const CACHE_DEFAULT: bool = false;
+const CACHE_DEFAULT: bool = true;
 
 /// Longest time that a session waits for a lost connection.
 pub const GRACE_SECONDS_MAX: u64 = 86_400;

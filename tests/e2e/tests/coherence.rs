@@ -1,0 +1,60 @@
+//! What a node keeps of home's files is never out of date: whoever has been told of a change, by whatever means, sees it.
+
+use afield_e2e::{Case, user_cases};
+
+/// A guest that looks when it is told to, and home's way of telling it by a pipe and waiting until it has looked. Looking twice makes
+/// the second look one at what is kept.
+const GUEST: &str = r#"
+mkdir d d/e; echo one > f; echo two > d/g; ln -s f l; mkfifo to from
+cat > look <<'END'
+see() { stat -c '%n %F %s %a %h' f g l d d/g d/e d/new moved 2>&1; cat f g l d/g moved/g 2>&1; readlink l; ls d . moved 2>&1 | grep -v '^out'; [ -x f ] && echo executable; [ -r f ] && echo readable; stat -c %y f 2>&1 | grep -o '^200.*'; }
+END
+cat > guest <<'END'
+. ./look; while read -r word; do case $word in end) break;; look) see; see;; *) eval "$word" 2>&1;; esac; echo; echo looked >&7; done < to 7> from
+END
+cat > home <<'END'
+exec 3<>to 4<>from; say() { echo "$1" >&3; read -r answer <&4; }; say look
+END
+"#;
+
+/// Home changes what the guest has looked at, in the way of `changes`, which are separated by `;;`.
+fn home_changes(changes: &str) -> Case {
+    let steps: String = changes
+        .split(";;")
+        .map(|change| format!("{}; say look; ", change.trim()))
+        .collect();
+    Case::home(&format!(
+        "($AF bash guest > out) & . ./home; {steps} say look; echo end >&3; wait; cat out; rm -rf out d moved"
+    ))
+    .setup(GUEST)
+}
+
+user_cases! {
+    contents: home_changes("echo three, longer >> f;; : > f;; echo two > f;; printf x | dd of=f bs=1 seek=2 conv=notrunc status=none;; truncate -s 3 f;; truncate -s 5000 f;; truncate -s 0 f;; python3 -c 'import mmap,os; f=open(\"f\",\"r+b\"); f.write(b\"a\"*9000); f.flush(); m=mmap.mmap(f.fileno(),0); m[4]=66; m.flush(); m[8000]=67; m.close(); f.close()'");
+    names: home_changes("echo new > n; mv n f;; rm f;; mkdir f;; rmdir f; echo back > f;; ln f g;; echo both >> g;; rm g;; ln -sfn d/g l;; echo target >> d/g;; rm l;; echo file > l;; mv d moved;; echo x >> moved/g;; mkdir d; echo other > d/g;; rm -r moved;; mv d/g d/new;; ln -s new d/g; echo via >> d/new;; python3 -c 'import os; os.link(\"f\",\"d/hard\")';; echo by the other name >> d/hard");
+    attributes: home_changes("chmod 640 f;; chmod +x f;; touch -d '2001-02-03 04:05:06 UTC' f;; touch -h -d '2002-02-03 04:05:06.5 UTC' f;; chmod 700 d;; chmod 755 d; chmod g-r d/g;; ln f g; rm g;; setfattr -n user.a -v b f 2>/dev/null").mask(without_directory_sizes);
+    rights: Case::home("($AF bash guest > out) & . ./home; id -u > /dev/null; chmod 000 f; say look; chmod 644 f; say look; chmod 000 d; say look; chmod 755 d; say look; echo end >&3; wait; cat out; rm -rf out").setup(GUEST).mask(without_directory_sizes);
+    own_rights: Case::guest(". ./look; see; see; chmod 000 f; see; chmod 644 f; see; chmod 600 d; see; chmod 755 d; see; mkdir -m 000 p; ls p; stat p/x; chmod 755 p; echo x > p/x; cat p/x; chmod 000 p; cat p/x; chmod 755 p; rm -r p d").setup(GUEST).mask(without_directory_sizes);
+    replaced_while_open: home_changes("say 'exec 5<f 6<d/g; cat <&5'; echo other > n; mv n f; say 'cat /dev/fd/5; cat f; stat -L -c %h /dev/fd/5'; rm d/g; say 'cat <&6; cat d/g; stat -L -c %h /dev/fd/6; exec 5<&- 6<&-'");
+    deleted_and_linked: home_changes("say 'exec 5<f; read -r x <&5; echo $x'; ln f g; rm f; say 'cat g; stat -c %h g; exec 5<&-'; rm g; say 'cat g'");
+    locked_files: Case::home("cat > lock.py <<'END'\nimport os,sys,time\nlast=-1\nfor _ in range(60):\n  while True:\n    try: fd=os.open('F.lock',os.O_CREAT|os.O_EXCL|os.O_WRONLY); break\n    except FileExistsError: time.sleep(0.0005)\n  v=int(open('F').read()); assert v>=last,(v,last); last=v+1\n  assert 'F.lock' in os.listdir('.')\n  n='F.new'+sys.argv[1]; open(n,'w').write(str(v+1)); assert os.path.exists(n); os.rename(n,'F'); assert not os.path.exists(n)\n  os.close(fd); os.unlink('F.lock')\nEND\necho 0 > F; python3 lock.py 1 & $AF sh -c 'python3 lock.py 2 & python3 lock.py 3 & wait' & python3 lock.py 4; wait; cat F").seconds(120);
+    told_by_a_signal: Case::home("echo 1 > f; rm -f n; ($AF bash -c 'trap \"cat f; ls d; cat d/g\" USR1; cat f f; ls d d; echo $$ > pid; while [ ! -e stop ]; do sleep 0.05; done' > out) & until [ -s pid ]; do sleep 0.02; done; for i in 2 3 4; do echo $i > n; mv n f; echo more >> d/g; touch d/n$i; kill -USR1 $(cat pid); until [ $(grep -c more out) = $(((i-1)*i/2)) ]; do sleep 0.02; done; done; touch stop; wait; cat out; rm -r d pid").setup(GUEST);
+    told_by_the_end_of_a_child: Case::guest("cat f; ls d; cat f; for i in 1 2 3; do sh -c 'echo child >> f; mv d/g d/h; mv d/h d/g; : > d/n'; cat f; ls d; rm d/n; ls d; done").setup(GUEST);
+    told_by_a_socket: Case::home("cat > s.py <<'END'\nimport socket,os,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\nif sys.argv[1]=='home':\n  s.bind('sock'); s.listen(); c=s.accept()[0]\n  for i in range(40):\n    open('n','w').write(str(i)); os.rename('n','v%d'%(i%3)); open('w','a').write('x')\n    if i%2: os.unlink('v%d'%((i+1)%3)) if os.path.exists('v%d'%((i+1)%3)) else None\n    c.send(b'x'); print(c.recv(9999).decode())\nelse:\n  s.connect('sock')\n  while s.recv(9):\n    s.send(repr([open('v%d'%i).read() if os.path.exists('v%d'%i) else None for i in range(3)]+[os.stat('w').st_size,sorted(n for n in os.listdir('.') if n[0]=='v')]).encode())\nEND\npython3 s.py home & until [ -S sock ]; do sleep 0.02; done; $AF python3 s.py guest; wait");
+    guest_changes: Case::home("cat > g.py <<'END'\nimport os,sys\nr,w=os.fdopen(0),os.fdopen(1,'w',1)\nfor line in r:\n  try: exec(line)\n  except OSError as e: print(type(e).__name__,file=w,flush=True); continue\n  print('ok',file=w,flush=True)\nEND\ncat > h.py <<'END'\nimport os,subprocess\ng=subprocess.Popen(os.environ['AF'].split()+['python3','g.py'],stdin=subprocess.PIPE,stdout=subprocess.PIPE,text=True,bufsize=1)\ndef see():\n  for n in 'f','g','d','d/x','l': print(n, os.path.lexists(n) and (oct(os.lstat(n).st_mode), os.lstat(n).st_nlink if n!='d' else 0, os.lstat(n).st_size if n!='d' else 0), end=' ')\n  print(sorted(os.listdir('.')), open('f').read() if os.path.isfile('f') else None)\nfor c in ['open(\"f\",\"w\").write(\"a\")','os.link(\"f\",\"g\")','open(\"g\",\"a\").write(\"bc\")','os.truncate(\"f\",2)','os.chmod(\"f\",0o600)','os.unlink(\"f\")','os.rename(\"g\",\"f\")','os.mkdir(\"d\")','os.rename(\"f\",\"d/x\")','os.rmdir(\"d\")','os.symlink(\"d/x\",\"l\")','open(\"l\",\"a\").write(\"link\")','os.replace(\"d/x\",\"f\")','os.unlink(\"l\")','os.rmdir(\"d\")','open(\"f\",\"r+\").write(\"Z\")']:\n  g.stdin.write(c+'\\n'); print(c, g.stdout.readline().strip()); see(); see()\ng.stdin.close(); g.wait()\nEND\npython3 h.py");
+    modes_of_opening: Case::guest("cat > m.py <<'END'\nimport os,mmap\ndef rd(p='f'):\n  with open(p,'rb') as f: return f.read()\nopen('f','w').write('abc'); print(rd(),rd())\na=os.open('f',os.O_RDWR|os.O_APPEND); os.write(a,b'def'); print(rd(),os.stat('f').st_size)\nb=os.open('f',os.O_RDONLY); print(os.read(b,3)); os.write(a,b'ghi'); print(os.read(b,99))\nt=os.open('f',os.O_WRONLY|os.O_TRUNC); print(rd(),os.fstat(b).st_size); os.write(t,b'0123456789'); print(rd())\ntry: os.open('f',os.O_CREAT|os.O_EXCL)\nexcept FileExistsError: print('exists')\nm=mmap.mmap(os.open('f',os.O_RDWR),10); print(m[:]); os.pwrite(t,b'X',3); print(m[:],rd()); m[5]=89; print(rd(), os.pread(b,10,0)); m.flush(); print(rd())\nos.ftruncate(t,4); print(rd(),os.stat('f').st_size); os.pwrite(t,b'end',8); print(rd())\nos.unlink('f'); print(os.path.exists('f'),os.fstat(b).st_nlink,os.pread(b,99,0)); open('f','w').write('new'); print(rd(),os.pread(b,2,0))\nos.rename('f','g'); print(os.path.exists('f'),rd('g')); os.mkdir('f'); print(os.path.isdir('f')); os.rmdir('f')\nimport fcntl\nx=open('g'); y=open('g'); fcntl.flock(x,fcntl.LOCK_EX)\ntry: fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nx.close(); fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('free',y.read())\nd=os.open('.',os.O_RDONLY); e=os.open('.',os.O_RDONLY); fcntl.flock(d,fcntl.LOCK_EX)\ntry: fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nos.close(d); fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print(sorted(os.listdir(e)))\nEND\npython3 m.py; python3 m.py");
+    working_directories: home_changes("say 'cd d; pwd; ls'; mv d dd; say 'pwd -P; ls; cat g; cd ..; ls d dd; cd dd; pwd -P'; mv dd d; say 'cd ..; pwd -P'");
+}
+
+/// A directory's own size is its file system's business.
+fn without_directory_sizes(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().map(|line| match line.split_once(" directory ") {
+        Some((name, rest)) => format!(
+            "{name} directory {}\n",
+            rest.split_once(' ').map_or("", |rest| rest.1)
+        ),
+        None => format!("{line}\n"),
+    });
+    lines.collect::<String>().into_bytes()
+}
