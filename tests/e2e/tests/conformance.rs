@@ -32,7 +32,7 @@ fn posix() -> Case {
                     [settings]\nnaptime = 0.02\nallow_remount = false\n";
     Case::guest(&format!(
         "{program} -c settings.toml -p . > all 2>&1; grep -E ' +(ok|FAILED|skipped)$' all | grep -Ev '::(block|char) |^rmdir::ebusy |^link::link_count_max ' | LC_ALL=C sort; \
-     rm -rf all"
+     grep -A 3 panicked all; rm -rf all"
     ))
     .setup(&format!("printf '{}' > settings.toml", settings.replace('\n', "\\n")))
     .needs(&program)

@@ -216,9 +216,8 @@ fn home_shell(mode: Mode) {
     pair.line("echo status $?", "status 0\n$");
     pair.line("clear; echo cleared $((3))", "cleared 3\n$");
     // Started in the background.
-    pair.line("$AF cat &", "[1] ");
     pair.line(
-        "until jobs -s | grep -q cat; do :; done; jobs; echo listed $((2))",
+        "$AF cat & until jobs -s | grep -q cat; do :; done; jobs; echo listed $((2))",
         "listed 2\n$",
     );
     pair.line("fg", "fg\n$AF cat");
@@ -274,8 +273,10 @@ fn vim(mode: Mode) {
     pair.until("Stopped ");
     pair.until_row("$");
     pair.line("cat text; fg", "second line\n~");
-    // (An editor that is told of its size while it reads drops what it has read.)
+    // (An editor that is told of its size while it reads drops what it has read, and one that is just about to wait looks at it
+    // after the next key.)
     pair.resize(12, 50);
+    pair.keys("\x0c");
     pair.until_that("a status line", |terminal| status_line_is_at(terminal, 10));
     pair.keys("ggOresized\x1b");
     pair.until("resized\nfirst line");
