@@ -36,6 +36,8 @@ cases! {
     not_executable: Case::home("echo true > f; $AF ./f 2>/dev/null; echo $?; mkdir d; $AF ./d 2>/dev/null; echo $?");
     script: Case::home("printf '#!/bin/sh -e\\necho $0 $1; false; echo no' > s; chmod +x s; $AF ./s arg; echo $?; PATH=$PWD:$PATH; $AF s arg; echo $?");
     script_without_line: Case::home("printf 'echo $0 $1\\n' > s; chmod +x s; $AF sh -c './s arg'; echo $?");
+    /// The job asks for another program in place of the first, whose guest is just about to end.
+    script_without_line_itself: Case::home("printf 'echo $0 $1\\n' > s; chmod +x s; for i in $(seq 40); do $AF ./s $i || echo $?; done");
     script_interpreter_missing: Case::home("printf '#!/no/such\\n' > s; chmod +x s; $AF sh -c './s; echo $?' 2>&1; $AF sh -c 'exec ./s' 2>/dev/null; echo $?");
     null_input: Case::home("$AF cat < /dev/null; echo $?; $AF sh -c '[ -c /dev/stdin ] && stat -L -c %F /dev/stdin' < /dev/null");
     null_output: Case::home("$AF sh -c 'echo x; echo y >&2; ls -l /proc/self/fd/1 | sed s/.*-.//' > /dev/null; $AF seq 1 100000 > /dev/null; echo $?");

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use afield_link::wire::{Hello, Spawn, SpawnError};
+use afield_link::wire::{Hello, SpawnError};
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use super::ending::SessionEnd;
 use super::{
@@ -99,6 +100,8 @@ fn inhabit(
 fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
     let children = signals::child_descriptor().step("signalfd")?;
     let mut helper: Option<Helper> = None;
+    // The session starts one guest at a time.
+    let mut late: Option<Late> = None;
     loop {
         let mut polls = vec![
             PollFd::new(channel, PollFlags::IN),
@@ -121,6 +124,9 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
         }
         // Guests whose tracer has been told; ours is only to let go of them.
         process::reap_ended();
+        if let Some(Late { guest, answers }) = late.take() {
+            late = make_guest(guest, hidden, answers);
+        }
         if !command {
             continue;
         }
@@ -138,14 +144,7 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
             continue;
         };
         match afield_link::wire::decode::<Command>(&message) {
-            Ok(Command::Spawn(guest)) => {
-                let GuestCommand {
-                    spawn,
-                    seekable,
-                    correct_owners,
-                } = *guest;
-                make_guest(&spawn, seekable, correct_owners, hidden, answers);
-            }
+            Ok(Command::Spawn(guest)) => late = make_guest(guest, hidden, answers),
             Ok(Command::Help) => helper = Some(Helper::new(answers)),
             Err(error) => guest::report(
                 &answers,
@@ -158,22 +157,42 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
     }
 }
 
-fn make_guest(
-    spawn: &Spawn,
-    seekable: Vec<u32>,
-    correct_owners: bool,
-    hidden: &OwnedFd,
+/// A guest whose pid an earlier one still has, which is about to end.
+struct Late {
+    guest: Box<GuestCommand>,
     answers: UnixStream,
-) {
-    match clone::fork_with(0, libc::SIGCHLD, Some(spawn.pid)) {
-        Ok(0) => guest::become_program(spawn, seekable, correct_owners, hidden, answers),
-        Ok(_) => {}
-        Err(error) => guest::report(
-            &answers,
-            &SpawnError {
-                step: format!("clone3 with pid {}", spawn.pid),
+}
+
+/// Makes a guest, unless its pid is not free yet: a process at home whose program could not be executed may ask for another one, and home
+/// gives the pid of a killed process to another, before the guest that was there has been reaped.
+fn make_guest(guest: Box<GuestCommand>, hidden: &OwnedFd, answers: UnixStream) -> Option<Late> {
+    let pid = guest.spawn.pid;
+    match clone::fork_with(0, libc::SIGCHLD, Some(pid)) {
+        Ok(0) => {
+            let GuestCommand {
+                spawn,
+                seekable,
+                correct_owners,
+            } = *guest;
+            guest::become_program(&spawn, seekable, correct_owners, hidden, answers)
+        }
+        Ok(_) => None,
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) && is_child(pid) => {
+            Some(Late { guest, answers })
+        }
+        Err(error) => {
+            let error = SpawnError {
+                step: format!("clone3 with pid {pid}"),
                 errno: crate::sys::errno(&error),
-            },
-        ),
+            };
+            guest::report(&answers, &error);
+            None
+        }
     }
+}
+
+/// Whether a pid is a guest's own, and not that of another one's thread.
+fn is_child(pid: u32) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Pid::from_raw(pid as i32).is_some_and(|pid| rustix::process::waitid(WaitId::Pid(pid), look).is_ok())
 }
