@@ -4,6 +4,7 @@
 //! [`Request::Run`] becomes the channel of the job's root deputy: [`ToDeputy`] one way, [`FromDeputy`] the other, and
 //! forwarded calls and operations as the link carries them.
 
+use afield_link::control::DescriptorChange;
 use afield_link::wire::{Spawn, SpawnError, Usage};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use crate::agent::explain::Explained;
 use crate::place::Place;
 
 /// Version of these messages.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// First message of both sides.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -194,6 +195,10 @@ pub enum ToDeputy {
         /// Its handle.
         handle: u64,
     },
+    /// What the guest has open has changed.
+    Descriptors(Vec<DescriptorChange>),
+    /// Answer to [`FromDeputy::Reach`]: with a descriptor (`O_PATH`) of that file if there is one.
+    Reached(bool),
     /// Tell the user.
     Notice(String),
     /// The session is over: say so and end. A job that has not been [`Spawned`](Self::Spawned) may be asked for again.
@@ -277,6 +282,11 @@ pub enum FromDeputy {
     Locked(Result<LockRecord, i32>),
     /// Answer to [`ToDeputy::Unlock`] (same `id`).
     Unlocked,
+    /// Give a way to this file of the file service, which the guest has open; answered by [`ToDeputy::Reached`]. One at a time.
+    Reach {
+        /// The file.
+        node: u64,
+    },
     /// The guest has waited for this child, whose use of resources now counts as its own.
     Reaped {
         /// The child.

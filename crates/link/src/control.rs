@@ -50,7 +50,7 @@ pub trait Node {
 }
 
 /// What a home can be asked to do.
-#[interface(name = "afield.home", version = 1)]
+#[interface(name = "afield.home", version = 2)]
 pub trait Home {
     /// A guest forks: the deputy of `pid` forks too. Gives the child's pid, or the errno of the failed fork.
     /// `exit_signal` is for the parent when the child ends (`SIGCHLD` as a rule, 0 for none); with `sibling` the
@@ -93,6 +93,34 @@ pub trait Home {
     /// Nothing but the round trip.
     #[at_least_once(timeout = "5s")]
     fn ping(&self);
+    /// What the guest has open has changed since home was told last. At most [`DESCRIPTORS_TOLD`] changes, of numbers below that.
+    #[maybe]
+    fn descriptors(&self, pid: u32, changes: Vec<DescriptorChange>);
+}
+
+/// The numbers of the descriptors of a guest that home is told of are below this.
+pub const DESCRIPTORS_TOLD: u32 = 4096;
+
+/// A change of a guest's descriptors, for home to show.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DescriptorChange {
+    /// The descriptor.
+    pub number: u32,
+    /// What it is now.
+    pub now: Held,
+}
+
+/// What a guest has open under a number.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub enum Held {
+    /// Nothing that home has.
+    Nothing,
+    /// A file of home's tree, by the node id of the file service.
+    File(u64),
+    /// A home object, by its handle.
+    Object(u64),
+    /// A device that the node has as well, by the minor number of those of `/dev/mem`'s kind.
+    Device(u32),
 }
 
 /// Most bytes of arguments that home is told.

@@ -21,6 +21,8 @@ pub struct Thread {
 /// A guest.
 #[derive(Debug)]
 pub struct Process {
+    /// Tells it from others that have had, or will have, its pid.
+    pub serial: u64,
     /// Its leader, also once that has ended before the other threads.
     pub leader: i32,
     /// All its threads, the leader first.
@@ -29,6 +31,8 @@ pub struct Process {
     pub executed: bool,
     /// It has armed a timer of its own, whose signal nobody announces.
     pub timers: bool,
+    /// Its table of descriptors is another process's as well (`CLONE_FILES`).
+    pub shares_descriptors: bool,
     /// Digest of the arguments that home shows for it.
     pub title: u64,
     /// Home objects of which it may have several descriptors.
@@ -79,6 +83,8 @@ pub struct Register {
     processes: HashMap<u32, Process>,
     /// Every process there has been.
     all: HashSet<u32>,
+    /// How many that were.
+    count: u64,
     /// Threads other than leaders, by inner id, as far as someone asked.
     inner: HashMap<u32, i32>,
     /// Processes by the inode of their descriptors (pidfds), which outlives them: to wait by descriptor for a process
@@ -224,13 +230,16 @@ impl Register {
     /// A new guest, with one thread.
     pub fn add_process(&mut self, pid: u32, leader: i32, executed: bool, title: u64) {
         self.all.insert(pid);
+        self.count += 1;
         self.processes.insert(
             pid,
             Process {
+                serial: self.count,
                 leader,
                 threads: vec![leader],
                 executed,
                 timers: false,
+                shares_descriptors: false,
                 duplicates: Duplicates::default(),
                 title,
             },
@@ -246,6 +255,15 @@ impl Register {
             .map(|parent| parent.duplicates.clone());
         if let (Some(duplicates), Some(child)) = (duplicates, self.processes.get_mut(&child)) {
             child.duplicates = duplicates;
+        }
+    }
+
+    /// Two guests have one table of descriptors.
+    pub fn note_shared_descriptors(&mut self, pids: [u32; 2]) {
+        for pid in pids {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.shares_descriptors = true;
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub mod daemon;
 mod door;
 mod fs;
 mod guests;
+mod holdings;
 mod installer;
 pub mod journal;
 mod leases;

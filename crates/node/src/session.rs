@@ -8,7 +8,7 @@
 //! | notify door (one per job) | takes notified calls |
 //! | tracer | all ptrace |
 //! | memory | completes calls that touch guest memory, where the link's readers are too few |
-//! | titles | looks what guests call themselves |
+//! | titles | looks what guests call themselves, and what they have open |
 //! | spawner | starts first guests, with init |
 //! | notifier | tells the kernel of changed files |
 //! | gate | delivers what has waited for that |

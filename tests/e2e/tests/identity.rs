@@ -2,6 +2,41 @@
 
 use afield_e2e::{Case, cases, mask, user_cases};
 
+/// A job `$S` of Python that executes lines, each when the one before is done, and what home's tools say of it. What they see follows within
+/// a second or so: `settled` waits until they see what has been done before, of the job; `shows` and `hides` until a process has a file open,
+/// or not any more; `listed` tells of all below number 197 but of what the node has made for itself.
+const HELD: &str = r#"exec 2> /dev/null; echo text > f; mkdir d marks; mkfifo cmd; : > out
+cat > server.py <<'END'
+import os, socket, subprocess, sys, time
+def mark(number):
+    mark = os.open("marks/%d" % number, os.O_CREAT)
+    os.dup2(mark, 198)
+    os.close(mark)
+home = os.open(".", os.O_PATH)
+os.dup2(home, 197)
+os.close(home)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+END
+$AF python3 server.py < cmd > out & S=$!
+exec 7> cmd; N=0
+run() { echo "$1" >&7; N=$((N + 1)); for i in $(seq 400); do [ "$(grep -c done out)" -ge $N ] && return; sleep 0.05; done; echo "never done: $1"; }
+open_of() { fuser "$1" 2> /dev/null | tr -s ' ' '\n' | grep -qx "$2"; }
+shows() { for i in $(seq 200); do open_of "$1" ${2:-$S} && return; sleep 0.1; done; echo "$1 never shown"; }
+hides() { for i in $(seq 200); do open_of "$1" ${2:-$S} || return; sleep 0.1; done; echo "$1 ever shown"; }
+settled() { run "os.fchdir(197); mark($N)"; shows marks/$((N - 1)); }
+seen() { open_of $1 $S && echo "$1: seen" || echo "$1: not seen"; }
+listed() { lsof -nP -p ${1:-$S} -a -d 0-196 -F ftn | grep -v '^p' | sed 's|/pts/.*|/pts/N|' | tr '\n' ' ' | sed 's/ f/\nf/g' | sed 's/ *$//' | grep -v -e a_inode -e npipe; }
+end() { exec 7>&-; wait $S; echo $?; rm -rf f d marks cmd out server.py "$@"; }
+"#;
+
+fn held(script: &str) -> Case {
+    Case::home_bash(&format!("{HELD}{script}"))
+        .tools(&["fuser", "lsof", "python3"])
+        .mask(mask::numbers)
+}
+
 /// A child to look at, whose number is in `$S`.
 const CHILD: &str =
     "sleep 100 & S=$!; until [ \"$(cut -d' ' -f2,3 /proc/$S/stat)\" = '(sleep) S' ]; do sleep 0.01; done; ";
@@ -29,4 +64,20 @@ cases! {
     named: Case::home_bash("mkfifo p; $AF bash -c 'echo another > /proc/$$/comm; cat /proc/$$/comm; echo ready; exec 3<>p; read <&3' > out & S=$!; until grep -qs ready out; do sleep 0.01; done; for i in $(seq 100); do grep -qx another /proc/$S/comm && echo renamed && break; sleep 0.1; done; echo > p; wait $S; echo $?; cat out; rm p");
     /// A program that writes over its arguments; home is told within a second or two.
     renamed: Case::home_bash("$AF perl -e '$| = 1; $0 = \"another name\"; print \"ready\\n\"; sleep 100' > out & S=$!; until grep -qs ready out; do sleep 0.01; done; cat /proc/$S/comm; for i in $(seq 100); do [ \"$(tr -d '\\0' < /proc/$S/cmdline)\" = 'another name' ] && echo renamed && break; sleep 0.1; done; kill $S; wait $S; echo $?").tools(&["perl"]);
+    /// All sorts of descriptors, under their own numbers; of a file twice; the working directory.
+    held_files: held("run 'a = open(\"f\"); os.open(\"d\", os.O_RDONLY); w = open(\"w\", \"w\"); n = open(\"/dev/null\"); os.dup2(a.fileno(), 20); os.dup2(1, 21); os.dup2(0, 22); os.open(\"f\", os.O_PATH)'; settled; listed; seen f; seen d; seen w; lsof -t f | grep -cx $S; \
+        run 'os.chdir(\"d\")'; fuser d | tr -s ' ' '\\n' | grep -cx $S; lsof -a -p $S -d cwd -F n | grep ^n; run 'os.close(20); a.close(); w.close(); os.dup2(1, 20)'; settled; listed; seen w; end w");
+    held_objects: held("run 's = socket.create_server((\"127.0.0.1\", 0)); c = socket.create_connection(s.getsockname()); p, _ = s.accept(); u = socket.socket(socket.AF_UNIX); u.bind(\"u\"); u.listen(); t, v = os.openpty(); os.dup2(p.fileno(), 30); w = open(\"w\", \"w\")'; settled; listed; P=$(lsof -nP -p $S -a -d 3 -F n | sed -n 's/^n127.*://p'); fuser $P/tcp | tr -s ' ' '\\n' | grep -cx $S; \
+        run 's.close(); a = open(\"f\"); w.close(); q, r = c.detach(), p.detach(); os.dup2(q, 40); os.dup2(r, q); os.dup2(40, r); os.close(40)'; settled; listed; run 'c, p = socket.socket(fileno=r), socket.socket(fileno=q); c.send(b\"x\"); print(os.read(30, 9)); p.close(); c.shutdown(socket.SHUT_WR); print(os.read(30, 9)); os.close(30); print(c.recv(9))'; settled; listed; cat out; end w u");
+    /// What is polled goes on being told of when its descriptor is moved at home.
+    held_and_polled: held("run 'import select, threading; a = open(\"f\"); s = socket.create_server((\"127.0.0.1\", 0)); a.close(); b = open(\"d/x\", \"w\"); e = select.epoll(); e.register(s, select.EPOLLIN); l = select.epoll(); l.register(s, select.EPOLLIN | select.EPOLLET); print(e.poll(0), l.poll(0)); x = socket.create_server((\"127.0.0.1\", 0)); os.dup2(x.fileno(), 60); os.close(x.detach()); e.register(60, select.EPOLLIN)'; settled; listed; \
+        run 'c = socket.create_connection(s.getsockname()); print(len(e.poll(9)), len(l.poll(9))); p, _ = s.accept(); print(e.poll(0)); e.register(p, select.EPOLLIN); os.dup2(p.fileno(), 50); e.register(50, select.EPOLLIN); os.close(p.detach())'; settled; listed; run 'threading.Timer(0.2, lambda: c.send(b\"x\")).start(); print(e.poll(9), os.read(50, 1), e.poll(0)); y = socket.socket(fileno=60); k = socket.create_connection(y.getsockname()); print(e.poll(9)); y.accept()[0].close(); print(k.recv(1))'; settled; listed; cat out; end");
+    /// What is not open any more is not shown, and what has no name is; nobody waits for home's tools to see an end.
+    held_no_longer: held("run 'a = open(\"f\"); g = open(\"g\", \"w\")'; settled; seen f; seen g; rm g; lsof -nP -p $S -a -d 4 -F n | grep ^n; run 'a.close()'; settled; seen f; run 'b = open(\"f\")'; settled; seen f; run 'b.close(); g.close()'; settled; seen f; listed; \
+        mkfifo q; { cat q; echo ended; } > ended & W=$!; run 'o = os.open(\"q\", os.O_WRONLY); w = open(\"w\", \"w\"); os.dup2(o, 33)'; settled; listed; run 'os.write(o, b\"word\"); os.close(33); os.close(o)'; wait $W; cat ended; \
+        run 'x = os.open(\"x\", os.O_WRONLY | os.O_CREAT, 0o755); os.write(x, b\"#!/bin/sh\\necho executed\\n\")'; settled; seen x; run 'os.close(x)'; ./x; end q w x ended");
+    held_by_children: held("run 'a = open(\"f\"); i, o = os.pipe(); os.dup2(i, 180); os.dup2(o, 181); pid = os.fork() or (os.read(180, 1), a.close(), os.read(180, 1), os._exit(3)); open(\"pid\", \"w\").write(str(pid))'; C=$(cat pid); settled; seen f; shows f $C; listed $C | grep REG; run 'a.close()'; settled; seen f; shows f $C; run 'os.write(o, b\"x\")'; hides f $C; run 'os.write(o, b\"x\"); print(os.waitstatus_to_exitcode(os.wait()[1]))'; \
+        run 'a = open(\"f\"); b = open(\"w\", \"w\"); os.set_inheritable(b.fileno(), True); k = subprocess.Popen([\"sleep\", \"100\"], close_fds=False); open(\"pid\", \"w\").write(str(k.pid))'; C=$(cat pid); shows w $C; hides f $C; listed $C | grep REG; run 'k.kill(); k.wait()'; cat out; end pid w");
+    held_much: held("run 'import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); m = [open(\"f\") for _ in range(10000)]'; settled; seen f; run 'print(len(m), m[9999].read()); s = socket.create_server((\"127.0.0.1\", 0)); print(socket.create_connection(s.getsockname()).getsockname()[0]); del m; s.close()'; settled; seen f; listed; cat out; end");
+    held_and_killed: held("run 'a = open(\"f\")'; settled; fuser f | tr -s ' ' '\\n' | grep -x $S | xargs kill -KILL; wait $S; echo $?; hides f; end");
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use afield_fuzz::{Random, run};
 use afield_link::contents::{self, Contents, Told, hash};
 use afield_link::control::{
-    HOME_INTERFACE, Home, HomeClient, NODE_INTERFACE, Node, NodeClient, Statistics, dispatch_home,
-    dispatch_node,
+    DescriptorChange, HOME_INTERFACE, Held, Home, HomeClient, NODE_INTERFACE, Node, NodeClient, Statistics,
+    dispatch_home, dispatch_node,
 };
 use afield_link::frame::{self, Decoder, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use afield_link::invalidation::{self, Change};
@@ -467,6 +467,10 @@ impl Home for Asked {
     fn ping(&self) -> Result<(), ()> {
         Ok(())
     }
+
+    fn descriptors(&self, _: u32, _: Vec<DescriptorChange>) -> Result<(), ()> {
+        Ok(())
+    }
 }
 
 /// What one side really sends, then damaged: calls are executed, refused, or the end of the connection.
@@ -502,6 +506,9 @@ fn control_calls() {
     home.exec(5, b"name".to_vec(), b"a\0b\0".to_vec()).unwrap();
     home.exit(5, 256, Usage::default()).unwrap();
     home.stop(5, 19).unwrap();
+    let held = [Held::File(9), Held::Object(8), Held::Device(3), Held::Nothing];
+    let changes = held.map(|now| DescriptorChange { number: 300, now });
+    home.descriptors(5, changes.to_vec()).unwrap();
     let mut good: Vec<Vec<u8>> = sent.try_iter().collect();
     good.extend(envelopes());
     drop((started, forked));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use afield_link::control::{ARGUMENTS_BYTES_MAX, Home, NAME_BYTES_MAX};
+use afield_link::control::{ARGUMENTS_BYTES_MAX, DESCRIPTORS_TOLD, DescriptorChange, Home, NAME_BYTES_MAX};
 use afield_link::wire::{self, SpawnError, Usage};
 use afield_rpc::{Answer, CallError};
 
@@ -112,6 +112,19 @@ impl Home for Server<'_> {
 
     fn ping(&self) -> Result<(), SessionError> {
         Ok(())
+    }
+
+    fn descriptors(&self, pid: u32, changes: Vec<DescriptorChange>) -> Result<(), SessionError> {
+        let most = DESCRIPTORS_TOLD as usize;
+        if changes.len() > most || changes.iter().any(|change| change.number >= DESCRIPTORS_TOLD) {
+            return Err(SessionError::Violation(format!("descriptors beyond {most}")));
+        }
+        match self.session.deputy(pid) {
+            Some(deputy) => self
+                .session
+                .tell(&deputy, 0, &ToDeputy::Descriptors(changes), None),
+            None => Ok(()),
+        }
     }
 }
 

@@ -212,6 +212,10 @@ impl Session {
             FromDeputy::Shared(result) => self.keep_shared(deputy, id, result, descriptor)?,
             FromDeputy::Locked(result) => self.finish_lock(id, result)?,
             FromDeputy::Unlocked => self.finish_unlock(id)?,
+            FromDeputy::Reach { node } => {
+                let way = self.files.way_at_hand(node);
+                self.tell(deputy, 0, &ToDeputy::Reached(way.is_some()), way)?;
+            }
             FromDeputy::Reaped { pid } => {
                 let mut status = lock(&deputy.status);
                 if let Some(usage) = status.ended_children.remove(&pid) {

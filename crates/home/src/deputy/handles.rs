@@ -71,6 +71,17 @@ impl Handles {
         self.open.remove(&handle)
     }
 
+    /// Has another descriptor of the same open file stand for an object. Gives the former.
+    pub fn replace(&mut self, handle: u64, file: OwnedFd) -> Option<Arc<OwnedFd>> {
+        let object = self.open.get_mut(&handle)?;
+        Some(std::mem::replace(&mut object.file, Arc::new(file)))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
     /// Numbers of the open files, ascending.
     pub fn numbers(&self) -> Vec<RawFd> {
         let mut numbers: Vec<_> = self.open.values().map(|handle| handle.file.as_raw_fd()).collect();

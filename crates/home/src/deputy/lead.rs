@@ -9,6 +9,7 @@ use afield_link::wire;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::mirror::Mirror;
 use super::{Deputy, lock};
 use crate::channel::{ChannelError, Incoming, Received};
 use crate::messages::{FromDeputy, ToDeputy};
@@ -24,6 +25,7 @@ const EXIT_OWN_FAILURE: i32 = 125;
 pub struct Lead {
     pub(super) incoming: Incoming,
     title: Option<Title>,
+    pub(super) mirror: Mirror,
 }
 
 /// What a message leads to.
@@ -40,6 +42,7 @@ impl Lead {
         Self {
             incoming,
             title: Title::of_this_process(),
+            mirror: Mirror::default(),
         }
     }
 
@@ -48,6 +51,8 @@ impl Lead {
         Self {
             incoming: Incoming::default(),
             title: self.title.take(),
+            // The node tells what a child has as of a process that is new.
+            mirror: Mirror::default(),
         }
     }
 
@@ -197,6 +202,14 @@ impl Lead {
             ToDeputy::Unlock { node } => {
                 lock(&deputy.locks).remove(node);
                 deputy.tell(id, &FromDeputy::Unlocked);
+            }
+            ToDeputy::Descriptors(changes) => self.mirror.change(deputy, &changes),
+            ToDeputy::Reached(found) => {
+                let way = match found {
+                    true => Some(self.incoming.take_descriptor()?),
+                    false => None,
+                };
+                self.mirror.reached(deputy, way);
             }
             ToDeputy::Notice(text) => deputy.tell_user(&text),
             ToDeputy::Gone(text) => {

@@ -17,6 +17,7 @@
 //! | [`signals`] | from the kernel to the guest |
 //! | [`terminal`] | the terminal, for its user to have back |
 //! | [`locks`] | record locks |
+//! | [`mirror`] | what the guest has open, for others to see |
 //! | [`forks`] | children |
 
 mod calls;
@@ -24,6 +25,7 @@ mod forks;
 mod handles;
 mod lead;
 mod locks;
+mod mirror;
 mod operations;
 mod places;
 mod readiness;

@@ -1,6 +1,6 @@
 //! Where a deputy's own descriptors are: above those that a job usually has.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -12,10 +12,12 @@ const COUNT_MAX: u64 = 24;
 
 /// Moves a descriptor there; close-on-exec. If that is not possible it stays where it is.
 pub fn out_of_the_way(descriptor: OwnedFd) -> OwnedFd {
+    copy_out_of_the_way(&descriptor).unwrap_or(descriptor)
+}
+
+/// One more descriptor, there; close-on-exec.
+pub fn copy_out_of_the_way(descriptor: impl AsFd) -> Option<OwnedFd> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let first = FIRST.min(limit.saturating_sub(COUNT_MAX));
-    match rustix::io::fcntl_dupfd_cloexec(&descriptor, first as i32) {
-        Ok(moved) => moved,
-        Err(_) => descriptor,
-    }
+    rustix::io::fcntl_dupfd_cloexec(descriptor, first as i32).ok()
 }

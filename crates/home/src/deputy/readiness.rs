@@ -184,6 +184,18 @@ impl Readiness {
         }
     }
 
+    /// Another descriptor stands for the object from now on: what is watched is found by descriptors.
+    pub fn moved(&self, handle: u64, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+        let watched = lock(&self.watched);
+        if let (Some(epoll), Some(watch)) = (self.epoll.get(), watched.objects.get(&handle)) {
+            let data = epoll::EventData::new_u64(handle);
+            // If that fails it goes on being told as it is.
+            if epoll::add(epoll, to, data, flags(watch.armed, watch.edge)).is_ok() {
+                let _ = epoll::delete(epoll, from);
+            }
+        }
+    }
+
     /// Gives what there is to tell. `file` finds a handle's object.
     pub fn take(&self, file: impl Fn(u64) -> Option<std::sync::Arc<OwnedFd>>) -> Vec<FromDeputy> {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];

@@ -94,6 +94,11 @@ impl SignalDescriptor {
         lock(&self.names).insert(file.as_raw_fd(), number);
     }
 
+    /// Whether signals may tell of this descriptor: the kernel goes on doing so by its number.
+    pub fn is_named(&self, file: BorrowedFd<'_>) -> bool {
+        lock(&self.names).contains_key(&file.as_raw_fd())
+    }
+
     fn put_guests_number(&self, info: &mut [u8; INFO_BYTES]) {
         let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         if !READY_CODES.contains(&word(8)) || OTHERS & only(word(0)) != 0 {

@@ -229,6 +229,12 @@ impl FileService {
         copy().map_err(Errno::raw_os_error)
     }
 
+    /// The same without opening anything, if there is one: there is of all that is open.
+    pub fn way_at_hand(&self, node: u64) -> Option<OwnedFd> {
+        let way = self.nodes.get(node).ok()?.resident()?;
+        rustix::io::fcntl_dupfd_cloexec(&*way, 0).ok()
+    }
+
     /// Whether the node's kernel has been told of this node more than once, and has forgotten it less often: it knew it before.
     pub fn is_known_again(&self, node: u64) -> bool {
         self.nodes.get(node).is_ok_and(|node| node.lookups() > 1)

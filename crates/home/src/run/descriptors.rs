@@ -147,10 +147,15 @@ fn path_of(number: RawFd, status: &Stat, sort: FileType) -> Option<Vec<u8>> {
 
 /// The devices that are the node's own.
 fn device(status: &Stat) -> Option<&'static str> {
-    if rustix::fs::major(status.st_rdev) != 1 {
-        return None;
+    match rustix::fs::major(status.st_rdev) {
+        1 => device_named(rustix::fs::minor(status.st_rdev)),
+        _ => None,
     }
-    match rustix::fs::minor(status.st_rdev) {
+}
+
+/// The name of such a device, by its minor number.
+pub fn device_named(minor: u32) -> Option<&'static str> {
+    match minor {
         3 => Some("null"),
         5 => Some("zero"),
         7 => Some("full"),

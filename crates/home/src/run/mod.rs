@@ -24,6 +24,7 @@ use crate::place::Place;
 use crate::runtime::RuntimeDir;
 use crate::sys::{interrupt, process, signals};
 use descriptors::Inventory;
+pub use descriptors::device_named;
 use program::ProgramError;
 use start::StartError;
 pub use start::{await_other, report_ready};

@@ -2,6 +2,7 @@
 
 pub mod clone;
 pub mod credentials;
+pub mod inodes;
 pub mod memory;
 pub mod namespaces;
 pub mod process;

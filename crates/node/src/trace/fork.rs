@@ -182,6 +182,9 @@ impl Tracer {
                     let title = register.process(pid).map_or(0, |parent| parent.title);
                     register.add_process(home_pid, child, true, title);
                     register.inherit(pid, home_pid);
+                    if fork.arguments.flags & libc::CLONE_FILES as u64 != 0 {
+                        register.note_shared_descriptors([pid, home_pid]);
+                    }
                 }
                 born = self.unborn.remove(&home_pid).unwrap_or_default();
                 let parent = self.processes.get(&pid);

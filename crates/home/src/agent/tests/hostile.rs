@@ -56,7 +56,7 @@ fn a_hostile_node_loses_its_session() {
     flood(node, stuck);
 
     type Attack = fn(&Node, u32);
-    let attacks: [(Attack, &str); 14] = [
+    let attacks: [(Attack, &str); 15] = [
         (
             |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
             "Welcome",
@@ -105,6 +105,16 @@ fn a_hostile_node_loses_its_session() {
         (
             |node, pid| node.home.title(pid, vec![b'x'; (128 << 10) + 1]).unwrap(),
             "arguments of 131073 bytes",
+        ),
+        (
+            |node, pid| {
+                let now = afield_link::control::Held::File(1);
+                let change = |number| afield_link::control::DescriptorChange { number, now };
+                node.home
+                    .descriptors(pid, vec![change(4095), change(4096)])
+                    .unwrap();
+            },
+            "descriptors beyond 4096",
         ),
         (
             |node, pid| node.home.stop(pid, libc::SIGKILL as u32).unwrap(),

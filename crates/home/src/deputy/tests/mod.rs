@@ -1,6 +1,7 @@
 //! A deputy in a process of its own, with a test in the agent's place.
 
 mod calls;
+mod mirror;
 mod objects;
 mod processes;
 mod signals;
