@@ -1,5 +1,6 @@
 //! Killing any part at any moment leaves nothing behind, and the survivors say what happened.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use afield_e2e::samples::PROJECT;
@@ -11,7 +12,11 @@ modes! {
     words in session_killed_under_children;
     stops in agent_stopped_after_a_job;
     starts in job_killed_while_it_starts;
+    changes in session_killed_while_files_change;
 }
+
+/// Of a file that is read again and again.
+const FILE_BYTES: u64 = 4 << 20;
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +27,18 @@ enum Part {
     Agent,
     Node,
     Session,
+    /// Sees to the world's end when the session is gone.
+    Stage,
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     Part::Deputy,
     Part::Guest,
     Part::Init,
     Part::Agent,
     Part::Node,
     Part::Session,
+    Part::Stage,
 ];
 
 impl Part {
@@ -41,6 +49,8 @@ impl Part {
             Some(Self::Guest)
         } else if !process.is_afield() {
             None
+        } else if process.comm == "afield-stage" {
+            Some(Self::Stage)
         } else if process.session == job {
             Some(Self::Deputy)
         } else if process.command_line.contains(" agent") {
@@ -94,6 +104,37 @@ fn words(mode: Mode) {
         outcome.expect_exit(125);
         assert!(
             outcome.message().contains("is gone: "),
+            "round {round}: {}",
+            outcome.message()
+        );
+    }
+    arena.expect_clean();
+}
+
+/// What a session keeps of files is being taken from its kernel, which may wait for the guests that read them: it ends all the same.
+fn changes(mode: Mode) {
+    let mut random = Random::seeded(&format!("changes {mode:?}"));
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    let file = arena.work().join("file");
+    std::fs::write(&file, vec![1; FILE_BYTES as usize]).expect("there is room");
+    for round in 0..12 {
+        let mut job = arena.start(&arena.afield_script(
+            "look() { while :; do cat file > /dev/null; done; }; cat file | wc -c; look & look",
+        ));
+        job.until_output(&format!("{FILE_BYTES}\n"));
+        let until = Instant::now() + Duration::from_micros(100_000 + random.below(200_000));
+        while Instant::now() < until {
+            let open = std::fs::File::options().write(true).open(&file);
+            let written = open.and_then(|open| open.write_at(b"x", random.below(FILE_BYTES)));
+            assert!(written.is_ok(), "{written:?}");
+            std::thread::sleep(Duration::from_micros(random.below(1000)));
+        }
+        kill_part(&arena, Part::Session, job.pid());
+        let outcome = job.wait();
+        assert_eq!(
+            outcome.ended,
+            Ended::Exit(125),
             "round {round}: {}",
             outcome.message()
         );
@@ -216,6 +257,8 @@ fn one_kill(mode: Mode, random: &mut Random, round: usize) -> Option<Part> {
         Some(Part::Agent | Part::Node | Part::Session) => {
             outcome.ended == Ended::Exit(125) && outcome.message().contains("afield: ")
         }
+        // Nobody needs it before the session has ended.
+        Some(Part::Stage) => false,
         None => true,
     };
     let message = outcome.message();

@@ -27,6 +27,8 @@ pub(super) fn stage(
     match enter(hello, session, &channel) {
         Ok(device) => {
             drop(channel);
+            // For people: it is not needed.
+            let _ = rustix::thread::set_name(c"afield-stage");
             let _ = session_end.watch(&device);
             Ok(())
         }
