@@ -253,7 +253,9 @@ fn unable(site: &Site) {
     let folder = fs::read_dir(&cache)
         .unwrap()
         .flatten()
-        .find(|entry| entry.metadata().unwrap().is_dir())
+        .find(|entry| {
+            entry.metadata().unwrap().is_dir() && entry.file_name().to_string_lossy().starts_with("node-")
+        })
         .unwrap();
     fs::remove_dir_all(folder.path()).unwrap();
     fs::write(folder.path(), "").unwrap();
