@@ -15,6 +15,9 @@ use crate::sys::namespaces::{mount, pivot_here};
 const BUILD: &CStr = c"/tmp";
 const ROOT: &CStr = c"/tmp/root";
 
+/// What a kernel can number on 64-bit machines (`PID_MAX_LIMIT`).
+const PIDS_MAX: u32 = 1 << 22;
+
 /// Devices that are the node's own: they hold nothing of home.
 pub const OWN_DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
@@ -54,6 +57,7 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     let strict = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let own = format!("/tmp/root/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
     mount(c"proc", &c_string(own.clone())?, c"proc", strict, c"").step("mount /proc")?;
+    keep_pids_apart(&own);
     for name in NODE_FACTS {
         bind(&format!("{own}/{name}"), &format!("/tmp/root/proc/{name}"))?;
     }
@@ -73,6 +77,20 @@ pub(super) fn complete() -> Result<OwnedFd, WorldError> {
     )
     .step("open the directory of home objects")?;
     Ok(hidden)
+}
+
+/// Has the kernel number guests' threads from where home's processes hardly are: a process that has home's pid cannot begin while a thread of the
+/// world has it. `proc` is the world's own.
+fn keep_pids_apart(proc: &str) {
+    let file = |name: &str| format!("{proc}/sys/kernel/{name}");
+    // The world's own since Linux 6.14. Where it cannot be had there is less room.
+    let _ = fs::write(file("pid_max"), PIDS_MAX.to_string());
+    let pids = fs::read_to_string(file("pid_max"))
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    if let Some(pids) = pids {
+        let _ = fs::write(file("ns_last_pid"), (pids - pids / 4).to_string());
+    }
 }
 
 /// Mounts a file or directory of the node over one of home's, if both have it.
