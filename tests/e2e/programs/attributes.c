@@ -194,7 +194,13 @@ static void flags(void) {
         CALL(ioctl(fd, FS_IOC_GETFLAGS, &value));
         printf("%s: %x\n", names[i], value);
         value |= FS_NODUMP_FL;
+        struct stat before, after;
+        MUST(fstat(fd, &before));
+        // More than the step of the clock that files have.
+        usleep(20000);
         CALL(ioctl(fd, FS_IOC_SETFLAGS, &value));
+        MUST(fstat(fd, &after));
+        printf("changed: %d\n", memcmp(&before.st_ctim, &after.st_ctim, sizeof after.st_ctim) != 0);
         value = 0;
         CALL(ioctl(fd, FS_IOC_GETFLAGS, &value));
         printf("%s: %x\n", names[i], value);

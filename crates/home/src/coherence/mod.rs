@@ -635,6 +635,12 @@ impl Session {
         listener.hot.extend(hot);
     }
 
+    /// The attributes of something watched are not what they were: all sessions are told, this one as well.
+    pub fn tell_attributes(&self, mark: &Mark) {
+        let mut state = self.coherence.lock();
+        tell(&mut state, &mark.key, None, |node| Change::Attributes { node });
+    }
+
     /// For [`holds_since`](Mark::holds_since): before something is looked at.
     pub fn stamp(&self) -> u64 {
         self.coherence.stamp.load(Ordering::SeqCst)

@@ -181,6 +181,9 @@ impl FileService {
             memory[..bytes].copy_from_slice(input.get(..bytes).ok_or(Errno::INVAL)?);
         }
         let result = sys::ioctl(open.as_fd(), command, &mut memory[..bytes])?;
+        if direction == Direction::In {
+            self.changed_silently(request.header.node);
+        }
         reply.record(&IoctlReply {
             result,
             ..IoctlReply::default()

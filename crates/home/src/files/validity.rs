@@ -98,6 +98,14 @@ impl FileService {
         }
     }
 
+    /// Attributes have been changed in a way of which the kernel tells nobody.
+    pub(super) fn changed_silently(&self, node: u64) {
+        let mark = self.nodes.get(node).ok().and_then(|node| node.mark());
+        if let (Some(session), Some(mark)) = (&self.session, mark) {
+            session.tell_attributes(&mark);
+        }
+    }
+
     /// Whether a file of which contents have been read is one that nobody else can store into unnoticed, and was when they were read:
     /// whoever could then and cannot now has closed it, which is told. `own` is what guests write to it by, if they do.
     fn stays_quiet(&self, node: &Arc<Node>, own: Option<BorrowedFd<'_>>) -> bool {
