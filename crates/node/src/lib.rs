@@ -4,6 +4,7 @@
 //! * [`admission`]: which homes, and what they may have.
 //! * [`bridge`]: from a login by ssh to a daemon.
 //! * [`session`]: serves one home, in a process of its own.
+//! * `delivery`: hands on what comes from home, in order.
 //! * `world`: the namespaces and mounts a session's guests live in, and its init.
 //! * `fs`: the file door: the world's root as a switch over drivers.
 //! * `door`: the notify door, and what comes back through it.
@@ -15,6 +16,7 @@
 pub mod admission;
 pub mod bridge;
 pub mod daemon;
+mod delivery;
 mod door;
 mod fs;
 mod guests;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use afield_link::ahead::Ahead;
 use afield_link::invalidation::decode;
 
 use super::*;
