@@ -119,8 +119,9 @@ kill $!; wait $!; echo $?{SSH_CLEAN}"))
 }
 
 cases! {
-    /// With all that only root's does: a process without rights, in a directory of its own, serves whoever is not known yet.
-    ssh_server_of_root: at_home(&format!("[ $(id -u) = 0 ] || exit 0; mkdir -p -m 755 /run/sshd; {SSH}sed -i 's/^User .*/User root/' config; echo PermitRootLogin yes >> sshd_config; $AF /usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; S() {{ ssh -F config \"$@\"; }}
+    /// With all that only root's does: a process without rights, in a directory of its own, serves whoever is not known yet. What the
+    /// account's shell does at a login is not what is tried.
+    ssh_server_of_root: at_home(&format!("[ $(id -u) = 0 ] || exit 0; mkdir -p -m 755 /run/sshd; {SSH}sed -i 's/^User .*/User root/' config; echo PermitRootLogin yes >> sshd_config; echo SetEnv HOME=$PWD >> sshd_config; $AF /usr/sbin/sshd -D -e -f sshd_config 2> log & until_served; S() {{ ssh -F config \"$@\"; }}
 S 127.0.0.1 'echo out; echo err >&2; exit 3'; echo $?; echo input | S 127.0.0.1 'tr a-z A-Z; id -u'; S 127.0.0.1 cat $PWD/large | cmp - large && echo same; S -tt 127.0.0.1 'tty | cut -c 1-9; exit 4' < /dev/null; echo $?; S -i nosuch -o IdentitiesOnly=yes -o IdentityFile=nosuch -o BatchMode=yes 127.0.0.1 true 2> /dev/null; echo $?; scp -q -F config large 127.0.0.1:$PWD/copy; cmp copy large && echo copied; kill $!; wait $!; echo $?; grep -c '^Accepted publickey for root' log{SSH_CLEAN}"))
         .tools(&["ssh", "ssh-keygen"]).needs("/usr/sbin/sshd").seconds(120);
 }

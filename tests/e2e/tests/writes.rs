@@ -33,7 +33,7 @@ fn told_of_a_store(way: &str, hears: &str) -> Case {
 
 user_cases! {
     mapped: Case::program("mapped");
-    store_told_by_output: told_of_a_store("output", "until [ $(wc -l < out) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
+    store_told_by_output: told_of_a_store("output", "until [ -e out ] && [ $(wc -l < out) -gt $((i + 0)) ]; do :; done; i=$((i + 1))");
 }
 
 cases! {
