@@ -37,6 +37,8 @@ cases! {
     script: Case::home("printf '#!/bin/sh -e\\necho $0 $1; false; echo no' > s; chmod +x s; $AF ./s arg; echo $?; PATH=$PWD:$PATH; $AF s arg; echo $?");
     script_without_line: Case::home("printf 'echo $0 $1\\n' > s; chmod +x s; $AF sh -c './s arg'; echo $?");
     /// The job asks for another program in place of the first, whose guest is just about to end.
+    /// Jobs get pids that a guest's threads could have had. (Without root nobody can choose what pids come next.)
+    beside_threads: Case::home_bash("mkfifo go; $AF python3 -c 'import os, threading\nthreading.stack_size(65536)\nfor _ in range(1500): threading.Thread(target=threading.Event().wait, daemon=True).start()\nprint(\"up\", flush=True); open(\"go\").read(); os._exit(0)' > up & until [ -s up ]; do sleep 0.05; done; { echo 400 > /proc/sys/kernel/ns_last_pid; } 2> /dev/null; for i in $(seq 40); do $AF true || echo $?; done; echo > go; wait; rm go up").tools(&["python3"]);
     script_without_line_itself: Case::home("printf 'echo $0 $1\\n' > s; chmod +x s; for i in $(seq 40); do $AF ./s $i || echo $?; done");
     script_interpreter_missing: Case::home("printf '#!/no/such\\n' > s; chmod +x s; $AF sh -c './s; echo $?' 2>&1; $AF sh -c 'exec ./s' 2>/dev/null; echo $?");
     null_input: Case::home("$AF cat < /dev/null; echo $?; $AF sh -c '[ -c /dev/stdin ] && stat -L -c %F /dev/stdin' < /dev/null");
