@@ -175,6 +175,11 @@ impl Incoming {
         }
     }
 
+    /// Descriptors whose messages have not been taken yet.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd)
+    }
+
     /// The descriptor of the message just taken, whose contents say that it has one.
     pub fn take_descriptor(&mut self) -> Result<OwnedFd, ChannelError> {
         self.descriptors.pop_front().ok_or(ChannelError::Missing)

@@ -55,6 +55,8 @@ cases! {
     shared_output_append: Case::home("for i in 1 2 3 4; do (for j in 1 2 3 4 5 6 7 8 9 10; do echo $i-$j; done >> f) & $AF sh -c 'for j in 1 2 3 4 5 6 7 8 9 10; do echo g'$i'-$j; done' >> f & done; wait; wc -l < f; sort f | md5sum").volatile("f");
     read_write_input: Case::home("$AF sh -c 'read a; echo new >&0; echo $a' 0<> f; cat f").setup("printf 'line1\nline2\nline3\n' > f");
     output_to_pipe_of_home: Case::home("$AF seq 1 100000 | md5sum; seq 1 100000 | $AF md5sum; $AF seq 1 1000 | $AF sort -rn | $AF head -n 3");
+    /// Jobs that begin while others do: what comes for a deputy as it becomes one is not lost.
+    pipes_one_after_the_other: Case::home("for i in $(seq 40); do $AF seq 1 1000 | $AF sort -rn | $AF head -n 1; done; for i in $(seq 40); do $AF cat < f | $AF wc -c & done; wait").setup("seq 1 100 > f");
     two_to_one: Case::home("$AF sh -c 'echo out; echo err >&2; echo out2' 2>&1 | cat; $AF sh -c 'echo out; echo err >&2; echo out2' > f 2>&1; cat f");
     broken_pipe_at_home: Case::home_bash("$AF yes | head -n 1; echo ${PIPESTATUS[@]}; $AF sh -c 'trap \"\" PIPE; yes 2>&1 >&3 | cut -c1-60 >&2' 3>&1 2>err | head -n 1; cat err");
     /// When a guest has ended, home's kernel has closed what it had open: its programs can be executed, its locks be had.

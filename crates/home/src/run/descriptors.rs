@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -108,9 +108,13 @@ impl Inventory {
         })
     }
 
-    /// Gives the deputy what stands for handles, and closes everything else but its channel. Also the handle of
+    /// Gives the deputy what stands for handles, and closes everything else but `own`, which is afield's. Also the handle of
     /// standard error.
-    pub fn hand_over(&mut self, handle_first: u64, channel: &OwnedFd) -> (Handles, Option<u64>) {
+    pub fn hand_over<'a>(
+        &mut self,
+        handle_first: u64,
+        own: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> (Handles, Option<u64>) {
         let stderr = self
             .descriptors
             .iter()
@@ -120,7 +124,7 @@ impl Inventory {
                 _ => None,
             });
         let mut keep = self.numbers.clone();
-        keep.push(channel.as_raw_fd());
+        keep.extend(own.map(|file| file.as_raw_fd()));
         keep.sort_unstable();
         process::close_all_but(&keep);
         let mut handles = Handles::default();

@@ -248,7 +248,7 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Comes back only with an error. A session may end just as a job comes to it: the next try gets another session. That
+    /// Comes back only with an error. A session or an agent may end just as a job comes to it: the next try gets another. That
     /// the program has not been executed is certain then, since its node says so before the program can do anything.
     fn make(
         &self,
@@ -274,7 +274,7 @@ impl Attempt<'_> {
         let socket = start::connect(&self.job.runtime, &self.job.agent_arguments)?;
         let channel = out_of_the_way(socket);
         let mut incoming = Incoming::default();
-        self.greet(&channel, &mut incoming)?;
+        self.greet(&channel, &mut incoming).map_err(before_acceptance)?;
         let title = Title::new(&program, &arguments);
         let request = Request::Run(Box::new(RunRequest {
             place: self.job.place.clone(),
@@ -284,9 +284,10 @@ impl Attempt<'_> {
             spawn: snapshot.spawn(program, arguments),
         }));
         let way = snapshot.way.as_ref().map(AsFd::as_fd);
-        channel::send_control(channel.as_fd(), 0, &request, way)?;
+        channel::send_control(channel.as_fd(), 0, &request, way)
+            .map_err(|error| before_acceptance(error.into()))?;
         drop(request);
-        let handle_first = match next(&channel, &mut incoming)? {
+        let handle_first = match next(&channel, &mut incoming).map_err(before_acceptance)? {
             ToDeputy::Accepted { handle_first } => handle_first,
             ToDeputy::Refused(why) => return Err(RunError::Refused(why)),
             ToDeputy::Asks(why) => return Err(RunError::Asks(why)),
@@ -327,7 +328,9 @@ impl Attempt<'_> {
         // The guest's own limit on descriptors is enforced on the node.
         process::raise_limit(libc::RLIMIT_NOFILE);
         snapshot.way = None;
-        let (handles, stderr) = snapshot.inventory.hand_over(handle_first, &channel);
+        // The guest may be under way: what comes with messages for its deputy may be here.
+        let own = std::iter::once(channel.as_fd()).chain(incoming.descriptors());
+        let (handles, stderr) = snapshot.inventory.hand_over(handle_first, own);
         let dump_directory: PathBuf = self.job.runtime.path().to_owned();
         let deputy = Deputy::new(Parts {
             channel,
@@ -370,6 +373,16 @@ impl Attempt<'_> {
                 error,
             }
         }
+    }
+}
+
+/// An agent that ends before it has accepted a job has asked no node to do anything for it.
+fn before_acceptance(error: RunError) -> RunError {
+    match error {
+        RunError::Channel(ChannelError::Closed) => {
+            RunError::Gone("the agent ended as the job came to it".to_owned())
+        }
+        error => error,
     }
 }
 
