@@ -72,6 +72,9 @@ pub enum Request {
     },
 }
 
+/// Most sessions with one place.
+pub const WORLDS_MAX: u32 = 4;
+
 /// A job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
@@ -79,6 +82,8 @@ pub struct RunRequest {
     pub place: Place,
     /// Where, as the user said.
     pub place_name: String,
+    /// Which of the sessions with that place: 0, or a further one, for a job whose pid is taken in those before.
+    pub world: u32,
     /// Report calls that are not supported.
     pub verbose: bool,
     /// No path leads to its working directory: a descriptor of it comes along.

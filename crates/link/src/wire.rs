@@ -177,6 +177,24 @@ pub struct SpawnError {
     pub errno: i32,
 }
 
+/// Begins the step that makes a process, which the pid ends.
+const CLONE_STEP: &str = "clone3 with pid ";
+
+impl SpawnError {
+    /// The process could not be made.
+    pub fn at_clone(pid: u32, errno: i32) -> Self {
+        Self {
+            step: format!("{CLONE_STEP}{pid}"),
+            errno,
+        }
+    }
+
+    /// Somebody else in the node's world has the job's pid.
+    pub fn pid_is_taken(&self) -> bool {
+        self.errno == libc::EEXIST && self.step.starts_with(CLONE_STEP)
+    }
+}
+
 /// What an errno means, without its number.
 pub fn plain_error(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();

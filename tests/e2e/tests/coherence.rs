@@ -17,6 +17,36 @@ exec 3<>to 4<>from; say() { echo "$1" >&3; read -r answer <&4; }; say look
 END
 "#;
 
+/// A program that compares mapped files, of which it needs two parts for each of its steps, and a process that opens them and the program.
+const COMPARE: &str = r#"
+cat > compare.c <<'END'
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+int main(int count, char **names)
+{
+    char *maps[8];
+    for (int i = 1; i < count; i++) maps[i] = mmap(0, 1 << 20, PROT_READ, MAP_SHARED, open(names[i], O_RDONLY), 0);
+    for (long at = 0; at < 1 << 20; at += 4096)
+        for (int i = 2; i < count; i++) {
+            char *from = maps[1] + at, *to = maps[i] + at;
+            long length = 4096;
+            __asm__ volatile("repe cmpsb" : "+S"(from), "+D"(to), "+c"(length) : : "memory", "cc");
+            if (length) printf("%ld of %s\n", at, names[i]);
+        }
+    puts("compared");
+}
+END
+cc -o compare compare.c; head -c 1M /dev/zero | tr '\0' x > a; cp a b; cp a c; cp a d
+cat > opener.py <<'END'
+import os
+open("up", "w")
+while True:
+    for name in "a", "b", "c", "d", "compare": os.close(os.open(name, os.O_RDONLY))
+END
+"#;
+
 /// Home changes what the guest has looked at, in the way of `changes`, which are separated by `;;`.
 fn home_changes(changes: &str) -> Case {
     let steps: String = changes
@@ -44,6 +74,8 @@ user_cases! {
     guest_changes: Case::home("cat > g.py <<'END'\nimport os,sys\nr,w=os.fdopen(0),os.fdopen(1,'w',1)\nfor line in r:\n  try: exec(line)\n  except OSError as e: print(type(e).__name__,file=w,flush=True); continue\n  print('ok',file=w,flush=True)\nEND\ncat > h.py <<'END'\nimport os,subprocess\ng=subprocess.Popen(os.environ['AF'].split()+['python3','g.py'],stdin=subprocess.PIPE,stdout=subprocess.PIPE,text=True,bufsize=1)\ndef see():\n  for n in 'f','g','d','d/x','l': print(n, os.path.lexists(n) and (oct(os.lstat(n).st_mode), os.lstat(n).st_nlink if n!='d' else 0, os.lstat(n).st_size if n!='d' else 0), end=' ')\n  print(sorted(os.listdir('.')), open('f').read() if os.path.isfile('f') else None)\nfor c in ['open(\"f\",\"w\").write(\"a\")','os.link(\"f\",\"g\")','open(\"g\",\"a\").write(\"bc\")','os.truncate(\"f\",2)','os.chmod(\"f\",0o600)','os.unlink(\"f\")','os.rename(\"g\",\"f\")','os.mkdir(\"d\")','os.rename(\"f\",\"d/x\")','os.rmdir(\"d\")','os.symlink(\"d/x\",\"l\")','open(\"l\",\"a\").write(\"link\")','os.replace(\"d/x\",\"f\")','os.unlink(\"l\")','os.rmdir(\"d\")','open(\"f\",\"r+\").write(\"Z\")']:\n  g.stdin.write(c+'\\n'); print(c, g.stdout.readline().strip()); see(); see()\ng.stdin.close(); g.wait()\nEND\npython3 h.py");
     modes_of_opening: Case::guest("cat > m.py <<'END'\nimport os,mmap\ndef rd(p='f'):\n  with open(p,'rb') as f: return f.read()\nopen('f','w').write('abc'); print(rd(),rd())\na=os.open('f',os.O_RDWR|os.O_APPEND); os.write(a,b'def'); print(rd(),os.stat('f').st_size)\nb=os.open('f',os.O_RDONLY); print(os.read(b,3)); os.write(a,b'ghi'); print(os.read(b,99))\nt=os.open('f',os.O_WRONLY|os.O_TRUNC); print(rd(),os.fstat(b).st_size); os.write(t,b'0123456789'); print(rd())\ntry: os.open('f',os.O_CREAT|os.O_EXCL)\nexcept FileExistsError: print('exists')\nm=mmap.mmap(os.open('f',os.O_RDWR),10); print(m[:]); os.pwrite(t,b'X',3); print(m[:],rd()); m[5]=89; print(rd(), os.pread(b,10,0)); m.flush(); print(rd())\nos.ftruncate(t,4); print(rd(),os.stat('f').st_size); os.pwrite(t,b'end',8); print(rd())\nos.unlink('f'); print(os.path.exists('f'),os.fstat(b).st_nlink,os.pread(b,99,0)); open('f','w').write('new'); print(rd(),os.pread(b,2,0))\nos.rename('f','g'); print(os.path.exists('f'),rd('g')); os.mkdir('f'); print(os.path.isdir('f')); os.rmdir('f')\nimport fcntl\nx=open('g'); y=open('g'); fcntl.flock(x,fcntl.LOCK_EX)\ntry: fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nx.close(); fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('free',y.read())\nd=os.open('.',os.O_RDONLY); e=os.open('.',os.O_RDONLY); fcntl.flock(d,fcntl.LOCK_EX)\ntry: fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nos.close(d); fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print(sorted(os.listdir(e)))\nEND\npython3 m.py; python3 m.py");
     working_directories: home_changes("say 'cd d; pwd; ls'; mv d dd; say 'pwd -P; ls; cat g; cd ..; ls d dd; cd dd; pwd -P'; mv dd d; say 'cd ..; pwd -P'");
+    /// Files that home opens all the time, any of which may be for writing: a program that needs parts of several at a time gets on.
+    opened_all_the_time: Case::home("python3 opener.py & until [ -e up ]; do sleep 0.01; done; for i in 1 2 3 4 5; do $AF ./compare a b c d || echo $?; done; kill $!; wait; rm up").setup(COMPARE).tools(&["cc", "python3"]).seconds(60);
 }
 
 /// A directory's own size is its file system's business.

@@ -108,7 +108,7 @@ impl Agent {
                 calls,
             } => {
                 let measured = self
-                    .session(&place, &place_name, &[])
+                    .session(&place, 0, &place_name, &[])
                     .map_err(|error| error.to_string())
                     .and_then(|session| {
                         let measured = session.measure(calls.min(MEASURED_MAX));
@@ -184,7 +184,10 @@ impl Agent {
             let _ = channel::send_control(channel.as_fd(), 0, &ToDeputy::Refused(why), None);
         };
         lock(&self.state).starting += 1;
-        match self.session(&request.place, &request.place_name, &request.spawn.environment) {
+        let RunRequest {
+            place, world, spawn, ..
+        } = &request;
+        match self.session(place, *world, &request.place_name, &spawn.environment) {
             Err(error @ NodeError::Ssh { asks: true, .. }) => {
                 let asks = ToDeputy::Asks(error.to_string());
                 let _ = channel::send_control(channel.as_fd(), 0, &asks, None);

@@ -38,6 +38,7 @@ use rustix::fs::FlockOperation;
 use thiserror::Error;
 
 use crate::coherence::Coherence;
+use crate::messages::WORLDS_MAX;
 use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
@@ -114,7 +115,8 @@ type Slot = Arc<Mutex<Option<Arc<Session>>>>;
 struct Agent {
     options: Options,
     started_ms: u64,
-    slots: Mutex<HashMap<Place, Slot>>,
+    /// By place, and of several with one place by their number.
+    slots: Mutex<HashMap<(Place, u32), Slot>>,
     events: Sender<Event>,
     state: Mutex<AgentState>,
     /// What nodes keep, made for the first session; none if it cannot be.
@@ -301,16 +303,19 @@ impl Agent {
         Some(idle.saturating_sub(used))
     }
 
-    /// The session with a place, which is made if there is none.
+    /// The session with a place, which is made if there is none. All jobs there are in the one whose number is 0, but those whose pids
+    /// are taken in it.
     ///
     /// `environment` is the job's, which ssh gets.
     fn session(
         self: &Arc<Self>,
         place: &Place,
+        world: u32,
         name: &str,
         environment: &[Vec<u8>],
     ) -> Result<Arc<Session>, NodeError> {
-        let slot = Arc::clone(lock(&self.slots).entry(place.clone()).or_default());
+        let key = (place.clone(), world.min(WORLDS_MAX - 1));
+        let slot = Arc::clone(lock(&self.slots).entry(key).or_default());
         // Held while the node is reached: others who want it wait for the outcome.
         let mut slot = lock(&slot);
         if let Some(session) = &*slot

@@ -86,6 +86,10 @@ const RESET_INTERVAL: Duration = Duration::from_secs(5);
 /// through a mapping.
 const SETTLED_AGE: Duration = Duration::from_secs(3600);
 
+/// For how long contents that others can store into outlive the arrival of contents of other files. A program may need parts of several
+/// files at a time: if each took the others back it would never have them all.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// Pause of the thread that tells idle nodes, so that a busy one is not told piecemeal.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -102,6 +106,9 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 pub trait Ways: Send + Sync {
     /// Calls `look` with an `O_PATH` descriptor of the node if there is one at hand, without opening anything.
     fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>));
+
+    /// The same with one that is open for reading only.
+    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>));
 }
 
 /// What of a file system can be watched.
@@ -158,7 +165,7 @@ struct Listener {
     author: Arc<Author>,
     ways: Weak<dyn Ways>,
     /// Nodes that others write to, of which contents have been sent since they were last said to have changed.
-    hot: HashSet<u64>,
+    hot: HashMap<u64, Instant>,
     /// The number of the first change that was told of such files ahead of the last frame.
     hot_from: u64,
     /// Sends what there is to tell.
@@ -200,6 +207,8 @@ pub struct Coherence {
     state: Mutex<State>,
     /// Shared by those who hold a lease for a moment.
     probing: RwLock<()>,
+    /// Held by who does.
+    asking: Mutex<()>,
 }
 
 impl fmt::Debug for Coherence {
@@ -233,6 +242,7 @@ impl Coherence {
             marks: AtomicUsize::new(0),
             state: Mutex::default(),
             probing: RwLock::default(),
+            asking: Mutex::default(),
         }))
     }
 
@@ -380,14 +390,23 @@ impl Coherence {
             return;
         }
         mark.doubt_writers();
-        if pid == 0 && !mark.may_ask() {
-            return;
-        }
         let doubts = mark.doubts();
         let mut writers = Writers::Unknown;
-        lend(state, &mark.key, &mut |file| {
-            writers = self.writers_of(mark, file)
+        // What is open already can be asked without anybody's noticing.
+        let asked = lend(state, &mark.key, &mut |ways, node, lent| {
+            ways.lend_open(node, &mut |file| {
+                *lent = true;
+                writers = self.writers_beside(file);
+            });
         });
+        if !asked {
+            if pid == 0 && !mark.may_ask() {
+                return;
+            }
+            lend_path(state, &mark.key, &mut |file| {
+                writers = self.writers_of(mark, file)
+            });
+        }
         mark.set_writers(writers, doubts);
     }
 
@@ -397,7 +416,7 @@ impl Coherence {
         mark.doubt_search();
         let doubts = mark.search_doubts();
         let mut search = Search::Some;
-        lend(state, &mark.key, &mut |file| search = self.search_of(file));
+        lend_path(state, &mark.key, &mut |file| search = self.search_of(file));
         mark.set_search(search, doubts);
         if before == Search::All && search == Search::Some {
             // Whoever did it: names in it may not be used by all who know them.
@@ -429,6 +448,8 @@ impl Coherence {
 
     fn is_unwritten(&self, file: BorrowedFd<'_>, writable: bool) -> rustix::io::Result<bool> {
         let _probing = self.probing.read().unwrap_or_else(PoisonError::into_inner);
+        // Two who ask by one descriptor would give back each other's lease.
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         sys::is_unwritten(file, writable)
     }
 
@@ -535,9 +556,19 @@ fn tell<'a>(state: &mut State, key: &Key, author: Option<u32>, change: impl Fn(u
 }
 
 /// Lends a way to something watched, if anybody has one.
-fn lend(state: &State, key: &Key, look: &mut dyn FnMut(BorrowedFd<'_>)) {
+fn lend_path(state: &State, key: &Key, look: &mut dyn FnMut(BorrowedFd<'_>)) {
+    lend(state, key, &mut |ways, node, lent| {
+        ways.lend(node, &mut |file| {
+            *lent = true;
+            look(file);
+        });
+    });
+}
+
+/// Asks those who watch something in turn, until one has lent something; whether one has.
+fn lend(state: &State, key: &Key, ask: &mut dyn FnMut(&dyn Ways, u64, &mut bool)) -> bool {
     let Some(record) = state.records.get(key) else {
-        return;
+        return false;
     };
     let mut lent = false;
     for watcher in &record.watchers {
@@ -546,14 +577,12 @@ fn lend(state: &State, key: &Key, look: &mut dyn FnMut(BorrowedFd<'_>)) {
             .get(&watcher.session)
             .and_then(|listener| listener.ways.upgrade());
         let Some(ways) = ways else { continue };
-        ways.lend(watcher.node, &mut |file| {
-            lent = true;
-            look(file);
-        });
+        ask(&*ways, watcher.node, &mut lent);
         if lent {
-            return;
+            break;
         }
     }
+    lent
 }
 
 impl Coherence {

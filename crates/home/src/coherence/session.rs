@@ -1,6 +1,6 @@
 //! One session's part: what its node may keep, and what it is told.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
@@ -14,7 +14,7 @@ use super::event::Key;
 use super::log::{End, Log};
 use super::{
     Author, Coherence, DIRECTORY_MASK, FILE_MASK, FileSystem, LINK_MASK, Listener, Mark, RESET_INTERVAL,
-    Record, Search, Watcher, Ways, Writers, folds_case, sys, tell,
+    Record, Search, TOGETHER, Watcher, Ways, Writers, folds_case, sys, tell,
 };
 use crate::files::proc_path;
 
@@ -32,7 +32,7 @@ impl Coherence {
                 end: Arc::clone(&end),
                 author: Arc::clone(&author),
                 ways,
-                hot: HashSet::new(),
+                hot: HashMap::new(),
                 hot_from: 0,
                 teller: None,
             },
@@ -98,7 +98,9 @@ impl Session {
         // What has just been told of hot files is no news: they are told of again ahead of the next message.
         let until = listener.hot_from;
         listener.log.between(&listener.end, begun.0, until, payload);
-        listener.hot.extend(hot);
+        if let Some(node) = hot {
+            listener.hot.entry(node).or_insert_with(Instant::now);
+        }
     }
 
     /// The attributes of something watched are not what they were: all sessions are told, this one as well.
@@ -182,7 +184,10 @@ impl Session {
     /// Finds out who may store into a watched file, if that is not known; by an `O_PATH` descriptor. Makes what is known
     /// from then on hold until an event says otherwise.
     pub fn settle_writers(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
-        self.settle(mark, || self.coherence.writers_of(mark, file))
+        match mark.rests() {
+            true => mark.writers(),
+            false => self.settle(mark, || self.coherence.writers_of(mark, file)),
+        }
     }
 
     fn settle(&self, mark: &Mark, ask: impl FnOnce() -> Writers) -> Writers {
@@ -191,15 +196,12 @@ impl Session {
             return known;
         }
         let doubts = mark.doubts();
-        if mark.rests() {
-            return known;
-        }
         let writers = ask();
         self.set_writers(mark, writers, doubts);
         mark.writers()
     }
 
-    /// The same, by a descriptor that is open for reading.
+    /// The same, by a descriptor that is open for reading only. Nobody notices it.
     pub fn settle_reader(&self, mark: &Mark, file: BorrowedFd<'_>) -> Writers {
         self.settle(mark, || self.coherence.writers_beside(file))
     }
@@ -313,8 +315,13 @@ impl Ahead for Messenger {
             return;
         };
         listener.hot_from = listener.end.get();
-        // More contents of the same file take nothing back, or a mapping of which several parts are asked for would never get them.
-        for node in listener.hot.extract_if(|node| Some(*node) != about) {
+        // More contents of the same file take nothing back, or a mapping of which several parts are asked for would never get them; those
+        // of other files do not at once.
+        let is_told = |node: u64, since: Instant| match about {
+            Some(about) => node != about && since.elapsed() > TOGETHER,
+            None => true,
+        };
+        for (node, _) in listener.hot.extract_if(|node, since| is_told(*node, *since)) {
             listener.log.push(&listener.end, Change::Contents { node });
         }
         if listener.log.has_news(&listener.end) {

@@ -22,6 +22,8 @@ impl Ways for Known {
             look(file.as_fd());
         }
     }
+
+    fn lend_open(&self, _: u64, _: &mut dyn FnMut(BorrowedFd<'_>)) {}
 }
 
 /// A session that watches what it is shown.
@@ -323,6 +325,31 @@ fn a_file_that_is_mapped_for_writing_does_not_count_as_watched() {
     // One that is only read stays as it is.
     home.foreign("exec 3< file; cat <&3 > /dev/null");
     assert_eq!((home.told(), mark.writers()), (vec![], Writers::None));
+}
+
+#[test]
+fn contents_of_several_hot_files_can_be_had_together() {
+    let home = Home::new();
+    let send = |node| {
+        let mut payload = Vec::new();
+        home.ahead.ahead(Some(node), &mut payload);
+        let before = list(&payload);
+        payload.clear();
+        home.session
+            .behind(home.session.begin(), Some(node), &mut payload);
+        (before, list(&payload))
+    };
+    for node in [2, 3, 2, 3] {
+        assert_eq!(send(node), (vec![], vec![]));
+    }
+    // Any other message tells of them, and after a while contents do.
+    let mut told = home.told();
+    told.sort_by_key(|told| format!("{told:?}"));
+    assert_eq!(told, [Told::Contents(2), Told::Contents(3)]);
+    send(2);
+    std::thread::sleep(TOGETHER);
+    assert_eq!(send(3), (vec![Told::Contents(2)], vec![]));
+    assert_eq!(home.told(), [Told::Contents(3)]);
 }
 
 #[test]

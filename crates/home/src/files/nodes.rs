@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use afield_abi::fuse::ROOT_NODE;
 use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::credentials::Credentials;
 use super::hash::Mixing;
+use super::open::OpenFile;
 use crate::coherence::{Mark, Ways};
 
 /// Most directories that are opened again on the way to one node.
@@ -121,6 +122,8 @@ pub struct Node {
     touched: AtomicU64,
     /// By which it is watched.
     mark: Mutex<Option<Arc<Mark>>>,
+    /// Who has opened it last, only to read.
+    reader: Mutex<Weak<OpenFile>>,
     /// It cannot be.
     unwatchable: AtomicBool,
     /// Which contents the node was told all hashes of; 0: none.
@@ -139,6 +142,7 @@ impl Node {
             nameless: AtomicBool::new(false),
             touched: AtomicU64::new(0),
             mark: Mutex::new(None),
+            reader: Mutex::default(),
             unwatchable: AtomicBool::new(false),
             told: AtomicU64::new(0),
         }
@@ -147,6 +151,11 @@ impl Node {
     /// The mark by which it is, or was, watched.
     pub fn mark(&self) -> Option<Arc<Mark>> {
         lock(&self.mark).clone()
+    }
+
+    /// Somebody has it open, only to read.
+    pub fn set_reader(&self, reader: &Arc<OpenFile>) {
+        *lock(&self.reader) = Arc::downgrade(reader);
     }
 
     /// It is watched now.
@@ -536,6 +545,12 @@ impl Ways for Nodes {
             && let Some(descriptor) = node.resident()
         {
             look(descriptor.as_fd());
+        }
+    }
+
+    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) {
+        if let Some(reader) = self.get(node).ok().and_then(|node| lock(&node.reader).upgrade()) {
+            look((*reader).as_fd());
         }
     }
 }

@@ -190,16 +190,19 @@ impl FileService {
         if cached {
             open_flags |= open_reply_flag::KEEP_CACHE;
         }
-        let file = OpenFile {
+        let file = Arc::new(OpenFile {
             descriptor,
             cached,
             appends: flags.contains(OFlags::APPEND),
             writes,
             locks: AtomicBool::new(false),
             node: pin,
-        };
+        });
+        if !writes {
+            file.node.0.set_reader(&file);
+        }
         Ok(OpenReply {
-            handle: self.handles.insert(Open::File(Arc::new(file))),
+            handle: self.handles.insert(Open::File(file)),
             open_flags,
             backing: 0,
         })

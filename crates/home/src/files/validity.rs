@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::decode::Request;
 use super::nodes::{Node, PathDescriptor, stat_descriptor};
+use super::open::OpenFile;
 use super::{FileService, Result};
 use crate::coherence::{self, Begun, Mark, Writers};
 
@@ -69,7 +70,7 @@ impl FileService {
                 };
                 if let Ok(file) = self.handles.file(record.handle, node)
                     && file.cached
-                    && !self.stays_quiet(&file.node.0, file.writes().then(|| file.as_fd()))
+                    && !self.stays_quiet(&file)
                 {
                     promise.hot = Some(node);
                 }
@@ -107,15 +108,24 @@ impl FileService {
     }
 
     /// Whether a file of which contents have been read is one that nobody else can store into unnoticed, and was when they were read:
-    /// whoever could then and cannot now has closed it, which is told. `own` is what guests write to it by, if they do.
-    fn stays_quiet(&self, node: &Arc<Node>, own: Option<BorrowedFd<'_>>) -> bool {
+    /// whoever could then and cannot now has closed it, which is told.
+    fn stays_quiet(&self, file: &OpenFile) -> bool {
+        let node = &file.node.0;
         if let (Some(mark), Some(session)) = (node.mark(), &self.session)
             && mark.is_alive()
         {
-            let writers = match own {
-                Some(own) => session.settle_own_writer(&mark, own),
-                None => mark.writers(),
+            let mut writers = Writers::Unknown;
+            let settle = || {
+                writers = match file.writes() {
+                    true => session.settle_own_writer(&mark, file.as_fd()),
+                    false => session.settle_reader(&mark, file.as_fd()),
+                };
+                Ok(())
             };
+            if mark.writers() == Writers::None {
+                return true;
+            }
+            let _ = self.credentials.as_service(settle);
             return writers == Writers::None;
         }
         // Watched anew for the next time.

@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::agent::ssh::connect_on_terminal;
 use crate::channel::{self, ChannelError, Incoming, Received};
 use crate::deputy::{Deputy, Lead, Parts, Root, Terminal, out_of_the_way};
-use crate::messages::{Greeting, Request, RunRequest, ToDeputy};
+use crate::messages::{Greeting, Request, RunRequest, ToDeputy, WORLDS_MAX};
 use crate::place::Place;
 use crate::runtime::RuntimeDir;
 use crate::sys::{interrupt, process, signals};
@@ -249,25 +249,30 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Comes back only with an error. A session or an agent may end just as a job comes to it: the next try gets another. That
-    /// the program has not been executed is certain then, since its node says so before the program can do anything.
+    /// the program has not been executed is certain then, since its node says so before the program can do anything. And where
+    /// another guest has a thread of the job's pid, the next try gets another world.
     fn make(
         &self,
         snapshot: &mut Snapshot,
         program: Vec<u8>,
         arguments: Vec<Vec<u8>>,
     ) -> Result<std::convert::Infallible, RunError> {
-        for _ in 1..ATTEMPTS_MAX {
-            match self.make_once(snapshot, program.clone(), arguments.clone()) {
-                Err(RunError::Gone(_)) => {}
+        let (mut attempts, mut world) = (1, 0);
+        loop {
+            match self.make_once(snapshot, world, program.clone(), arguments.clone()) {
+                Err(RunError::Gone(_)) if attempts < ATTEMPTS_MAX => attempts += 1,
+                Err(RunError::Node { error, .. }) if error.pid_is_taken() && world + 1 < WORLDS_MAX => {
+                    world += 1;
+                }
                 result => return result,
             }
         }
-        self.make_once(snapshot, program, arguments)
     }
 
     fn make_once(
         &self,
         snapshot: &mut Snapshot,
+        world: u32,
         program: Vec<u8>,
         arguments: Vec<Vec<u8>>,
     ) -> Result<std::convert::Infallible, RunError> {
@@ -279,6 +284,7 @@ impl Attempt<'_> {
         let request = Request::Run(Box::new(RunRequest {
             place: self.job.place.clone(),
             place_name: self.job.place_name.clone(),
+            world,
             verbose: self.job.verbose,
             directory: snapshot.way.is_some(),
             spawn: snapshot.spawn(program, arguments),

@@ -183,10 +183,7 @@ fn make_guest(guest: Box<GuestCommand>, hidden: &OwnedFd, answers: UnixStream) -
             Some(Late { guest, answers })
         }
         Err(error) => {
-            let error = SpawnError {
-                step: format!("clone3 with pid {pid}"),
-                errno: crate::sys::errno(&error),
-            };
+            let error = SpawnError::at_clone(pid, crate::sys::errno(&error));
             guest::report(&answers, &error);
             None
         }

@@ -178,6 +178,7 @@ impl Node {
             }],
         };
         let request = RunRequest {
+            world: 0,
             place: Place::Embedded,
             place_name: "test".to_owned(),
             verbose: true,
