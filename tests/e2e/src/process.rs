@@ -82,6 +82,22 @@ impl Process {
         self.inner_pid.is_none() && self.executable.file_name().is_some_and(|name| name == "afield")
     }
 
+    /// What it has open, in the table of whichever thread has most.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let table = |thread: fs::DirEntry| -> Vec<PathBuf> {
+            let links = fs::read_dir(thread.path().join("fd"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            links.filter_map(|link| fs::read_link(link.path()).ok()).collect()
+        };
+        threads.map(table).max_by_key(Vec::len).unwrap_or_default()
+    }
+
     pub fn kill(&self) {
         if let Some(pid) = Pid::from_raw(self.pid) {
             let _ = kill_process(pid, Signal::KILL);

@@ -195,15 +195,18 @@ fn no_leak(mode: Mode) {
 fn count(arena: &Arena) -> [(&'static str, usize); 2] {
     let left = arena.watch().until_none(BOUND, Process::is_guest);
     assert!(left.is_empty(), "{left:?}");
-    let entries = |name: &str| -> usize {
+    let sum = |count: &dyn Fn(Process) -> usize| -> usize {
         let afield = arena.watch().all().into_iter().filter(Process::is_afield);
-        afield
-            .map(|process| fs::read_dir(format!("/proc/{}/{name}", process.pid)).map_or(0, Iterator::count))
-            .sum()
+        afield.map(count).sum()
     };
+    let threads =
+        |process: Process| fs::read_dir(format!("/proc/{}/task", process.pid)).map_or(0, Iterator::count);
     [
-        ("the number of descriptors", entries("fd")),
-        ("the number of threads", entries("task")),
+        (
+            "the number of descriptors",
+            sum(&|process| process.open_files().len()),
+        ),
+        ("the number of threads", sum(&threads)),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Sockets when things go wrong: peers that reset, tables that are full, guests that leak, halves that die.
 
-use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use afield_e2e::{Arena, Case, Ended, Mode, Process, Running, cases, modes, need, user_cases};
@@ -70,18 +70,17 @@ modes! {
 }
 
 /// How many sockets a process at home has open.
-fn sockets_of(pid: i32) -> usize {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours");
-    let targets = links
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    targets
-        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+fn sockets_of(process: &Process) -> usize {
+    let is_socket = |target: &PathBuf| target.to_string_lossy().starts_with("socket:");
+    process
+        .open_files()
+        .iter()
+        .filter(|target| is_socket(target))
         .count()
 }
 
 fn sockets_of_agent(arena: &Arena) -> usize {
-    sockets_of(arena.agent().expect("a job ran").pid)
+    sockets_of(&arena.agent().expect("a job ran"))
 }
 
 fn leak(mode: Mode) {
@@ -101,7 +100,7 @@ fn leak(mode: Mode) {
         let mut job = arena.start(&arena.afield_script(&script));
         job.until_output("ready");
         let pid = job.pid();
-        let count = sockets_of(pid);
+        let count = sockets_of(&Process::read(pid).expect("a deputy"));
         assert!(count >= COUNT, "round {round}: {count}");
         let is_half = |process: &Process| process.pid == pid || process.is_guest();
         let half = arena

@@ -139,6 +139,14 @@ struct AgentState {
 /// Serves until it is stopped or has been idle for long. The calling process should have one thread; standard
 /// descriptors may be anything. Returns when it ended in an orderly way: the socket is gone then.
 pub fn serve(options: Options) -> Result<(), AgentError> {
+    let failed = |source| AgentError::Io {
+        what: "the agent's thread".to_owned(),
+        source,
+    };
+    daemon::out_of_sight(|| serve_here(options)).map_err(failed)?
+}
+
+fn serve_here(options: Options) -> Result<(), AgentError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source| AgentError::Io { what, source }

@@ -1,4 +1,4 @@
-//! Extended attributes. They are reached through `/proc/self/fd`, which leads to the inode itself and so does for
+//! Extended attributes. They are reached through `/proc/thread-self/fd`, which leads to the inode itself and so does for
 //! symbolic links what the calls with an `l` do.
 
 use afield_abi::fuse::{GetExtendedReply, GetExtendedRequest, SetExtendedRequest};

@@ -223,7 +223,7 @@ impl FileService {
         }
     }
 
-    /// An `O_PATH` descriptor of a node, for special files that a deputy opens (by `/proc/self/fd`).
+    /// An `O_PATH` descriptor of a node, for special files that a deputy opens (by its `/proc/self/fd`).
     pub fn path_descriptor(&self, node: u64) -> std::result::Result<OwnedFd, i32> {
         let copy = || rustix::io::fcntl_dupfd_cloexec(&*self.descriptor(node)?, 0);
         copy().map_err(Errno::raw_os_error)
@@ -370,11 +370,11 @@ fn raise_limit(resource: Resource) -> usize {
     current.map_or(usize::MAX, |limit| limit as usize)
 }
 
-/// The path under `/proc/self/fd` of a descriptor, which leads to its inode itself.
+/// The path under `/proc/thread-self/fd` of a descriptor, which leads to its inode itself.
 pub(crate) struct ProcPath([u8; Self::BYTES]);
 
 impl ProcPath {
-    const PREFIX: &[u8] = b"/proc/self/fd/";
+    const PREFIX: &[u8] = b"/proc/thread-self/fd/";
     /// The prefix, the ten digits of the largest descriptor, and a NUL.
     const BYTES: usize = Self::PREFIX.len() + 11;
 }

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::process::{default_signals, end_with_parent};
-use super::signals::{Disposition, set_disposition};
+use super::process::{close_all_but, default_signals, end_with_parent};
+use super::signals::{self, Disposition, set_disposition};
 
 /// Takes on a name of its own, and takes off what the job that happened to start it was bound to.
 pub fn free_of_its_starter() {
@@ -54,6 +54,29 @@ fn free_of_limits() {
             let _ = setrlimit(resource, raised);
         }
     }
+}
+
+/// Does the work in a thread of its own, with a table of descriptors of its own. What the work opens is not among the process's descriptors
+/// as others see them, which are those of its first thread (`/proc/PID/fd`): the files that an agent has open are its guests', and who
+/// ends all who have a file open (`fuser -k`) means the guests. Should be called while the process has one thread.
+///
+/// In the work, `/proc/self/fd` is not what it seems; `/proc/thread-self/fd` is.
+pub fn out_of_sight<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new()
+            .name("agent".to_owned())
+            .spawn_scoped(scope, work)?;
+        // Signals are the worker's.
+        let mask = signals::set_blocked(signals::ALL);
+        // SAFETY: takes a number. Afterwards this thread shares no table with any other, and does nothing but wait.
+        if unsafe { libc::unshare(libc::CLONE_FILES) } == 0 {
+            // Where the end is told why.
+            close_all_but(&[0, 1, 2]);
+        }
+        let outcome = worker.join();
+        signals::set_blocked(mask);
+        outcome.map_err(|_| io::Error::other("it has failed"))
+    })
 }
 
 /// How many files this process may have open.

@@ -290,6 +290,9 @@ impl Home {
         {
             mark_description_lock(tid, request.bytes);
         }
+        if let (Some((tid, _)), Opcode::Access) = (caller, request.opcode) {
+            mark_directory(tid, request.bytes);
+        }
         match shared.files.coherent.request(shared, &mut request)? {
             None => {}
             Some(Outcome::Instead(bytes)) => return self.send(shared, &request, &bytes),
@@ -324,9 +327,6 @@ impl Home {
             }
         } else if let Some(asked) = self.asked(shared, &request) {
             shared.files.expect(unique, Pending::Home(asked));
-        }
-        if let (Some((tid, _)), Opcode::Access) = (caller, request.opcode) {
-            mark_directory(tid, request.bytes);
         }
         let pid = caller.map_or(0, |(_, pid)| pid);
         let at = std::mem::offset_of!(RequestHeader, pid);

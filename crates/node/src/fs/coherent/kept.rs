@@ -149,6 +149,13 @@ impl Kept {
         }
     }
 
+    /// Home has said what the node is now; `lasting` if that can be relied on.
+    pub fn looked_at(&mut self, node: u64, lasting: bool) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.lasting = lasting;
+        }
+    }
+
     /// True if home says when the node changes.
     pub fn is_lasting(&self, node: u64) -> bool {
         self.nodes.get(&node).is_some_and(|known| known.lasting)
@@ -208,10 +215,12 @@ impl Kept {
         node == ROOT_NODE || self.nodes.contains_key(&node)
     }
 
-    fn node_changed(&self, node: u64, contents: bool, notices: &mut Vec<Notice>) {
+    fn node_changed(&mut self, node: u64, contents: bool, notices: &mut Vec<Notice>) {
         if !self.knows(node) {
             return;
         }
+        // It may have been its last: home says so of what it is asked for again.
+        self.looked_at(node, false);
         let places = self.places(node);
         let kept = match self.nodes.get(&node) {
             _ if !contents => Contents::Nothing,
@@ -234,9 +243,9 @@ impl Kept {
                 for directory in directories {
                     self.drop_names(directory, notices);
                 }
-                self.nodes.values_mut().for_each(|known| known.lasting = false);
                 self.node_changed(ROOT_NODE, true, notices);
-                for &node in self.nodes.keys() {
+                let nodes: Vec<u64> = self.nodes.keys().copied().collect();
+                for node in nodes {
                     self.node_changed(node, true, notices);
                 }
             }

@@ -5,15 +5,17 @@
 //! comes later is delivered before the kernel has been told ([`barrier`]).
 //!
 //! The kernel asks even for what it could know when a file is opened or closed and when a link is read. The session answers such requests by
-//! itself as long as what home has said before holds ([`opens`]).
+//! itself as long as what home has said before holds ([`opens`], [`answers`]).
 //!
 //! | module | what |
 //! |---|---|
 //! | [`kept`] | what the kernel knows; pure |
 //! | [`opens`] | open files that home does not have to be asked for; pure |
+//! | [`answers`] | what home does not have to be asked again of a node; pure |
 //! | `notifier` | what the kernel is told |
 //! | [`barrier`] | what is delivered when |
 
+pub mod answers;
 pub mod barrier;
 pub mod kept;
 mod notifier;
@@ -41,6 +43,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::owners::Owner;
 use super::{Files, INIT, OWN, Outcome, Request, data_reply, dev, error_reply, lock};
 use crate::session::Shared;
+use answers::{Answers, Asked, Question};
 use kept::{Contents, Kept, Notice};
 use notifier::Kernel;
 use opens::{Closing, LOCAL, Opens, Own, Way};
@@ -92,6 +95,8 @@ enum Means {
     Opened(Contents),
     /// Somebody may now do other things with the node.
     Rights,
+    /// It is the answer to this.
+    Answer(Question, Asked),
     /// Home has closed something.
     Closed,
     /// An open file for locks on this one.
@@ -102,6 +107,7 @@ enum Means {
 struct State {
     kept: Kept,
     opens: Opens,
+    answers: Answers,
     /// Targets of links, by node, and the sum of their lengths.
     links: HashMap<u64, Box<[u8]>>,
     links_bytes: usize,
@@ -193,11 +199,13 @@ impl Coherent {
             let mut state = lock(&self.state);
             let outcome = self.serve(&mut state, request, &mut closings)?;
             if outcome.is_none() {
+                let question = Question::of(request).filter(|_| self.is_common(&header));
+                let asked = state.answers.now();
                 let sent = Sent {
                     inner: header.pid,
                     opcode: request.opcode,
                     node: header.node,
-                    means: means(request),
+                    means: question.map_or_else(|| means(request), |question| Means::Answer(question, asked)),
                 };
                 state.sent.insert(header.unique, sent);
             }
@@ -248,6 +256,12 @@ impl Coherent {
                     return Ok(Some(Outcome::Reply(data_reply(unique, &[target]))));
                 }
             }
+            Opcode::Access | Opcode::GetExtended if self.is_common(&request.header) => {
+                let known = Question::of(request).and_then(|question| state.answers.get(node, &question));
+                if let Some(errno) = known {
+                    return Ok(Some(Outcome::Reply(error_reply(unique, errno))));
+                }
+            }
             // Device control of a directory is its lock by now, unless it is what it says.
             Opcode::Ioctl if request.header.opcode == Opcode::Ioctl as u32 => translate(state, request)?,
             Opcode::SetLock | Opcode::SetLockWait | Opcode::GetLock | Opcode::Ioctl => {
@@ -267,6 +281,7 @@ impl Coherent {
             }
             Opcode::SetAttributes | Opcode::SetExtended | Opcode::RemoveExtended => {
                 closings.extend(state.opens.doubt(node));
+                state.answers.change(node);
                 translate(state, request)?;
             }
             Opcode::Unlink | Opcode::RemoveDirectory => {
@@ -373,6 +388,7 @@ impl Coherent {
                 return;
             }
             state.forget_link(node);
+            state.answers.forget(node);
             state.opens.doubt(node)
         };
         self.close(shared, closings);
@@ -410,6 +426,7 @@ impl Coherent {
                 match change {
                     invalidation::Change::Everything => {
                         closings.extend(state.opens.doubt_all());
+                        state.answers.forget_all();
                         state.links.clear();
                         state.links_bytes = 0;
                     }
@@ -419,6 +436,7 @@ impl Coherent {
                     invalidation::Change::Attributes { node } | invalidation::Change::Contents { node } => {
                         closings.extend(state.opens.doubt(node));
                         state.forget_link(node);
+                        state.answers.forget(node);
                     }
                 }
                 state.kept.changed(change, &mut notices);
@@ -446,6 +464,17 @@ impl Coherent {
         }
         if let Means::Closed = sent.means {
             return Delivery::Drop;
+        }
+        if let Opcode::SetAttributes | Opcode::SetExtended | Opcode::RemoveExtended = sent.opcode {
+            state.answers.change(sent.node);
+        }
+        if let Means::Answer(question, asked) = sent.means {
+            if !passing && state.kept.is_lasting(sent.node) {
+                state
+                    .answers
+                    .learn(sent.node, question, header.error.saturating_neg(), asked);
+            }
+            return Delivery::Give(sent.inner);
         }
         if header.error != 0 {
             return Delivery::Give(sent.inner);
@@ -505,7 +534,17 @@ impl Coherent {
                 drop(state);
                 self.close_later(shared, closings);
             }
-            Means::Attributes | Means::Statx | Means::Nothing | Means::Closed | Means::Own(..) => {}
+            Means::Attributes => {
+                if let Ok((reply, _)) = AttributesReply::read_from_prefix(body) {
+                    state.kept.looked_at(sent.node, reply.valid > 0);
+                }
+            }
+            Means::Statx => {
+                if let Ok((reply, _)) = StatxReply::read_from_prefix(body) {
+                    state.kept.looked_at(sent.node, reply.valid > 0);
+                }
+            }
+            Means::Nothing | Means::Closed | Means::Answer(..) | Means::Own(..) => {}
         }
         match notices.is_empty() {
             true => Delivery::Give(sent.inner),
