@@ -219,6 +219,13 @@ impl Arena {
         self.grace = seconds;
     }
 
+    /// Pulls the cable between home and node, or puts it back; in the modes that have one. Nobody is told: what is sent is lost.
+    pub fn set_cable(&self, carries: bool) {
+        if let Some(network) = &self.network {
+            network.set_cable(carries);
+        }
+    }
+
     /// Puts a relay between home and the node, which has been started: every few hundred milliseconds a connection has one of these
     /// faults: `cut`, `stall` (of one direction, for up to a second), `hole` (one connection stays half-open). All of them come to the
     /// node from changing addresses.
@@ -441,7 +448,7 @@ impl Arena {
             namespaces,
             ..self.at_home()
         };
-        let mut node = Running::start(
+        let node = Running::start(
             self.command(&job),
             &job.stdin,
             &surroundings,

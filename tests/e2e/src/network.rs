@@ -107,6 +107,16 @@ impl Network {
             _holders: [home_holder, node_holder],
         }
     }
+
+    /// Has the node's end of the cable carry what is sent, or lose it in both directions without a word.
+    pub fn set_cable(&self, carries: bool) {
+        let state = if carries { "up" } else { "down" };
+        configure(&self.node, &format!("link set cable {state}\n"));
+        if carries {
+            // The kernel would go on saying for a while that there is no way to neighbours who did not answer.
+            configure(&self.home, "neigh flush dev cable\n");
+        }
+    }
 }
 
 fn configure(namespaces: &[(i32, Arc<OwnedFd>)], batch: &str) {

@@ -82,6 +82,15 @@ impl Process {
         self.inner_pid.is_none() && self.executable.file_name().is_some_and(|name| name == "afield")
     }
 
+    /// Processor time of a living process so far, in ticks.
+    pub fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).expect("the process lives");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        // The twelfth and thirteenth after the state's.
+        let times = fields.split_ascii_whitespace().skip(11).take(2);
+        times.map(|time| time.parse::<u64>().expect("a number")).sum()
+    }
+
     /// What it has open, in the table of whichever thread has most.
     pub fn open_files(&self) -> Vec<PathBuf> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid))

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::case::Stdin;
 use crate::process::{Process, STEP, Watch};
@@ -173,9 +173,11 @@ impl Running {
         self.child.id() as i32
     }
 
-    /// Whether the job has not ended yet.
-    pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("the child is ours").is_none()
+    /// Whether the job has not ended yet. It is left to be waited for.
+    pub fn is_alive(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let found = waitid(WaitId::Pid(Pid::from_child(&self.child)), options);
+        found.expect("the child is ours").is_none()
     }
 
     /// What the job has written to standard output so far.

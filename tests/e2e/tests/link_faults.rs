@@ -133,15 +133,6 @@ fn session(mode: Mode) {
     assert_eq!(pair.end(), Ended::Exit(7));
 }
 
-/// Processor time of a process so far, in ticks.
-fn time_of(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the guest lives");
-    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-    // The twelfth and thirteenth after the state's.
-    let times = fields.split_ascii_whitespace().skip(11).take(2);
-    times.map(|time| time.parse::<u64>().expect("a number")).sum()
-}
-
 /// While the link is down a guest does not compute; when it is back, it goes on.
 fn frozen(mode: Mode) {
     let mut arena = Arena::new(mode);
@@ -151,24 +142,24 @@ fn frozen(mode: Mode) {
     let mut job = arena.start(&arena.afield_script("trap 'exit 5' TERM; echo ready; while :; do :; done"));
     job.until_output("ready");
     let guests = arena.watch().all().into_iter().filter(Process::is_guest);
-    let [guest] = guests.map(|guest| guest.pid).collect::<Vec<_>>()[..] else {
+    let [guest] = &guests.collect::<Vec<_>>()[..] else {
         panic!("one guest was expected: {:?}", arena.watch().all());
     };
     arena.stop_relay();
     let second = Duration::from_secs(1);
     let until = Instant::now() + 20 * second;
     loop {
-        let before = time_of(guest);
+        let before = guest.ticks();
         std::thread::sleep(second);
-        if time_of(guest) == before {
+        if guest.ticks() == before {
             break;
         }
         assert!(Instant::now() < until, "the guest goes on computing");
     }
     arena.start_relay(&[]);
-    let before = time_of(guest);
+    let before = guest.ticks();
     let until = Instant::now() + 20 * second;
-    while time_of(guest) == before {
+    while guest.ticks() == before {
         assert!(Instant::now() < until, "the guest does not go on");
         std::thread::sleep(second / 10);
     }

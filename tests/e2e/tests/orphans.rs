@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use afield_e2e::{Arena, Ended, Mode, Process, modes};
+use afield_e2e::{Arena, Ended, Job, Mode, Process, modes};
 use rustix::process::{Pid, Signal, kill_process};
 
 modes! {
     reincarnation in a_new_agent_ends_what_the_old_one_has_left;
+    farewell in an_agent_that_is_stopped_tells_its_node;
 }
 
 fn session_of(arena: &Arena, job: i32) -> Process {
@@ -45,5 +46,87 @@ fn reincarnation(mode: Mode) {
         let same = |process: &&Process| process.pid == session.pid && process.is_afield();
         assert!(left.iter().find(same).is_none(), "round {round}: {left:?}");
     }
+    arena.expect_clean();
+}
+
+/// Another home beside the arena's, with a key of its own.
+struct Neighbour<'a> {
+    arena: &'a Arena,
+}
+
+impl<'a> Neighbour<'a> {
+    /// One that the node admits as well.
+    fn new(arena: &'a Arena) -> Self {
+        for folder in ["neighbour", "neighbour/run"] {
+            arena.make_folder(&arena.work().join(folder));
+        }
+        let neighbour = Self { arena };
+        if arena.node_pid().is_some() {
+            let homes = [arena.afield(&[]), neighbour.own(arena.afield(&[]))];
+            let [first, second] = homes.map(|key| arena.fingerprint(key));
+            arena.admit(&format!("{first}\n{second}\n"));
+            let node = arena.fingerprint(arena.afield_at_node(&[]));
+            let address = arena.node_address();
+            let trust = arena.afield(&["trust", "add", "there", &address, &node]);
+            arena.run(&neighbour.own(trust)).expect_exit(0);
+        }
+        neighbour
+    }
+
+    /// The job, in this home.
+    fn own(&self, mut job: Job) -> Job {
+        let folder = self.arena.work().join("neighbour");
+        job.environment = vec![
+            ("XDG_CONFIG_HOME".into(), folder.clone().into()),
+            ("AFIELD_RUNTIME_DIR".into(), folder.join("run").into()),
+        ];
+        job
+    }
+}
+
+/// However its agent is told to end, a home's guests end with it, long before the grace time does, and only this home's.
+fn farewell(mode: Mode) {
+    const BOUND: Duration = Duration::from_secs(10);
+    let mut arena = Arena::new(mode);
+    arena.set_grace("60");
+    arena.start_node();
+    let neighbour = Neighbour::new(&arena);
+    // It starts nothing, so that all that is new is this home's.
+    let script = "echo ready; until [ -e go ]; do :; done; exit 6";
+    let mut other = arena.start(&neighbour.own(arena.afield_script(script)));
+    other.until_output("ready");
+    let others: Vec<_> = arena.watch().all().iter().map(|process| process.pid).collect();
+    for by_signal in [false, true, false, true] {
+        let mut job = arena.start(&arena.afield_script("sleep 1000 & echo ready; wait"));
+        job.until_output("ready");
+        let is_agent = |process: &Process| {
+            process.is_afield() && process.command_line.contains(" agent") && !others.contains(&process.pid)
+        };
+        let agent = arena.watch().until_some(BOUND, is_agent).expect("an agent");
+        let began = Instant::now();
+        if by_signal {
+            kill_process(Pid::from_raw(agent.pid).unwrap(), Signal::TERM).unwrap();
+        } else {
+            let stop = arena.afield(&["agent", "stop", "--force"]);
+            arena.run(&stop).expect_exit(0);
+        }
+        // All that has come since the neighbour's job began: agent, deputies, session, world, guests.
+        let is_new = |process: &Process| !others.contains(&process.pid);
+        let left = arena.watch().until_none(BOUND, is_new);
+        assert!(left.is_empty(), "by signal: {by_signal}: {left:?}");
+        assert!(began.elapsed() < BOUND);
+        let outcome = job.wait();
+        assert_eq!(outcome.ended, Ended::Exit(125), "{}", outcome.message());
+        assert!(
+            outcome.message().contains("the agent was stopped"),
+            "{}",
+            outcome.message()
+        );
+        assert!(other.is_alive());
+    }
+    std::fs::write(arena.work().join("go"), "").expect("the folder is ours");
+    other.wait().expect_exit(6);
+    let stop = arena.afield(&["agent", "stop"]);
+    arena.run(&neighbour.own(stop)).expect_exit(0);
     arena.expect_clean();
 }
