@@ -5,6 +5,7 @@
 
 mod delay;
 mod figure;
+mod files;
 mod floor;
 mod link;
 mod project;
@@ -16,7 +17,7 @@ mod work;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -25,6 +26,7 @@ use crate::failure::Failure;
 use crate::sys;
 pub use delay::relay_with_delay;
 use figure::{Figure, Unit};
+use files::Files;
 use project::Project;
 use sockets::Side;
 pub use sockets::relay_to;
@@ -36,6 +38,8 @@ pub use work::do_work;
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
                   requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
                   link-ping link-bulk link-calls link-resume.\n\
+                  files (only if named) is all of these: compile cold-compile untar status grep\n\
+                  read fill random storm; with --delay on a node that is so far away.\n\
                   rpc (only if named) shows where the time of a call to a node goes, stage by stage.\n\n\
                   Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
                   Of times less is better, of rates more."
@@ -47,6 +51,9 @@ pub struct Bench {
     /// Where the afield side runs [default: embedded]
     #[arg(long, value_name = "NODE")]
     pub on: Option<String>,
+    /// Measure programs that work with files on a node of this machine behind a link that takes so long each way
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub delay: Option<u32>,
     /// Pairs of runs
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -105,6 +112,26 @@ pub enum Name {
     LinkResume,
     /// Where the time of a null call to the node goes, stage by stage (only if named)
     Rpc,
+    /// All of the following (only if named)
+    Files,
+    /// `cc -c` of a small file, again
+    Compile,
+    /// The same on a node that has kept nothing
+    ColdCompile,
+    /// `tar -x` of 2,000 small files
+    Untar,
+    /// `git status` of 2,000 files, again
+    Status,
+    /// `grep -r` through 2,000 files, again
+    Grep,
+    /// 256 MiB of a new file from its beginning to its end
+    Read,
+    /// 256 MiB to a new file, with `fsync`
+    Fill,
+    /// 2,000 reads of 4 KiB in a new file
+    Random,
+    /// 500 files made, looked at, renamed and removed
+    Storm,
 }
 
 impl Name {
@@ -120,6 +147,7 @@ impl Name {
         match self {
             Self::Null => &["ping-pong over the transport"],
             Self::Start => &["fork and exec"],
+            _ if self.is_stream() => &["copy over the link", "native"],
             _ if self.is_link() => &["TCP", "link without encryption"],
             _ if self.has_sockets() => &["relay", "native"],
             _ => &["native"],
@@ -138,6 +166,29 @@ impl Name {
         matches!(self, Self::Ping1 | Self::Ping4k | Self::Ping64k)
     }
 
+    /// A file from end to end.
+    fn is_stream(self) -> bool {
+        matches!(self, Self::Read | Self::Fill)
+    }
+
+    /// Those that [`Files`](Self::Files) stands for.
+    const FILES: &[Self] = &[
+        Self::Compile,
+        Self::ColdCompile,
+        Self::Untar,
+        Self::Status,
+        Self::Grep,
+        Self::Read,
+        Self::Fill,
+        Self::Random,
+        Self::Storm,
+    ];
+
+    /// It has to be named to be measured.
+    fn is_special(self) -> bool {
+        matches!(self, Self::Rpc | Self::Files) || Self::FILES.contains(&self)
+    }
+
     fn is_link(self) -> bool {
         matches!(
             self,
@@ -154,25 +205,45 @@ impl Name {
 pub fn bench(options: &Bench) -> Result<(), Failure> {
     let names = if options.names.is_empty() {
         let figures = Name::value_variants().iter().copied();
-        figures.filter(|name| *name != Name::Rpc).collect()
+        figures.filter(|name| !name.is_special()).collect()
     } else {
-        options.names.clone()
+        let all = |name: &Name| match name {
+            Name::Files => Name::FILES.to_vec(),
+            name => vec![*name],
+        };
+        options.names.iter().flat_map(all).collect::<Vec<_>>()
     };
+    let of_files = names.iter().filter(|name| Name::FILES.contains(name)).count();
+    if options.delay.is_some() && (of_files < names.len() || options.on.is_some()) {
+        return Err(Failure::own(
+            "--delay goes with `files` and what that stands for, and has a node of its own",
+        ));
+    }
     let on = options.on.as_deref().unwrap_or("embedded");
     // A server that ends is a failure of what is measured, and a reader that has gone ends it too.
     sys::process::ignore_broken_pipes();
     let mut output = io::stdout();
     // The agent and the world are there before anything counts.
-    if !names.iter().all(|name| name.is_link()) {
+    if !names.iter().all(|name| name.is_link()) && options.delay.is_none() {
         run_once(&afield(on, &[OsString::from("true")])?)?;
     }
+    let files = (of_files > 0)
+        .then(|| Files::new(on, options.delay.map(|delay| Duration::from_millis(delay.into()))))
+        .transpose()?;
     let mut figures = Vec::new();
     for name in names {
         if name == Name::Rpc {
             rpc::bench(on, options.runs, options.json)?;
             continue;
         }
-        let figure = measure(name, on, options.runs)?;
+        let figure = match files.as_ref().filter(|_| Name::FILES.contains(&name)) {
+            Some(files) => {
+                let values: Result<Vec<_>, Failure> =
+                    (0..options.runs).map(|_| files.measure(name)).collect();
+                Figure::new(name, &values?)
+            }
+            None => measure(name, on, options.runs)?,
+        };
         if !options.json {
             if figures.is_empty() {
                 Figure::write_head(&mut output).map_err(Failure::own)?;

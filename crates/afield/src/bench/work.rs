@@ -42,6 +42,8 @@ pub fn do_work(work: Name, port: Option<u16>) -> io::Result<Option<f64>> {
         Name::Write => write(),
         Name::Fork => batches(20, || child::fork_child(|| {})?.reap()),
         Name::Stop => Ok(super::stop::compute()),
+        Name::Random => return super::files::read_at_random().map(|()| None),
+        Name::Storm => return super::files::storm().map(|()| None),
         _ if work.has_sockets() => return sockets::do_work(work, port),
         _ => Err(io::ErrorKind::Unsupported.into()),
     };

@@ -1,0 +1,206 @@
+//! Programs that work with files: natively, and afield on a node that may be far away.
+//!
+//! What is warm has run twice before: after the first run, which has read, the kernel asks for times of last access. What is cold meets a node that has kept nothing. A file that is read or written from end to end is
+//! compared with its bytes going over a connection of the same length, too: more than that cannot be had.
+
+mod far;
+mod tree;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Name, own, own_program};
+use crate::failure::Failure;
+use far::Far;
+use tree::Tree;
+
+/// Runs before one that is warm.
+const RUNS_BEFORE: usize = 2;
+/// Bytes of the file that is read or written from end to end.
+const STREAM_BYTES: u64 = 256 << 20;
+/// Reads of 4 KiB at random places of that.
+const READS: u64 = 2000;
+/// Files that are made, renamed and removed.
+const STORM_FILES: u64 = 500;
+
+/// What is measured with, for as long as it lives.
+pub struct Files {
+    tree: Tree,
+    far: Option<Far>,
+    on: String,
+    delay: Duration,
+}
+
+impl Files {
+    /// Prepares everything. With a delay, which is that of each way, the node is one of its own behind a relay; otherwise it is `on`.
+    pub fn new(on: &str, delay: Option<Duration>) -> Result<Self, Failure> {
+        let tree = Tree::new().map_err(Failure::own)?;
+        let far = match delay {
+            Some(delay) => Some(Far::new(tree.place(), delay)?),
+            None => None,
+        };
+        Ok(Self {
+            on: if far.is_some() { far::NAME } else { on }.to_owned(),
+            tree,
+            far,
+            delay: delay.unwrap_or_default(),
+        })
+    }
+
+    /// Values of the floors, and of afield, in nanoseconds.
+    pub fn measure(&self, name: Name) -> Result<Vec<f64>, Failure> {
+        let words = self.words(name)?;
+        let mut values = Vec::new();
+        if name.is_stream() {
+            values.push(far::copy(STREAM_BYTES, self.delay).map_err(Failure::own)?);
+        }
+        for afield in [false, true] {
+            let is_warm = name != Name::ColdCompile && !name.is_stream() && name != Name::Random;
+            for _ in 0..if is_warm { RUNS_BEFORE } else { 0 } {
+                self.prepare(name)?;
+                self.run(&words, afield)?;
+            }
+            self.prepare(name)?;
+            if afield && name == Name::ColdCompile {
+                self.forget()?;
+            }
+            let start = Instant::now();
+            self.run(&words, afield)?;
+            values.push(start.elapsed().as_nanos() as f64);
+        }
+        Ok(values)
+    }
+
+    fn words(&self, name: Name) -> Result<Vec<OsString>, Failure> {
+        let fixed: &[&str] = match name {
+            Name::Compile | Name::ColdCompile => &["cc", "-O2", "-c", "source.c"],
+            Name::Untar => &["tar", "-xf", "tree.tar", "-C", "unpacked"],
+            Name::Status => &["git", "-C", "tree", "status", "--short"],
+            Name::Grep => &["grep", "-rq", "nosuch", "tree"],
+            Name::Read => &["dd", "if=data", "of=/dev/null", "bs=1M", "status=none"],
+            Name::Fill => &["dd", "if=data", "of=copy", "bs=1M", "conv=fsync", "status=none"],
+            _ => return own(name),
+        };
+        Ok(fixed.iter().map(OsString::from).collect())
+    }
+
+    /// Brings about what the work begins with.
+    fn prepare(&self, name: Name) -> Result<(), Failure> {
+        let prepared = match name {
+            Name::Untar => self.tree.empty("unpacked"),
+            Name::Storm => self.tree.empty("storm"),
+            // Nobody has seen these bytes.
+            Name::Read | Name::Random => self.tree.new_data(STREAM_BYTES),
+            // It is there, and its contents are nobody's concern.
+            Name::Fill => self
+                .tree
+                .new_data(STREAM_BYTES)
+                .and_then(|()| self.tree.remove("copy")),
+            _ => Ok(()),
+        };
+        prepared.map_err(Failure::own)
+    }
+
+    /// Makes the node one that knows nothing, with a session.
+    fn forget(&self) -> Result<(), Failure> {
+        run(self.command(&["agent", "stop"])?)?;
+        if let Some(far) = &self.far {
+            far.forget().map_err(Failure::own)?;
+        }
+        self.run(&["true".into()], true)
+    }
+
+    fn command(&self, words: &[&str]) -> Result<Command, Failure> {
+        let mut command = Command::new(own_program()?);
+        command.args(words);
+        if let Some(far) = &self.far {
+            far.enter(&mut command);
+        }
+        Ok(command)
+    }
+
+    fn run(&self, words: &[OsString], afield: bool) -> Result<(), Failure> {
+        let mut command = if afield {
+            let mut command = self.command(&["run", "--on", &self.on, "--"])?;
+            command.args(words);
+            command
+        } else {
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]);
+            command
+        };
+        command.current_dir(self.tree.place());
+        run(command)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // The far node's agent is nobody else's; it would end by itself some time.
+        if self.far.is_some()
+            && let Ok(command) = self.command(&["agent", "stop", "--force"])
+        {
+            let _ = run(command);
+        }
+    }
+}
+
+fn run(mut command: Command) -> Result<(), Failure> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| Failure::own(format!("{}: {error}", command.get_program().display())))?;
+    // `grep` finds nothing.
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(1)
+            if command
+                .get_args()
+                .chain([command.get_program()])
+                .any(|word| word == "grep") =>
+        {
+            Ok(())
+        }
+        _ => Err(Failure::own(format!("{command:?} ended with {status}"))),
+    }
+}
+
+/// Reads 4 KiB at many places of the file, none of which can be foreseen.
+pub fn read_at_random() -> io::Result<()> {
+    let file = File::open("data")?;
+    let pages = file.metadata()?.len() / 4096;
+    let mut buffer = [0; 4096];
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    for _ in 0..READS {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        file.read_exact_at(&mut buffer, state % pages.max(1) * 4096)?;
+    }
+    Ok(())
+}
+
+/// Makes, looks at, renames and removes many small files.
+pub fn storm() -> io::Result<()> {
+    let directory = Path::new("storm");
+    for number in 0..STORM_FILES {
+        let (before, after) = (
+            directory.join(format!("a{number}")),
+            directory.join(format!("b{number}")),
+        );
+        File::create(&before)?.write_all(b"text")?;
+        fs::metadata(&before)?;
+        fs::rename(&before, &after)?;
+        fs::metadata(&after)?;
+    }
+    for number in 0..STORM_FILES {
+        fs::remove_file(directory.join(format!("b{number}")))?;
+    }
+    Ok(())
+}
