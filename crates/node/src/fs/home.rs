@@ -130,7 +130,11 @@ impl Home {
     pub fn new(ids: Ids, owner: Owner) -> Self {
         Self {
             mounted: Mutex::default(),
-            owners: (ids == Ids::Single).then(|| Owners::new(owner)),
+            owners: match ids {
+                Ids::Range => None,
+                Ids::Below(below) => Some(Owners::new(owner, Some(below))),
+                Ids::Single => Some(Owners::new(owner, None)),
+            },
             direct: AtomicBool::new(false),
             readers: Mutex::default(),
             locked: Mutex::default(),

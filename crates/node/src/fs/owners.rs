@@ -1,7 +1,8 @@
-//! Owners of files in a world that maps one user and one group.
+//! Owners of files in a world that does not know all of home's users and groups.
 //!
-//! The node's kernel refuses to write to files whose owner it cannot name, long before it would ask home. So every file is shown
-//! as the home user's own, and the true owners are kept here, by inode number, for the correction of what `stat` says.
+//! The node's kernel refuses to write to files whose owner it cannot name, long before it would ask home. So where the world maps one user
+//! and one group, every file is shown as the home user's own, and the true owners are kept here, by inode number, for the correction of
+//! what `stat` says. Where it maps many, those that it does not are shown as nobody.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,6 +14,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::lock;
 
+/// The user and the group that are nobody.
+const NOBODY: u32 = 65534;
+
 /// A user and a group.
 pub type Owner = (u32, u32);
 
@@ -21,15 +25,18 @@ pub type Owner = (u32, u32);
 pub struct Owners {
     /// The home user, whom the world knows.
     shown: Owner,
+    /// It knows these as well: all below. What is shown is not corrected then.
+    below: Option<u32>,
     /// True owners, of files that are shown as another's.
     truth: Mutex<HashMap<u64, Owner>>,
 }
 
 impl Owners {
-    /// No files yet.
-    pub fn new(shown: Owner) -> Self {
+    /// No files yet. The world knows the home user, and all ids below `below` if that is given.
+    pub fn new(shown: Owner, below: Option<u32>) -> Self {
         Self {
             shown,
+            below,
             truth: Mutex::default(),
         }
     }
@@ -41,10 +48,20 @@ impl Owners {
 
     /// Whether the world knows these ids; -1 stands for no change.
     pub fn are_known(&self, (uid, gid): Owner) -> bool {
-        (uid == u32::MAX || uid == self.shown.0) && (gid == u32::MAX || gid == self.shown.1)
+        let is_known =
+            |id: u32, own: u32| id == u32::MAX || id == own || self.below.is_some_and(|below| id < below);
+        is_known(uid, self.shown.0) && is_known(gid, self.shown.1)
     }
 
     fn hide(&self, inode: u64, owner: Owner) -> Owner {
+        if let Some(below) = self.below {
+            let or_nobody = |id: u32, own: u32| match id {
+                _ if id < below || id == own => id,
+                _ if NOBODY < below => NOBODY,
+                _ => own,
+            };
+            return (or_nobody(owner.0, self.shown.0), or_nobody(owner.1, self.shown.1));
+        }
         let mut truth = lock(&self.truth);
         if owner == self.shown {
             truth.remove(&inode);
@@ -123,7 +140,7 @@ mod tests {
 
     #[test]
     fn owners_are_hidden_and_remembered() {
-        let owners = Owners::new((1000, 100));
+        let owners = Owners::new((1000, 100), None);
         let mut reply = EntryReply::default();
         reply.attributes.inode = 7;
         (reply.attributes.uid, reply.attributes.gid) = (0, 5);
@@ -137,8 +154,23 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_known_is_nobody() {
+        let owners = Owners::new((100_000, 100), Some(65536));
+        for (owner, shown) in [
+            ((0, 5), (0, 5)),
+            ((100_000, 65535), (100_000, 65535)),
+            ((100_001, 1 << 31), (65534, 65534)),
+        ] {
+            assert_eq!(owners.hide(7, owner), shown);
+            assert_eq!(owners.are_known(owner), owner == shown);
+        }
+        assert_eq!(owners.of(7), None);
+        assert_eq!(Owners::new((9, 8), Some(5000)).hide(7, (1 << 20, 6000)), (9, 8));
+    }
+
+    #[test]
     fn listings_of_any_length_are_survived() {
-        let owners = Owners::new((1, 1));
+        let owners = Owners::new((1, 1), None);
         let mut body = Vec::new();
         for node in 0..3u64 {
             let mut record = DirectoryEntryPlus::default();

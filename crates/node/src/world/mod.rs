@@ -8,6 +8,7 @@ pub mod ending;
 mod guest;
 pub mod init;
 mod mounts;
+mod subordinate;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -67,6 +68,8 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 pub enum Ids {
     /// A whole range is mapped: owners show as they are.
     Range,
+    /// The home user's own and all below this are mapped; others show as nobody.
+    Below(u32),
     /// Only the home user's own: other owners read as the overflow id and have to be corrected.
     Single,
 }
@@ -239,8 +242,8 @@ fn write_failure(mut channel: &UnixStream, error: &WorldError) {
 
 /// Writes the user namespace's id maps.
 ///
-/// A node that runs as root maps a whole range, shifted, so that no guest id is the node's real root; an ordinary
-/// user's node maps the home user alone.
+/// A node that runs as root maps a whole range, shifted, so that no guest id is the node's real root; an ordinary user's node maps
+/// what subordinate ids its user has for an ordinary user of home, whose guests are all that user; without, the home user alone.
 fn map_ids(stage: u32, hello: &Hello) -> Result<Ids, WorldError> {
     let proc = format!("/proc/{stage}");
     let (uid, gid) = (
@@ -256,9 +259,26 @@ fn map_ids(stage: u32, hello: &Hello) -> Result<Ids, WorldError> {
         }
         // Root of a user namespace that has no such ids: go on as an ordinary user does.
     }
+    let mut groups = None;
+    if uid != 0
+        && hello.uid != 0
+        && let (Some(users), Some(range)) = (
+            subordinate::range(subordinate::USERS, uid),
+            subordinate::range(subordinate::GROUPS, uid),
+        )
+    {
+        groups = subordinate::map(subordinate::GROUPS, stage, hello.gid, gid, range);
+        if let Some(groups) = groups
+            && let Some(users) = subordinate::map(subordinate::USERS, stage, hello.uid, uid, users)
+        {
+            return Ok(Ids::Below(users.min(groups)));
+        }
+    }
     fs::write(format!("{proc}/uid_map"), format!("{} {uid} 1", hello.uid)).step("uid_map")?;
-    fs::write(format!("{proc}/setgroups"), "deny").step("setgroups")?;
-    fs::write(format!("{proc}/gid_map"), format!("{} {gid} 1", hello.gid)).step("gid_map")?;
+    if groups.is_none() {
+        fs::write(format!("{proc}/setgroups"), "deny").step("setgroups")?;
+        fs::write(format!("{proc}/gid_map"), format!("{} {gid} 1", hello.gid)).step("gid_map")?;
+    }
     Ok(Ids::Single)
 }
 
