@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use afield_link::secure::{Fingerprint, Identity};
 use afield_link::stream::{LinkError, Socket};
@@ -207,9 +207,9 @@ fn serve_here(options: Options) -> Result<(), AgentError> {
     for session in &sessions {
         session.end(&SessionError::Stopped);
     }
-    // The farewells are the switchboards' to send; they are short.
-    let deadline = now_ms() + 500;
-    while agent.process_count() > 0 && now_ms() < deadline {
+    // The farewells are the switchboards' to send: they are short, but on a busy machine they take their time.
+    let deadline = Instant::now() + 2 * switchboard::FAREWELL_MAX;
+    while agent.process_count() > 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     for session in &sessions {

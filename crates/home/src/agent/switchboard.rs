@@ -24,7 +24,7 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
 
 /// Longest wait for deputies to take the news that the session is over.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How often is looked whether every guest has its deputy.
 const OWNERS_PERIOD: Duration = Duration::from_secs(15);

@@ -5,7 +5,6 @@ mod hostile;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
 
 use afield_link::control::{
     HOME_INTERFACE, HomeClient, NODE_INTERFACE, Node as Asked, Statistics, dispatch_node,
