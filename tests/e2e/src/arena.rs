@@ -227,8 +227,8 @@ impl Arena {
     }
 
     /// Puts a relay between home and the node, which has been started: every few hundred milliseconds a connection has one of these
-    /// faults: `cut`, `stall` (of one direction, for up to a second), `hole` (one connection stays half-open). All of them come to the
-    /// node from changing addresses.
+    /// faults: `cut`, `stall` (of one direction, for up to a second), `hole` (one connection stays half-open), `damage` (something comes
+    /// again, or is changed). All of them come to the node from changing addresses.
     pub fn start_relay(&mut self, faults: &[&str]) {
         let script = include_str!("relay.py");
         let [near, _] = HOME_ADDRESSES;

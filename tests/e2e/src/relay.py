@@ -7,17 +7,34 @@ sources = [near, "10.77.0.3"]
 count = 0
 
 
-async def pump(reader, writer, gate):
-    """Passes bytes on while the gate is open."""
+# Bytes of a direction that are passed on as they are, among them the handshake.
+SOUND = 8192
+
+
+async def pump(reader, writer, gate, damage):
+    """Passes bytes on while the gate is open, and does what it finds in `damage` to some of them."""
+    passed = 0
     try:
         while data := await reader.read(65536):
             await gate.wait()
+            if damage and passed > SOUND:
+                data = damage.pop()(data)
+            passed += len(data)
             writer.write(data)
             await writer.drain()
         await gate.wait()
     except OSError:
         pass
     writer.close()
+
+
+def again(data):
+    return data + data
+
+
+def other(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]
 
 
 async def serve(reader, writer):
@@ -30,7 +47,9 @@ async def serve(reader, writer):
     gates = [asyncio.Event(), asyncio.Event()]
     for gate in gates:
         gate.set()
-    pumps = [asyncio.create_task(pump(reader, there[1], gates[0])), asyncio.create_task(pump(there[0], writer, gates[1]))]
+    damages = [[], []]
+    ways = zip((reader, there[0]), (there[1], writer), gates, damages)
+    pumps = [asyncio.create_task(pump(*way)) for way in ways]
 
     async def fail():
         # The first connection carries the first words; a session that has not begun may fail.
@@ -45,6 +64,8 @@ async def serve(reader, writer):
             gate.clear()
             await asyncio.sleep(0.2 + chance.random())
             gate.set()
+        if "damage" in faults:
+            damages[chance.randrange(2)].append(chance.choice((again, other)))
         if "cut" in faults:
             for end in (writer, there[1]):
                 end.transport.abort()

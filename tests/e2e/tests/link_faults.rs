@@ -1,4 +1,4 @@
-//! Connections between home and node that are cut, stall, or stay half-open, while home's address changes: what runs afield
+//! Connections between home and node that are cut, stall, stay half-open, or are tampered with, while home's address changes: what runs afield
 //! shows nothing of it but pauses. When there is no way any more, both ends say so, and nothing is left.
 
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use afield_e2e::samples::PROJECT;
 use afield_e2e::{Arena, Case, Ended, Mode, Pair, Place, Process, Session, check_with, need};
 
 const CUTS: &[&str] = &["cut"];
+const DAMAGED: &[&str] = &["damage"];
 const ALL: &[&str] = &["cut", "stall", "hole"];
 
 /// Between home and node, for as root and as an ordinary user.
@@ -25,7 +26,7 @@ macro_rules! over_a_bad_link {
     )* };
 }
 
-over_a_bad_link! { build build_stalled sqlite session transfer frozen grace_over refused_after }
+over_a_bad_link! { build build_stalled sqlite session transfer tampered frozen grace_over refused_after }
 
 fn with_tools(test: &str, user: bool, run: fn(Mode)) {
     let mode = Mode {
@@ -104,6 +105,15 @@ fn transfer(mode: Mode) {
     .stdin((0..3_000_000u32).map(|number| number as u8).collect::<Vec<_>>())
     .seconds(240);
     check("transfer", case, mode, CUTS);
+}
+
+/// Somebody on the way plays bytes again, or changes them: it costs the connection, and no more.
+fn tampered(mode: Mode) {
+    let case = Case::guest(
+        "for i in 1 2 3 4 5 6 7 8; do seq $i 300000 > numbers; md5sum numbers; sort -rn numbers | md5sum; done; rm numbers",
+    )
+    .seconds(120);
+    check("tampered", case, mode, DAMAGED);
 }
 
 /// An interactive shell with its jobs.
