@@ -44,6 +44,19 @@ impl Holdings {
     }
 }
 
+/// Whether a guest executes the program that a node of home's is.
+pub fn is_executed(shared: &Shared, node: u64) -> bool {
+    shared.guests.leaders().into_iter().any(|(_, thread)| {
+        let of = |link: &str| {
+            let path = CString::new(format!("/proc/{thread}/{link}")).unwrap_or_default();
+            fuse_node(&path)
+        };
+        of("exe").is_some_and(|(mount, program)| {
+            program == node && of("root").is_some_and(|(root, _)| root == mount)
+        })
+    })
+}
+
 /// What home has of what a process has open; `None` if the process is gone.
 fn held_by(shared: &Shared, thread: i32) -> Option<BTreeMap<u32, Held>> {
     let path = |rest: &str| CString::new(format!("/proc/{thread}/{rest}")).unwrap_or_default();

@@ -3,6 +3,8 @@
 use afield_e2e::{Case, cases, user_cases};
 
 user_cases! {
+    /// A program that is being executed is not written to, nor cut by who opens it to read.
+    busy_program: Case::guest("cp /bin/sleep prog; ./prog 1000 & python3 -c 'import os, time\nwhile os.readlink(f\"/proc/{os.sys.argv[1]}/exe\") != os.path.realpath(\"prog\"): time.sleep(0.01)\nfor flags in os.O_RDONLY | os.O_TRUNC, os.O_WRONLY, os.O_RDWR | os.O_TRUNC:\n    try: print(os.open(\"prog\", flags))\n    except OSError as error: print(error)' $!; cmp prog /bin/sleep && echo whole; kill $!; wait; python3 -c 'import os; os.open(\"prog\", os.O_RDONLY | os.O_TRUNC)'; wc -c < prog").tools(&["python3"]);
     writing: Case::program("writing");
     /// Whoever hears of a write sees it, by whatever way he hears.
     told: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>f; while read n; do head -c $n /dev/zero >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 5000 100000 3000000 7 70000; do echo $n >&4; read x <&5; stat -c %s f; done; exec 4>&-; wait $!; echo $?; md5sum < f");

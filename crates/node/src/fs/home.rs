@@ -26,6 +26,7 @@ use super::{
     proc,
 };
 use crate::door::descriptors::{CurrentCall, current_call};
+use crate::holdings;
 use crate::session::Shared;
 use crate::trace::Order;
 use crate::world::Ids;
@@ -287,6 +288,10 @@ impl Home {
         if self.closes_quietly(&shared.files.behind, &request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
+        if cuts_for_reading(&request) && holdings::is_executed(shared, request.header.node) {
+            // The kernel looks after that only when home has cut it.
+            return Err(libc::ETXTBSY);
+        }
         self.note(shared, &request);
         let caller = shared.guests.find_inner(request.header.pid);
         if let (Some((tid, _)), Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait) =
@@ -419,6 +424,15 @@ fn directory_lock(request: &Request<'_>) -> Result<Option<Vec<u8>>, i32> {
         ..LockRequest::default()
     };
     Ok(Some([header.as_bytes(), lock.as_bytes()].concat()))
+}
+
+/// Whether a file is to be cut by who does not ask to write to it.
+fn cuts_for_reading(request: &Request<'_>) -> bool {
+    let flags = match (request.opcode, request.record::<OpenRequest>()) {
+        (Opcode::Open, Ok(open)) => open.flags,
+        _ => return false,
+    };
+    flags & libc::O_TRUNC as u32 != 0 && flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32
 }
 
 /// Whether a file opened with these flags can be mapped so that stores change it.
