@@ -38,9 +38,8 @@ pub use work::do_work;
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
                   requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
                   link-ping link-bulk link-calls link-resume.\n\
-                  files (only if named) is all of these: compile cold-compile untar status grep\n\
-                  read fill random storm; with --delay on a node that is so far away.\n\
-                  rpc (only if named) shows where the time of a call to a node goes, stage by stage.\n\n\
+                  Only if named: files, which is compile cold-compile untar status grep read fill\n\
+                  random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
                   Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
                   Of times less is better, of rates more."
 )]
@@ -51,8 +50,8 @@ pub struct Bench {
     /// Where the afield side runs [default: embedded]
     #[arg(long, value_name = "NODE")]
     pub on: Option<String>,
-    /// Measure programs that work with files on a node of this machine behind a link that takes so long each way
-    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    /// For `files`: on a node of its own, so far away each way
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub delay: Option<u32>,
     /// Pairs of runs
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
