@@ -104,11 +104,11 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Lends the way to a node.
 pub trait Ways: Send + Sync {
-    /// Calls `look` with an `O_PATH` descriptor of the node if there is one at hand, without opening anything.
-    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>));
+    /// Calls `look` with an `O_PATH` descriptor of the node if there is one at hand, without opening anything. False if there is none.
+    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) -> bool;
 
     /// The same with one that is open for reading only.
-    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>));
+    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) -> bool;
 }
 
 /// What of a file system can be watched.
@@ -393,18 +393,15 @@ impl Coherence {
         let doubts = mark.doubts();
         let mut writers = Writers::Unknown;
         // What is open already can be asked without anybody's noticing.
-        let asked = lend(state, &mark.key, &mut |ways, node, lent| {
-            ways.lend_open(node, &mut |file| {
-                *lent = true;
-                writers = self.writers_beside(file);
-            });
+        let asked = lend(state, &mark.key, &mut |ways, node| {
+            ways.lend_open(node, &mut |file| writers = self.writers_beside(file))
         });
         if !asked {
             if pid == 0 && !mark.may_ask() {
                 return;
             }
-            lend_path(state, &mark.key, &mut |file| {
-                writers = self.writers_of(mark, file)
+            lend(state, &mark.key, &mut |ways, node| {
+                ways.lend(node, &mut |file| writers = self.writers_of(mark, file))
             });
         }
         mark.set_writers(writers, doubts);
@@ -416,7 +413,9 @@ impl Coherence {
         mark.doubt_search();
         let doubts = mark.search_doubts();
         let mut search = Search::Some;
-        lend_path(state, &mark.key, &mut |file| search = self.search_of(file));
+        lend(state, &mark.key, &mut |ways, node| {
+            ways.lend(node, &mut |file| search = self.search_of(file))
+        });
         mark.set_search(search, doubts);
         if before == Search::All && search == Search::Some {
             // Whoever did it: names in it may not be used by all who know them.
@@ -555,34 +554,16 @@ fn tell<'a>(state: &mut State, key: &Key, author: Option<u32>, change: impl Fn(u
     }
 }
 
-/// Lends a way to something watched, if anybody has one.
-fn lend_path(state: &State, key: &Key, look: &mut dyn FnMut(BorrowedFd<'_>)) {
-    lend(state, key, &mut |ways, node, lent| {
-        ways.lend(node, &mut |file| {
-            *lent = true;
-            look(file);
-        });
-    });
-}
-
 /// Asks those who watch something in turn, until one has lent something; whether one has.
-fn lend(state: &State, key: &Key, ask: &mut dyn FnMut(&dyn Ways, u64, &mut bool)) -> bool {
+fn lend(state: &State, key: &Key, ask: &mut dyn FnMut(&dyn Ways, u64) -> bool) -> bool {
     let Some(record) = state.records.get(key) else {
         return false;
     };
-    let mut lent = false;
-    for watcher in &record.watchers {
-        let ways = state
-            .listeners
-            .get(&watcher.session)
-            .and_then(|listener| listener.ways.upgrade());
-        let Some(ways) = ways else { continue };
-        ask(&*ways, watcher.node, &mut lent);
-        if lent {
-            break;
-        }
-    }
-    lent
+    record.watchers.iter().any(|watcher| {
+        let listener = state.listeners.get(&watcher.session);
+        let ways = listener.and_then(|listener| listener.ways.upgrade());
+        ways.is_some_and(|ways| ask(&*ways, watcher.node))
+    })
 }
 
 impl Coherence {

@@ -17,13 +17,14 @@ use super::*;
 struct Known(Mutex<HashMap<u64, OwnedFd>>);
 
 impl Ways for Known {
-    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) {
-        if let Some(file) = self.0.lock().unwrap().get(&node) {
-            look(file.as_fd());
-        }
+    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+        let known = self.0.lock().unwrap();
+        known.get(&node).map(|file| look(file.as_fd())).is_some()
     }
 
-    fn lend_open(&self, _: u64, _: &mut dyn FnMut(BorrowedFd<'_>)) {}
+    fn lend_open(&self, _: u64, _: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+        false
+    }
 }
 
 /// A session that watches what it is shown.

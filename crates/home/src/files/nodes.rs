@@ -540,18 +540,14 @@ impl Nodes {
 }
 
 impl Ways for Nodes {
-    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) {
-        if let Ok(node) = self.get(node)
-            && let Some(descriptor) = node.resident()
-        {
-            look(descriptor.as_fd());
-        }
+    fn lend(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+        let descriptor = self.get(node).ok().and_then(|node| node.resident());
+        descriptor.map(|descriptor| look(descriptor.as_fd())).is_some()
     }
 
-    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) {
-        if let Some(reader) = self.get(node).ok().and_then(|node| lock(&node.reader).upgrade()) {
-            look((*reader).as_fd());
-        }
+    fn lend_open(&self, node: u64, look: &mut dyn FnMut(BorrowedFd<'_>)) -> bool {
+        let reader = self.get(node).ok().and_then(|node| lock(&node.reader).upgrade());
+        reader.map(|reader| look((*reader).as_fd())).is_some()
     }
 }
 
