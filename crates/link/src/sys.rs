@@ -1,4 +1,4 @@
-//! Memory that home and its embedded node share, for the contents of large operations on home objects.
+//! Memory: what home and its embedded node share, for the contents of large operations on home objects; and the C library's.
 //!
 //! Only kernels touch it: what is in it is read and written by system calls on both sides and never looked at. So neither side has to
 //! trust the other not to change it meanwhile.
@@ -11,7 +11,17 @@ use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// Bytes of the memory.
+/// Has the C library keep the memory of large frames for the next ones: to give each back to the kernel at once, and to have the
+/// kernel clear its pages again, costs as much as its encryption. For processes that need not be small.
+pub fn keep_freed_memory() {
+    // SAFETY: sets numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
+    }
+}
+
+/// Bytes of the shared memory.
 pub const AREA_BYTES: usize = 4 << 20;
 
 /// Bytes for a system call to read.

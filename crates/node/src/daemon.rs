@@ -501,6 +501,7 @@ fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionE
     control.write_all(key.bytes())?;
     crate::journal::known_as(&key.to_string());
     lend_cpus(&limits, ledger)?;
+    afield_link::sys::keep_freed_memory();
     let identity = options.identity.clone();
     let terms = Terms {
         quota: ledger.open(place, key, limits.guests),

@@ -1,5 +1,5 @@
 //! The link between two machines, without anything on it: frames over loopback, between two processes of this program, against raw TCP
-//! and against the same link without encryption.
+//! and against the same link without encryption; in bulk also against raw TCP with encryption and nothing else.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,6 +15,7 @@ use afield_link::secure::{Identity, SecureStream, accept, connect};
 
 use super::Name;
 use super::figure::median;
+use super::sealed::Sealed;
 use crate::sys::child::{Child, fork_child};
 
 /// Bytes of a message to and fro, and of a message in bulk.
@@ -42,6 +43,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub enum Way {
     /// Plain TCP, each message written and read whole.
     Raw,
+    /// The same with encryption and nothing else; bulk only.
+    Sealed,
     /// The link without encryption, as no product uses it.
     Plain,
     /// The link.
@@ -56,12 +59,14 @@ pub fn measure(name: Name, way: Way) -> io::Result<f64> {
         // Its end is seen by who measures.
         let _ = match way {
             Way::Raw => raw_echo(&listener),
+            Way::Sealed => sealed_echo(&listener),
             _ => carried_echo(&listener, way),
         };
     })?;
     let echo = Killed(Some(echo));
     let figure = match way {
         Way::Raw => raw(name, address),
+        Way::Sealed => sealed(address),
         _ => carried(name, address, way),
     };
     drop(echo);
@@ -144,6 +149,25 @@ fn raw(name: Name, address: SocketAddr) -> io::Result<f64> {
     }
 }
 
+fn sealed_echo(listener: &TcpListener) -> io::Result<()> {
+    let (mut socket, _) = listener.accept()?;
+    let mut receiver = Sealed::new(socket.try_clone()?, LARGE_BYTES)?;
+    while receiver.receive()? != 1 {}
+    socket.write_all(&[0; SMALL_BYTES])?;
+    // Until the other end has had it.
+    socket.read_exact(&mut [0])
+}
+
+fn sealed(address: SocketAddr) -> io::Result<f64> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    let mut sender = Sealed::new(socket.try_clone()?, LARGE_BYTES)?;
+    bulk(
+        |large| sender.send(large),
+        || socket.read_exact(&mut [0; SMALL_BYTES]),
+    )
+}
+
 fn stream_of(socket: TcpStream, way: Way, serves: bool) -> io::Result<Arc<dyn ByteStream>> {
     if way == Way::Plain {
         return Ok(Arc::new(Plain::new(socket)?));
@@ -158,6 +182,8 @@ fn stream_of(socket: TcpStream, way: Way, serves: bool) -> io::Result<Arc<dyn By
 }
 
 fn carried_echo(listener: &TcpListener, way: Way) -> io::Result<()> {
+    // As a node's sessions do.
+    afield_link::sys::keep_freed_memory();
     let stream = stream_of(listener.accept()?.0, way, true)?;
     let session = SessionId([1; 16]);
     let node = Carrier::begin_on_node(stream, Limits::default(), session, Instant::now() + TIMEOUT)

@@ -10,6 +10,7 @@ mod floor;
 mod link;
 mod project;
 mod rpc;
+mod sealed;
 mod sockets;
 mod stop;
 mod work;
@@ -147,6 +148,7 @@ impl Name {
             Self::Null => &["ping-pong over the transport"],
             Self::Start => &["fork and exec"],
             _ if self.is_stream() => &["copy over the link", "native"],
+            Self::LinkBulk => &["TCP", "TCP with AES", "link without encryption"],
             _ if self.is_link() => &["TCP", "link without encryption"],
             _ if self.has_sockets() => &["relay", "native"],
             _ => &["native"],
@@ -270,7 +272,9 @@ fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
 /// Measures the floors, and then afield.
 fn run(name: Name, on: &str, project: Option<&Project>) -> Result<Vec<f64>, Failure> {
     if name.is_link() {
-        let ways = [link::Way::Raw, link::Way::Plain, link::Way::Secure].into_iter();
+        use link::Way;
+        let ways = [Way::Raw, Way::Sealed, Way::Plain, Way::Secure].into_iter();
+        let ways = ways.filter(|way| *way != Way::Sealed || name == Name::LinkBulk);
         let values: io::Result<_> = ways.map(|way| link::measure(name, way)).collect();
         return values.map_err(Failure::own);
     }

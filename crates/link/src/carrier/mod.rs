@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,11 @@ pub use greet::GreetingError;
 use greet::{greet, timespec};
 
 /// Bytes asked of a connection at once.
-const READ_BYTES: usize = 128 << 10;
+const READ_BYTES: usize = 256 << 10;
+
+/// Frames of so many bytes are bulk for who writes them; and so many kept bytes are many.
+const BULK_BYTES_MIN: usize = 32 << 10;
+const KEPT_BYTES_MANY: usize = 1 << 20;
 
 /// Longest time for the first words of a connection, and what is before them.
 pub const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -324,6 +328,9 @@ impl Carrier {
         mut around: Around<'_>,
     ) -> Result<(), CarrierError> {
         let length = parts.iter().map(|part| part.len()).sum();
+        if length >= BULK_BYTES_MIN {
+            self.shared.hear_in_passing();
+        }
         let mut inner = self.shared.lock();
         let mut waited = false;
         loop {
@@ -537,12 +544,7 @@ impl Shared {
         let waiting = inner.core.waiting_bytes();
         loop {
             let slices = inner.core.transmit();
-            let mut filled = [IoSlice::new(&[]); 3];
-            let mut count = 0;
-            for slice in slices.into_iter().filter(|slice| !slice.is_empty()) {
-                filled[count] = slice;
-                count += 1;
-            }
+            let count = slices.iter().take_while(|slice| !slice.is_empty()).count();
             let wrote = match count {
                 // What it has taken may still be on its way.
                 0 => match stream.flush() {
@@ -550,7 +552,7 @@ impl Shared {
                     Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
                     Err(error) => Err(error),
                 },
-                _ => stream.write(&filled[..count]),
+                _ => stream.write(&slices[..count]),
             };
             match wrote {
                 Ok(count) => inner.core.transmitted(count),
@@ -607,9 +609,22 @@ impl Shared {
         inner
     }
 
+    /// Who sends much hears by the way what has arrived of it, if nobody else does just now: what is kept for longer costs more
+    /// memory, and the processor's caches forget it.
+    fn hear_in_passing(&self) {
+        if self.lock().core.kept_bytes() >= KEPT_BYTES_MANY
+            && let Ok(turn) = self.turn.try_lock()
+        {
+            self.read_in(turn);
+        }
+    }
+
     /// Reads what is there. Those who take frames are told.
     fn read_for_others(&self) {
-        let mut turn = self.turn();
+        self.read_in(self.turn());
+    }
+
+    fn read_in(&self, mut turn: MutexGuard<'_, Box<[u8]>>) {
         // However much a peer says: the window bounds it.
         while self.pull(&mut turn) {}
         let mut inner = self.lock();

@@ -115,7 +115,7 @@ impl Inbox {
         if idle {
             return taken > 0 || self.received > self.told_received;
         }
-        taken * 4 >= self.window || self.untold_bytes * 4 >= self.window
+        taken * 16 >= self.window || self.untold_bytes * 16 >= self.window
     }
 
     /// A record goes that tells the peer how many pieces were received.

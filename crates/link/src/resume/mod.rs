@@ -16,6 +16,7 @@
 
 pub mod greeting;
 mod inbox;
+mod kept;
 mod outbox;
 pub mod proof;
 mod pulse;
@@ -38,6 +39,9 @@ use record::{Head, RecordKind};
 
 /// A time, since a moment that one end has chosen.
 pub type Time = Duration;
+
+/// Slices that the connection is given at a time.
+pub const SLICES: usize = 8;
 
 /// Bytes of records other than pieces that may wait for the connection.
 const URGENT_BYTES_MAX: usize = 4 << 10;
@@ -250,6 +254,11 @@ impl Core {
         self.outbox.waiting_bytes()
     }
 
+    /// Bytes sent, or cut to be sent, that the peer has not acknowledged.
+    pub fn kept_bytes(&self) -> usize {
+        self.outbox.kept_bytes()
+    }
+
     /// The smoothed and the least round trip.
     pub fn round_trip(&self) -> Option<(Duration, Duration)> {
         self.pulse.round_trip()
@@ -409,28 +418,27 @@ impl Core {
         Timeout::Nothing
     }
 
-    /// The next bytes for the connection, none if there is nothing to send. What of them was sent is to be told by
+    /// The next bytes for the connection, in the first of the slices; none if there is nothing to send. What of them was sent is to be told by
     /// [`transmitted`](Self::transmitted) before anything else is done.
-    pub fn transmit(&mut self) -> [IoSlice<'_>; 3] {
-        let empty = || IoSlice::new(&[]);
+    pub fn transmit(&mut self) -> [IoSlice<'_>; SLICES] {
+        let mut slices = [IoSlice::new(&[]); SLICES];
         if self.phase != Phase::Up {
-            return [empty(), empty(), empty()];
+            return slices;
         }
         self.outbox.cut(self.inbox.received());
         if self.closing == 1 && self.outbox.is_flushed() {
             self.tell(RecordKind::Close, 0);
             self.closing = 2;
         }
-        if self.urgent.is_empty() {
-            let [first, second] = self.outbox.unsent(false);
-            [empty(), first, second]
-        } else if self.outbox.at_boundary() {
-            let [first, second] = self.outbox.unsent(false);
-            [IoSlice::new(&self.urgent[self.urgent_sent..]), first, second]
-        } else {
-            let [first, second] = self.outbox.unsent(true);
-            [empty(), first, second]
+        let mut count = 0;
+        let boundary = self.outbox.at_boundary();
+        if !self.urgent.is_empty() && boundary {
+            slices[0] = IoSlice::new(&self.urgent[self.urgent_sent..]);
+            count = 1;
         }
+        let only_this = !self.urgent.is_empty() && !boundary;
+        self.outbox.unsent(only_this, &mut slices[count..]);
+        slices
     }
 
     /// The connection has taken so many of the bytes that [`transmit`](Self::transmit) gave.

@@ -17,12 +17,10 @@ use std::io::IoSlice;
 
 use zerocopy::IntoBytes;
 
+use super::kept::Kept;
 use super::record::{FIRST, HEAD_BYTES, Head, LAST};
 use super::{Class, Limits, ProtocolError};
 use crate::frame::HEADER_BYTES;
-
-/// Memory that the kept pieces may hold on to when there are few.
-const KEPT_SPARE_BYTES: usize = 256 << 10;
 
 /// A frame that has not been cut whole.
 #[derive(Debug)]
@@ -79,7 +77,7 @@ pub struct Outbox {
     ordered_out: u64,
     slot_last: u32,
     /// Records of pieces: sent and not acknowledged, then not sent.
-    kept: VecDeque<u8>,
+    kept: Kept,
     /// Their lengths.
     lengths: VecDeque<u32>,
     /// The number of the first of them.
@@ -109,7 +107,7 @@ impl Outbox {
             ordered_in: 0,
             ordered_out: 0,
             slot_last: 0,
-            kept: VecDeque::new(),
+            kept: Kept::default(),
             lengths: VecDeque::new(),
             base: 0,
             sent: 0,
@@ -133,7 +131,11 @@ impl Outbox {
                 self.ordered_bytes,
                 self.limits.ordered_bytes_max + self.limits.small_reserve_bytes,
             ),
-            _ => (self.ordered_bytes, self.limits.ordered_bytes_max),
+            // What has been cut and not sent counts too: who waits for its going has the next frame cut at once, and not copied twice.
+            _ => (
+                self.ordered_bytes + self.unsent_bytes(),
+                self.limits.ordered_bytes_max,
+            ),
         };
         held == 0 || held + length <= max
     }
@@ -369,9 +371,7 @@ impl Outbox {
 
     /// Gives memory back. There is a time for that when nothing much goes on.
     pub fn trim(&mut self) {
-        if self.kept.capacity() > KEPT_SPARE_BYTES && self.kept.len() < KEPT_SPARE_BYTES / 4 {
-            self.kept.shrink_to(KEPT_SPARE_BYTES / 4);
-        }
+        self.kept.trim();
     }
 
     fn keep_head(&mut self, flags: u8, length: usize, slot: u32, received: u64) {
@@ -386,19 +386,14 @@ impl Outbox {
         self.sent_part == 0
     }
 
-    /// The next bytes for the connection: of the record that it is within if `only_this`, else all.
-    pub fn unsent(&self, only_this: bool) -> [IoSlice<'_>; 2] {
+    /// The next bytes for the connection, as many as `slices` hold: of the record that it is within if `only_this`, else all.
+    pub fn unsent<'a>(&'a self, only_this: bool, slices: &mut [IoSlice<'a>]) {
         let start = self.sent_bytes + self.sent_part;
         let end = match (only_this, self.lengths.get(self.sent)) {
             (true, Some(length)) => self.sent_bytes + *length as usize,
             _ => self.kept.len(),
         };
-        let (front, back) = self.kept.as_slices();
-        let split = front.len();
-        [
-            IoSlice::new(&front[start.min(split)..end.min(split)]),
-            IoSlice::new(&back[start.max(split) - split..end.max(split) - split]),
-        ]
+        self.kept.slices(start..end, slices);
     }
 
     /// The connection has taken so many of them.
@@ -434,7 +429,7 @@ impl Outbox {
             return;
         }
         let bytes: usize = self.lengths.drain(..count).map(|length| length as usize).sum();
-        self.kept.drain(..bytes);
+        self.kept.forget(bytes);
         self.base += count as u64;
         self.sent -= count;
         self.sent_bytes -= bytes;

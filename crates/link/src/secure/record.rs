@@ -23,6 +23,8 @@ const TAG_BYTES: usize = 16;
 const BODY_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
 /// Bytes that are asked of the kernel at a time: two large records and some small ones.
 const HELD_BYTES: usize = 40 << 10;
+/// Bytes of room into which records are received straight: what is left of one, and some more.
+const STRAIGHT_BYTES_MIN: usize = 2 * (HEAD_BYTES + BODY_BYTES_MAX);
 /// Records under one key, at which it is renewed. AES-GCM is good for 2^24.
 const RECORDS_PER_KEY: u64 = 1 << 23;
 
@@ -239,12 +241,9 @@ impl Opener {
         !self.plain.is_empty() || !self.early.is_empty() || self.over || self.whole_record().is_some()
     }
 
-    /// Bytes of the first record, if it is there as a whole or cannot be one.
+    /// Bytes of the first held record, if it is there as a whole or cannot be one.
     fn whole_record(&self) -> Option<usize> {
-        let there = &self.held[self.sealed.clone()];
-        let head: [u8; HEAD_BYTES] = there.get(..HEAD_BYTES)?.try_into().ok()?;
-        let length = HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]]));
-        (length <= there.len() || length > HEAD_BYTES + BODY_BYTES_MAX).then_some(length)
+        record_length(&self.held[self.sealed.clone()])
     }
 
     /// Plain text for `target`, as much as is there, at least a byte; 0 at the end. What is missing is read by `receive`, which
@@ -260,12 +259,15 @@ impl Opener {
             self.early.drain(..count);
             return Ok(count);
         }
+        if target.len() >= STRAIGHT_BYTES_MIN && self.plain.is_empty() && self.whole_record().is_none() {
+            return self.read_straight(target, receive);
+        }
         while self.plain.is_empty() {
             if self.over {
                 return Ok(0);
             }
-            if self.whole_record().is_some() {
-                self.open()?;
+            if let Some(length) = self.whole_record() {
+                self.open_held(length)?;
                 continue;
             }
             if self.sealed.start > 0
@@ -290,18 +292,57 @@ impl Opener {
         Ok(count)
     }
 
-    /// Decrypts the first record, which is there as a whole.
-    fn open(&mut self) -> io::Result<()> {
-        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {what}"));
-        let Some(length) = self.whole_record() else {
-            return Ok(());
-        };
-        if length > HEAD_BYTES + BODY_BYTES_MAX {
-            return Err(wrong("a record that is too long"));
+    /// The same for a large `target`: records are received into it and decrypted where they are. Only the part of one at the
+    /// end is held, so nothing is copied twice.
+    fn read_straight(
+        &mut self,
+        target: &mut [u8],
+        mut receive: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        while !self.over {
+            let held = self.sealed.len();
+            let count = receive(&mut target[held..])?;
+            if count == 0 {
+                self.over = true;
+                break;
+            }
+            target[..held].copy_from_slice(&self.held[self.sealed.clone()]);
+            let there = held + count;
+            let (mut done, mut next) = (0, 0);
+            while !self.over
+                && let Some(length) = record_length(&target[next..there])
+            {
+                done += self.open(&mut target[done..next + length], next - done)?;
+                next += length;
+            }
+            let rest = &target[next..there];
+            self.held[..rest.len()].copy_from_slice(rest);
+            self.sealed = 0..rest.len();
+            if done > 0 {
+                return Ok(done);
+            }
         }
+        Ok(0)
+    }
+
+    /// Decrypts the first held record, which is there as a whole.
+    fn open_held(&mut self, length: usize) -> io::Result<()> {
         let start = self.sealed.start;
+        let mut held = std::mem::take(&mut self.held);
+        let opened = self.open(&mut held[start..start + length], 0);
+        self.held = held;
         self.sealed.start += length;
-        let (head, body) = self.held[start..start + length].split_at_mut(HEAD_BYTES);
+        self.plain = start..start + opened?;
+        Ok(())
+    }
+
+    /// Decrypts the record from `at` to the end of `bytes` and moves its text to their beginning. Gives how many bytes that is.
+    fn open(&mut self, bytes: &mut [u8], at: usize) -> io::Result<usize> {
+        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {what}"));
+        let head: [u8; HEAD_BYTES] = match bytes[at..].first_chunk() {
+            Some(head) if length_said(head) == bytes.len() - at => *head,
+            _ => return Err(wrong("a record that is too long")),
+        };
         if head[0] != APPLICATION {
             return Err(wrong("a record that is not encrypted"));
         }
@@ -309,14 +350,14 @@ impl Opener {
         let plain = self
             .direction
             .key
-            .open_in_place(nonce, Aad::from(&*head), body)
+            .open_within(nonce, Aad::from(head), bytes, at + HEAD_BYTES..)
             .map_err(|_| wrong("a record that the other side cannot have sent"))?;
         // The type is behind the text and in front of any padding.
         let Some(end) = plain.iter().rposition(|byte| *byte != 0) else {
             return Err(wrong("a record without a type"));
         };
         match (plain[end], &plain[..end]) {
-            (APPLICATION, text) => self.plain = start + HEAD_BYTES..start + HEAD_BYTES + text.len(),
+            (APPLICATION, text) => return Ok(text.len()),
             (HANDSHAKE, message) if message == KEY_UPDATE => {
                 self.direction
                     .renew(|keys| keys.next_to_receive())
@@ -328,13 +369,30 @@ impl Opener {
             }
             _ => return Err(wrong("an unexpected message")),
         }
-        Ok(())
+        Ok(0)
+    }
+}
+
+/// The length of the record that `bytes` begin with, if it is there as a whole; all of them if it cannot be one.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
+    match length_said(head) {
+        0 => Some(bytes.len()),
+        length => (length <= bytes.len()).then_some(length),
+    }
+}
+
+/// The length of a record by its head; 0 if that is more than it may be.
+fn length_said(head: &[u8; HEAD_BYTES]) -> usize {
+    match usize::from(u16::from_be_bytes([head[3], head[4]])) {
+        body if body > BODY_BYTES_MAX => 0,
+        body => HEAD_BYTES + body,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{self, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
@@ -422,16 +480,55 @@ mod tests {
         }
     }
 
+    /// However little or much comes at a time, and is asked for at a time.
+    #[test]
+    fn records_are_cut_anywhere() {
+        let (mut home, mut node) = pair();
+        home.sealer.records_per_key = 5;
+        let (mut text, mut records) = (Vec::new(), Vec::new());
+        for number in 0..60_usize {
+            let piece = vec![number as u8; [1, 500, 16384, 40000][number % 4]];
+            home.sealer.seal([&piece[..]], &mut records).unwrap();
+            text.extend(piece);
+        }
+        let (mut from, mut got) = (0, Vec::new());
+        for round in 0.. {
+            let mut target = vec![0; [1, 10_000, 1 << 16, 1 << 18][round % 4]];
+            let mut receive = |room: &mut [u8]| {
+                let most = [3, 100_000, 17, 20_000][from % 4];
+                let count = room.len().min(most).min(records.len() - from);
+                // Nothing may be lost when there is nothing to read for now.
+                if from % 3 == 1 && round % 2 == 0 && count > 0 {
+                    room[0] = 0xff;
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                room[..count].copy_from_slice(&records[from..from + count]);
+                from += count;
+                Ok(count)
+            };
+            match node.opener.read(&mut target, &mut receive) {
+                Ok(0) => break,
+                Ok(count) => got.extend_from_slice(&target[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert!(got == text);
+    }
+
     #[test]
     fn what_was_changed_on_the_way_is_refused() {
-        for place in [0, 3, 5, 12, 30] {
+        for (place, size) in [0, 3, 5, 12, 30]
+            .into_iter()
+            .flat_map(|place| [(place, 100), (place, 1 << 16)])
+        {
             let (mut home, mut node) = pair();
             let mut records = Vec::new();
             home.sealer.seal([&[7; 20][..]], &mut records).unwrap();
             records[place] ^= 1;
             (&home.socket).write_all(&records).unwrap();
             drop(home);
-            let got = node.opener.read(&mut [0; 100], |room| (&node.socket).read(room));
+            let mut target = vec![0; size];
+            let got = node.opener.read(&mut target, |room| (&node.socket).read(room));
             // A record that claims to be longer than what comes ends with the connection.
             assert!(got.is_err() || place == 3 && got.unwrap() == 0, "{place}");
         }

@@ -14,7 +14,7 @@ use super::record::{Opener, PLAIN_BYTES_MAX, Sealer};
 use crate::byte_stream::ByteStream;
 
 /// Most bytes that are made records of at a time.
-const TAKEN_BYTES_MAX: usize = 4 * PLAIN_BYTES_MAX;
+const TAKEN_BYTES_MAX: usize = 16 * PLAIN_BYTES_MAX;
 
 /// An authenticated and encrypted stream.
 #[derive(Debug)]
