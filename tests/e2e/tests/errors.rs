@@ -160,6 +160,34 @@ fn peer_of_another_version() {
     });
 }
 
+/// An agent that ends while a node thinks about its session tells that node.
+#[test]
+fn agent_that_ends_meanwhile() {
+    let mut arena = Arena::new(EMBEDDED);
+    let identity = Identity::ephemeral().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    arena.trust(&address, &identity.fingerprint().to_string());
+    let job = arena.start(&arena.afield(&["run", "--on", &address, "true"]));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut socket = listener.accept().unwrap().0;
+    socket.read_exact(&mut [0; PREAMBLE_BYTES]).unwrap();
+    Answer::Go.write(&mut socket).unwrap();
+    let secured = secure::accept(socket, &identity, deadline).unwrap();
+    let stream = Arc::new(SecureStream::new(secured).unwrap());
+    let carrier = Carrier::begin_on_node(stream, Limits::default(), SessionId([7; 16]), deadline).unwrap();
+    carrier.keep().unwrap();
+    let (mut reader, _writer) = stream::split(Socket::Carried(carrier)).unwrap();
+    reader.set_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(reader.read_frame().unwrap().kind, Kind::Hello);
+    arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
+    // Not that nothing was heard any more: that it is over.
+    let ended = reader.read_frame();
+    assert!(matches!(ended, Err(stream::LinkError::Closed)), "{ended:?}");
+    job.wait().expect_exit(125);
+    arena.expect_clean();
+}
+
 /// A node whose connections begin with another protocol says so before anything else.
 #[test]
 fn peer_of_another_protocol() {

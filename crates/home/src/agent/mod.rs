@@ -8,6 +8,7 @@ mod deputies;
 pub mod explain;
 mod incarnation;
 mod listener;
+mod making;
 mod measure;
 pub mod nodes;
 mod record_locks;
@@ -43,6 +44,7 @@ use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
 use incarnation::Incarnation;
+use making::Makings;
 use nodes::{Connection, NodeError, Reach};
 use session::{Embedded, Session, SessionError};
 use ssh::{Copying, Login, Refusal};
@@ -121,6 +123,7 @@ struct Agent {
     state: Mutex<AgentState>,
     /// What nodes keep, made for the first session; none if it cannot be.
     coherence: OnceLock<Option<Arc<Coherence>>>,
+    makings: Arc<Makings>,
 }
 
 /// What changes all the time.
@@ -195,6 +198,7 @@ fn serve_here(options: Options) -> Result<(), AgentError> {
             ..AgentState::default()
         }),
         coherence: OnceLock::new(),
+        makings: Arc::default(),
     });
     watch_signals(end_signals, events).map_err(failed("signals"))?;
     let acceptor = Arc::clone(&agent);
@@ -203,12 +207,15 @@ fn serve_here(options: Options) -> Result<(), AgentError> {
     tracing::info!(directory = %runtime.path().display(), "agent ready");
     let mut nodes = agent.rule(&received);
     let _ = std::fs::remove_file(&socket_path);
+    // Who waits for a process to be started waits no more.
+    drop(received);
+    let deadline = Instant::now() + 2 * switchboard::FAREWELL_MAX;
+    agent.makings.end(deadline);
     let sessions = agent.sessions();
     for session in &sessions {
         session.end(&SessionError::Stopped);
     }
     // The farewells are the switchboards' to send: they are short, but on a busy machine they take their time.
-    let deadline = Instant::now() + 2 * switchboard::FAREWELL_MAX;
     while agent.process_count() > 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -331,20 +338,24 @@ impl Agent {
         {
             return Ok(Arc::clone(session));
         }
-        let (connection, embedded) = match place {
+        let (connection, embedded, making) = match place {
             Place::Tcp { address, key } => {
                 let identity = Identity::load_or_make(&self.options.key)?;
                 let reach = nodes::by_address(address, name, Some(*key));
-                (nodes::connect(reach, name, identity, self.options.grace)?, None)
+                let connected = nodes::connect(reach, name, identity, self.options.grace, &self.makings);
+                let (connection, making) = connected?;
+                (connection, None, Some(making))
             }
             Place::Ssh(url) => {
                 let identity = Identity::load_or_make(&self.options.key)?;
                 let reach = self.by_ssh(url, name, environment, identity.fingerprint());
-                (nodes::connect(reach, name, identity, self.options.grace)?, None)
+                let connected = nodes::connect(reach, name, identity, self.options.grace, &self.makings);
+                let (connection, making) = connected?;
+                (connection, None, Some(making))
             }
             Place::Embedded => {
                 let (connection, embedded) = self.start_embedded(name)?;
-                (connection, Some(embedded))
+                (connection, Some(embedded), None)
             }
         };
         let session =
@@ -354,6 +365,9 @@ impl Agent {
                     source,
                 })?;
         *slot = Some(Arc::clone(&session));
+        // In this order: whatever is made can be seen.
+        drop(slot);
+        drop(making);
         Ok(session)
     }
 
@@ -474,7 +488,7 @@ impl Agent {
         let slots: Vec<Slot> = lock(&self.slots).values().cloned().collect();
         slots
             .iter()
-            // One that is being made has nothing to show yet.
+            // One that is being made has nothing to show yet, and its end is `makings`'.
             .filter_map(|slot| slot.try_lock().ok()?.clone())
             .filter(|session| !session.is_over() || session.deputy_count() > 0)
             .collect()

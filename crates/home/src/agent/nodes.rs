@@ -27,6 +27,7 @@ use thiserror::Error;
 use tracing::debug;
 
 use super::incarnation::Incarnation;
+use super::making::{Making, Makings};
 use crate::channel;
 
 /// Longest wait for a connection to each of a node's addresses.
@@ -55,6 +56,9 @@ pub enum NodeError {
     /// The embedded one.
     #[error("cannot start the embedded node: {0}")]
     Embedded(io::Error),
+    /// The agent does not begin anything any more.
+    #[error("the agent ends")]
+    Ends,
     /// This home's own key.
     #[error("this home's key: {0}")]
     Key(#[from] FileError),
@@ -236,19 +240,22 @@ pub fn by_address(address: &str, name: &str, expected: Option<Fingerprint>) -> R
     })
 }
 
-/// Connects to a node daemon, as the home with this key. A lost connection is replaced within `grace`.
+/// Connects to a node daemon, as the home with this key. A lost connection is replaced within `grace`. The session is being made
+/// until the second thing given is dropped.
 pub fn connect(
     reach: Reach,
     name: &str,
     identity: Identity,
     grace: Duration,
-) -> Result<Connection, NodeError> {
+    makings: &Arc<Makings>,
+) -> Result<(Connection, Making), NodeError> {
     let way = Way {
         name: name.to_owned(),
         reach,
         identity,
     };
     let (stream, _) = way.connect(SessionId::default(), CONNECT_TIME_MAX)?;
+    let making = makings.begin().ok_or(NodeError::Ends)?;
     let limits = Limits {
         grace,
         ..Limits::default()
@@ -265,9 +272,11 @@ pub fn connect(
             GreetingError::Protocol(error) => strange(error.into()),
         })?;
     carrier.keep().map_err(|error| strange(error.into()))?;
+    making.has_link(&carrier);
     let stopped = carrier.clone();
     // Nobody else will, if there is no session.
-    greet(Socket::Carried(carrier), name).inspect_err(|_| stopped.shutdown())
+    let connection = greet(Socket::Carried(carrier), name).inspect_err(|_| stopped.shutdown())?;
+    Ok((connection, making))
 }
 
 /// The key that whoever listens at an address has. Nothing else is asked of it.
