@@ -13,6 +13,7 @@
 //! | `authorized_homes` | who has logged in |
 //! | `log` | the daemon's |
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -58,6 +59,9 @@ pub enum BridgeError {
     /// The keys that are admitted.
     #[error(transparent)]
     Keys(#[from] FileError),
+    /// The record of its sessions.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
     /// Something else that is needed.
     #[error("{what}: {source}")]
     Io {
@@ -69,6 +73,9 @@ pub enum BridgeError {
     /// It ended before it listened.
     #[error("the node's daemon did not start; {} may say why", .0.display())]
     NotStarted(PathBuf),
+    /// The same, and it could still say why.
+    #[error("the node's daemon did not start: {0}")]
+    Daemon(String),
 }
 
 /// One end of the way.
@@ -171,16 +178,24 @@ impl Bridge {
             // What this one opened of the lock is the waiting process's, too.
             let number = std::os::fd::AsRawFd::as_raw_fd(lock) as u32;
             let _ = crate::sys::process::close_range(number, number);
-            let served = self.serve(state, identity, name, grace, told);
+            let told = Cell::new(Some(told));
+            let served = self.serve(state, identity, name, grace, &told);
             if let Err(error) = &served {
                 warn!("{error}");
+                // There may be no room for a log.
+                if let Some(told) = told.take() {
+                    let _ = rustix::io::write(told, error.to_string().as_bytes());
+                }
             }
             exit_now(i32::from(served.is_err()));
         }
         drop((state, told));
-        let mut byte = [0];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&ready, &mut byte)) {
+        let mut words = [0; 4096];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&ready, &mut words)) {
             Ok(1) => Ok(()),
+            Ok(count @ 2..) => Err(BridgeError::Daemon(
+                String::from_utf8_lossy(&words[..count]).into_owned(),
+            )),
             _ => Err(BridgeError::NotStarted(self.path("log"))),
         }
     }
@@ -192,7 +207,7 @@ impl Bridge {
         identity: &Identity,
         name: &str,
         grace: Duration,
-        ready: std::os::fd::OwnedFd,
+        ready: &Cell<Option<std::os::fd::OwnedFd>>,
     ) -> Result<(), BridgeError> {
         let io = |what| move |source: io::Error| BridgeError::Io { what, source };
         let log = self.open("log")?;
@@ -207,8 +222,7 @@ impl Bridge {
         }
         rustix::process::setsid().map_err(|errno| io("setsid")(errno.into()))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(io("listen"))?;
-        let ended =
-            journal::keep(&self.path("sessions")).map_err(|error| io("journal")(io::Error::other(error)))?;
+        let ended = journal::keep(&self.path("sessions"))?;
         if ended > 0 {
             warn!(ended, "sessions were left over");
         }
@@ -226,8 +240,9 @@ impl Bridge {
         daemon::listen(listener, &options, |address| {
             // If that fails, whoever waits finds no port.
             let _ = writeln!(state, "{}", address.port());
-            let _ = rustix::io::write(&ready, b"1");
-            drop(ready);
+            if let Some(ready) = ready.take() {
+                let _ = rustix::io::write(ready, b"1");
+            }
         })
         .map_err(io("listen"))
     }

@@ -32,3 +32,5 @@ mod sys;
 mod titles;
 mod trace;
 mod world;
+
+pub use world::user_namespaces_wanted;

@@ -51,15 +51,21 @@ printf '#!/bin/sh\\nexec /usr/bin/ssh -F %s/config \"$@\"\\n' $PWD > ssh; chmod 
 
 impl Site {
     fn open(name: &str, mode: Mode) -> Option<Self> {
+        Self::open_in(name, mode, None)
+    }
+
+    /// One whose server is in namespaces of its own, in which this was done before.
+    fn open_in(name: &str, mode: Mode, setup: Option<&str>) -> Option<Self> {
         let server = "/usr/sbin/sshd";
         if !mode.is_wanted(name) || !need(name, "ssh") || !need(name, "ssh-keygen") || !need(name, server) {
             return None;
         }
+        let by_root = !mode.user && rustix::process::getuid().is_root();
         // Its user has to have a name, which only root's is sure to have.
         if mode.user && !need(name, "/usr/lib/x86_64-linux-gnu/libnss_wrapper.so") {
             return None;
         }
-        if !mode.user && rustix::process::getuid().is_root() {
+        if by_root {
             // Of the package's; the server insists.
             let _ = fs::create_dir("/run/sshd");
         }
@@ -79,7 +85,24 @@ impl Site {
         };
         arena.prepare(&format!("PORT={port}\n{named}{SERVER}"));
         let mut job = arena.afield(&[]);
-        job.arguments = [server, "-D", "-e", "-f", "sshd_config"].map(Into::into).to_vec();
+        job.arguments = match setup {
+            None => [server, "-D", "-e", "-f", "sshd_config"].map(Into::into).to_vec(),
+            Some(setup) => {
+                // What makes an ordinary user able to do it, the server and its logins must not have.
+                let script = format!(
+                    "BIN={} ; {setup} && exec setpriv {} {server} -D -e -f sshd_config",
+                    arena.bin().display(),
+                    if by_root {
+                        "--no-new-privs"
+                    } else {
+                        "--ambient-caps=-all --inh-caps=-all"
+                    }
+                );
+                let namespaces = if by_root { "-m" } else { "-cm" };
+                let words = ["unshare", namespaces, "--keep-caps", "sh", "-c", &script];
+                words.map(Into::into).to_vec()
+            }
+        };
         job.timeout = Duration::from_secs(600);
         job.environment = wrapped(&arena, mode.user);
         let server = arena.start(&job);
@@ -357,4 +380,78 @@ fn killed(site: &Site) {
     assert!(outcome.message().contains("is gone"), "{}", outcome.message());
     expect_no_node(site);
     site.run("exit 4").expect_exit(4);
+}
+
+/// Machines that lack something: what is done in namespaces of its own before the server starts, and what a job's user is told.
+macro_rules! poor_machines {
+    ($($(#[$meta:meta])* $name:ident: $setup:literal, $words:expr;)*) => { $(
+        $(#[$meta])*
+        mod $name {
+            poor_machines!(@ $name root false $setup, $words);
+            poor_machines!(@ $name user true $setup, $words);
+        }
+    )* };
+    (@ $name:ident $who:ident $user:literal $setup:literal, $words:expr) => {
+        #[test]
+        fn $who() {
+            let mode = afield_e2e::Mode { place: afield_e2e::Place::Embedded, user: $user };
+            super::poor(stringify!($name), mode, $setup, &$words);
+        }
+    };
+}
+
+poor_machines! {
+    other_device_there: "mount --bind /dev/null /dev/fuse", ["/dev/fuse", "FUSE"];
+    no_device_there: "mkdir dev; for name in null zero random urandom tty ptmx; do : > dev/$name; mount --bind /dev/$name dev/$name; done; mkdir dev/pts; mount --bind /dev/pts dev/pts && mount --rbind dev /dev", ["/dev/fuse", "load the fuse module"];
+    noexec_there: "mount -t tmpfs -o noexec,mode=700 none cache", ["noexec", "XDG_CACHE_HOME"];
+    no_room_there: "mount -t tmpfs -o size=1m,mode=700 none cache", ["no room", "XDG_CACHE_HOME"];
+    /// Room for the program, but not for what it makes: its directory's first file, its daemon's first words, the session's entry.
+    no_files_there: "mount -t tmpfs -o nr_inodes=4,mode=700 none cache", ["it could not begin there", "No space left"];
+    no_log_there: "mount -t tmpfs -o nr_inodes=8,mode=700 none cache", ["it could not begin there", "No space left"];
+    no_session_there: "mount -t tmpfs -o nr_inodes=12,mode=700 none cache", ["No space left"];
+    read_only_there: "mount -t tmpfs -o ro none cache", ["cannot be made or written to", "XDG_CACHE_HOME"];
+}
+
+/// Root's own could only be forbidden for the whole machine.
+#[test]
+fn no_user_namespaces_there() {
+    let user = rustix::process::getuid().is_root();
+    let mode = Mode {
+        place: afield_e2e::Place::Embedded,
+        user,
+    };
+    let setup = "echo 0 > /proc/sys/user/max_user_namespaces";
+    poor(
+        "no_user_namespaces_there",
+        mode,
+        setup,
+        &["user namespace", "max_user_namespaces"],
+    );
+}
+
+fn poor(name: &str, mode: Mode, setup: &str, words: &[&str]) {
+    let Some(site) = Site::open_in(name, mode, Some(setup)) else {
+        return;
+    };
+    let outcome = site.run("true");
+    outcome.expect_exit(125);
+    let message = outcome.message();
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+    expect_no_node(&site);
+    // A copy that is whole, and what belongs to it, may stay; in a place where it is of no use nothing does.
+    let mut look = site.job(&[]);
+    let ssh = site.arena.work().join("ssh").into_os_string();
+    look.arguments = vec![ssh, (&site.url).into(), "ls -A $XDG_CACHE_HOME/afield".into()];
+    let found = site.arena.run(&look);
+    let names = found.output();
+    let is_part = |name: &&str| {
+        name.rsplit_once('.')
+            .is_some_and(|(_, end)| end.parse::<u32>().is_ok())
+    };
+    assert_eq!(names.lines().find(is_part), None, "{names}");
+    let is_useless = message.contains("XDG_CACHE_HOME");
+    assert_eq!(names.is_empty(), is_useless, "{names}{}", found.message());
+    site.close();
 }

@@ -13,6 +13,7 @@ use afield_home::runtime::RuntimeDir;
 use afield_home::trust::TrustedNodes;
 use afield_link::secure::Identity;
 use afield_node::admission::AuthorizedHomes;
+use afield_node::user_namespaces_wanted;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Need, Role};
@@ -100,7 +101,7 @@ pub fn all(settings: &Settings) -> Vec<Check> {
             Role::Node,
             USER_NAMESPACE,
             || namespaces::enter(0).map(|()| String::new()),
-            &user_remedy(),
+            user_namespaces_wanted(),
         ),
     ];
     for (name, flag) in [
@@ -215,25 +216,6 @@ fn changes() -> Verdict {
 /// Names what failed.
 fn failed(what: &str) -> impl Fn(io::Error) -> String {
     move |error| format!("{what}: {}", plain(&error))
-}
-
-/// What keeps this user from making user namespaces.
-fn user_remedy() -> String {
-    let value = |path: &str| {
-        fs::read_to_string(path)
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok())
-    };
-    if value("/proc/sys/user/max_user_namespaces") == Some(0) {
-        "sysctl -w user.max_user_namespaces=15000"
-    } else if value("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        "sysctl -w kernel.unprivileged_userns_clone=1"
-    } else if value("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that allows userns to afield"
-    } else {
-        "use a kernel with CONFIG_USER_NS; inside a container, allow unshare and writing of uid_map"
-    }
-    .to_owned()
 }
 
 fn own_key(path: &Path) -> Verdict {

@@ -56,7 +56,7 @@ head -c @SIZE@ > "$t" 2> /dev/null || { rm -f "$t"; say room "$d"; exit 0; };
 [ "$(sum "$t")" = @HASH@ ] || { rm -f "$t"; say copy "$d"; exit 0; };
 chmod 700 "$t"; mv -f "$t" "$f" || { rm -f "$t"; say cache "$d"; exit 0; };
 fi;
-"$f" version > /dev/null 2>&1 || { say execute "$d"; exit 0; };
+"$f" version > /dev/null 2>&1 || { rm -f "$f"; say execute "$d"; exit 0; };
 exec "$f" node --bridge @KEY@"#;
 
 /// What a line of the script, other than the two good ones, means.

@@ -52,7 +52,7 @@ fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<OwnedF
             .read(true)
             .write(true)
             .open("/dev/fuse")
-            .step("open /dev/fuse (load the fuse module, and let your user read and write the device)")?
+            .step("open /dev/fuse (load the fuse module, and let the node's user read and write the device)")?
             .into())
     };
     let (serving, mounted) = (device()?, device()?);

@@ -102,8 +102,10 @@ impl World {
         let (ours, theirs) = UnixStream::pair().step("socketpair")?;
         sockets::pass_credentials(&ours).step("SO_PASSCRED")?;
         let (session_end, life, telling) = SessionEnd::new()?;
-        let stage = clone::fork_with(libc::CLONE_NEWUSER as u64, libc::SIGCHLD, None)
-            .step("clone into a user namespace (is kernel.unprivileged_userns_clone or an AppArmor rule forbidding it?)")?;
+        let stage = clone::fork_with(libc::CLONE_NEWUSER as u64, libc::SIGCHLD, None).step(format!(
+            "clone into a user namespace (that machine's owner can allow it: {})",
+            user_namespaces_wanted()
+        ))?;
         if stage == 0 {
             drop((ours, life, telling));
             let code = match init::stage(hello, session, theirs, session_end) {
@@ -280,6 +282,20 @@ fn map_ids(stage: u32, hello: &Hello) -> Result<Ids, WorldError> {
         fs::write(format!("{proc}/gid_map"), format!("{} {gid} 1", hello.gid)).step("gid_map")?;
     }
     Ok(Ids::Single)
+}
+
+/// What is to be done where user namespaces cannot be made.
+pub fn user_namespaces_wanted() -> &'static str {
+    let value = |path| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };
+    if value("/proc/sys/user/max_user_namespaces") == Some(0) {
+        "sysctl -w user.max_user_namespaces=15000"
+    } else if value("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        "sysctl -w kernel.unprivileged_userns_clone=1"
+    } else if value("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that allows userns to afield"
+    } else {
+        "use a kernel with CONFIG_USER_NS; inside a container, allow unshare and writing of uid_map"
+    }
 }
 
 /// Enters a stage of its own time: clocks as they are at home.

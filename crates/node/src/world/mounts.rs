@@ -49,7 +49,7 @@ pub(super) fn prepare(device: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), Wo
         libc::MS_NOSUID | libc::MS_NODEV,
         &options,
     )
-    .step("mount FUSE in a user namespace")
+    .step("mount FUSE in a user namespace (is /dev/fuse the FUSE device? `afield doctor` there says more)")
 }
 
 /// Puts the node's places onto the served root, makes it the root, and opens the hidden directory.
