@@ -59,6 +59,11 @@ async def serve(reader, writer):
             for gate in gates:
                 gate.clear()
             return
+        # For good, one way or both; the others that come are sound.
+        for fault, closed in ("deaf", gates[:1]), ("mute", gates[1:]), ("silent", gates):
+            if fault in faults and number == 1:
+                for gate in closed:
+                    gate.clear()
         if "stall" in faults and chance.random() < 0.5:
             gate = gates[chance.randrange(2)]
             gate.clear()

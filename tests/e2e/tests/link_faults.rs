@@ -26,7 +26,7 @@ macro_rules! over_a_bad_link {
     )* };
 }
 
-over_a_bad_link! { build build_stalled sqlite session transfer tampered frozen grace_over refused_after }
+over_a_bad_link! { build build_stalled sqlite session transfer tampered deaf mute silent frozen grace_over refused_after }
 
 fn with_tools(test: &str, user: bool, run: fn(Mode)) {
     let mode = Mode {
@@ -114,6 +114,40 @@ fn tampered(mode: Mode) {
     )
     .seconds(120);
     check("tampered", case, mode, DAMAGED);
+}
+
+/// Nothing reaches the node any more on a connection that still brings home what the node says.
+fn deaf(mode: Mode) {
+    half_open("deaf", mode, &["deaf"]);
+}
+
+/// The other way round.
+fn mute(mode: Mode) {
+    half_open("mute", mode, &["mute"]);
+}
+
+/// As behind an address translator that has forgotten the connection.
+fn silent(mode: Mode) {
+    half_open("silent", mode, &["silent"]);
+}
+
+/// It is noticed although nobody has anything to say, and although somebody has.
+fn half_open(name: &str, mode: Mode, faults: &'static [&'static str]) {
+    let script =
+        "echo begun; sleep 3; echo slept; for i in 1 2 3 4 5; do echo $i >> f; sleep 2; done; cat f; rm f";
+    check(
+        &format!("{name}_idle"),
+        Case::guest(script).seconds(120),
+        mode,
+        faults,
+    );
+    let script = "for i in $(seq 12); do echo $i >> f; seq $i 20000 | md5sum; sleep 0.2; done; cat f; rm f";
+    check(
+        &format!("{name}_busy"),
+        Case::guest(script).seconds(120),
+        mode,
+        faults,
+    );
 }
 
 /// An interactive shell with its jobs.

@@ -40,6 +40,7 @@ pub fn bench(on: &str, runs: u32, json: bool) -> Result<(), Failure> {
         return writeln!(output, "{text}").map_err(Failure::own);
     }
     let whole = lines.last().map_or(1, |line| line.median_ns.max(1));
+    let sum: u64 = lines.iter().map(|line| line.median_ns).sum::<u64>() - whole;
     writeln!(
         output,
         "{:<6} {:<34} {:>10} {:>6}",
@@ -57,6 +58,13 @@ pub fn bench(on: &str, runs: u32, json: bool) -> Result<(), Failure> {
             "{side:<6} {stage:<34} {:>7.2} us {:>5.1}%",
             median_ns as f64 / 1000.0,
             median_ns as f64 * 100.0 / whole as f64
+        )
+        .map_err(Failure::own)?;
+    }
+    if sum > whole {
+        writeln!(
+            output,
+            "Together the stages are more than the whole: a side still returns from sending while the other one works."
         )
         .map_err(Failure::own)?;
     }
