@@ -4,13 +4,13 @@
 //! stream is [shut down](ByteStream::shutdown).
 
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 /// A connected stream of bytes: TCP as it is, or encrypted.
 ///
@@ -68,16 +68,8 @@ impl ByteStream for Plain {
             true => RecvFlags::empty(),
             false => RecvFlags::DONTWAIT,
         };
-        let mut slices = [IoSliceMut::new(buffer)];
-        let got = rustix::io::retry_on_intr(|| {
-            recvmsg(
-                &self.socket,
-                &mut slices,
-                &mut RecvAncillaryBuffer::default(),
-                flags,
-            )
-        })?;
-        Ok(got.bytes)
+        let (count, _) = rustix::io::retry_on_intr(|| recv(&self.socket, &mut *buffer, flags))?;
+        Ok(count)
     }
 
     fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

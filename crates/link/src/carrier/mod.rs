@@ -376,17 +376,8 @@ impl Carrier {
     pub fn read_frame_now(&self) -> Result<Option<Frame>, CarrierError> {
         let mut turn = self.shared.turn();
         loop {
-            {
-                let mut inner = self.shared.lock();
-                if let Some(frame) = inner.core.next_frame() {
-                    // The peer may have to be told that there is room again.
-                    self.shared.pump(&mut inner);
-                    self.shared.settle(&mut inner);
-                    return Ok(Some(frame));
-                }
-                if let Some(over) = &inner.over {
-                    return Err(over.clone().into());
-                }
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
             }
             if !self.shared.pull(&mut turn) {
                 let mut inner = self.shared.lock();
@@ -399,17 +390,39 @@ impl Carrier {
     /// The next frame; waits for it, at most for so long.
     pub fn read_frame(&self, timeout: Option<Duration>) -> Result<Frame, CarrierError> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 2];
+        // Who waits for a frame mostly finds none at first: it is not looked for in the kernel before there is something.
+        if let Some(frame) = self.take_frame()? {
+            return Ok(frame);
+        }
         loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // Any error shows in reading.
+            let _ = epoll::wait(&self.shared.ready, &mut events, left.map(timespec).as_ref());
             if let Some(frame) = self.read_frame_now()? {
                 return Ok(frame);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(CarrierError::Timeout);
             }
-            let mut polls = [PollFd::new(&self.shared.ready, PollFlags::IN)];
-            // Any error shows in reading.
-            let _ = poll(&mut polls, left.map(timespec).as_ref());
+        }
+    }
+
+    /// The next frame if it has been read already.
+    fn take_frame(&self) -> Result<Option<Frame>, CarrierError> {
+        let mut inner = self.shared.lock();
+        if let Some(frame) = inner.core.next_frame() {
+            // The peer may have to be told that there is room again.
+            self.shared.pump(&mut inner);
+            self.shared.settle(&mut inner);
+            return Ok(Some(frame));
+        }
+        match &inner.over {
+            Some(over) => Err(over.clone().into()),
+            None => Ok(None),
         }
     }
 

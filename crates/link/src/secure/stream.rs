@@ -1,12 +1,12 @@
 //! The stream that a link runs over between machines.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use afield_rpc::stages::{Stage, mark};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags, recvmsg, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::SecureError;
 use super::handshake::Secured;
@@ -76,11 +76,9 @@ impl ByteStream for SecureStream {
             false => RecvFlags::DONTWAIT,
         };
         let receive = |room: &mut [u8]| {
-            let mut slices = [IoSliceMut::new(room)];
-            let mut nothing = RecvAncillaryBuffer::default();
-            let got = rustix::io::retry_on_intr(|| recvmsg(&self.socket, &mut slices, &mut nothing, flags))?;
+            let (count, _) = rustix::io::retry_on_intr(|| recv(&self.socket, &mut *room, flags))?;
             mark(Stage::Arrived);
-            Ok(got.bytes)
+            Ok(count)
         };
         let read = lock(&self.opener).read(buffer, receive);
         if read.is_ok() {
