@@ -40,7 +40,7 @@ pub fn bench(on: &str, runs: u32, json: bool) -> Result<(), Failure> {
         return writeln!(output, "{text}").map_err(Failure::own);
     }
     let whole = lines.last().map_or(1, |line| line.median_ns.max(1));
-    let sum: u64 = lines.iter().map(|line| line.median_ns).sum::<u64>() - whole;
+    let sum: u64 = lines.iter().rev().skip(1).map(|line| line.median_ns).sum();
     writeln!(
         output,
         "{:<6} {:<34} {:>10} {:>6}",
