@@ -57,6 +57,8 @@ pub enum Kind {
     HandleReply = 10,
     /// Home to node: files that have changed, as [`invalidation`](crate::invalidation) has it.
     Invalidate = 11,
+    /// Home to node: answers to what nobody has asked yet, as [`early`](crate::early) has it.
+    Early = 12,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
             9 => Self::Handle,
             10 => Self::HandleReply,
             11 => Self::Invalidate,
+            12 => Self::Early,
             _ => return None,
         })
     }

@@ -3,6 +3,7 @@
 //! * [`ahead`]: what goes before and after frames, found out where they get their order.
 //! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
 //! * [`contents`]: what home says of a file's contents, for nodes that keep them.
+//! * [`early`]: what home answers before it is asked.
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
 //! * [`invalidation`]: what home says of files that have changed.
@@ -23,6 +24,7 @@ pub mod byte_stream;
 pub mod carrier;
 pub mod contents;
 pub mod control;
+pub mod early;
 pub mod frame;
 pub mod invalidation;
 pub mod message;
@@ -35,4 +37,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;

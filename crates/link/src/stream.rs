@@ -325,6 +325,17 @@ impl Writer {
         self.write(data_class(stream, parts), kind, id, parts, Some(answer))
     }
 
+    /// Writes a frame in order with all others, however large it is, and at once after it what `answer` says.
+    pub fn write_frame_then<'a>(
+        &'a self,
+        kind: Kind,
+        id: u64,
+        parts: &[&[u8]],
+        answer: Answer<'a>,
+    ) -> Result<(), LinkError> {
+        self.write(Class::Ordered, kind, id, parts, Some(answer))
+    }
+
     /// Has `ahead` asked before each frame from now on; once per link.
     pub fn set_ahead(&self, ahead: Arc<dyn Ahead>) {
         let _ = self.shared.ahead.set(ahead);

@@ -13,6 +13,7 @@ use afield_link::turns::{Next, Turns};
 use afield_rpc::endpoint::Endpoint;
 
 use crate::door::calls;
+use crate::fs;
 use crate::fs::coherent::barrier::Gate;
 use crate::fs::coherent::kept::Notice;
 use crate::server::Server;
@@ -187,6 +188,7 @@ fn deliver(
             let notices = shared.files.coherent.changed(shared, &frame.payload)?;
             tell_kernel(shared, gate, notices, true);
         }
+        Kind::Early => fs::early::take_in(shared, &frame.payload)?,
         Kind::HandleReply if frame.id & FILE_ID == 0 => {
             return Ok(calls::handle_reply(shared, frame.id, frame.payload)?);
         }

@@ -345,7 +345,8 @@ impl Arena {
         command
             .env("XDG_CONFIG_HOME", self.config())
             .env("AFIELD_RUNTIME_DIR", self.runtime())
-            .env("AFIELD_LINK_GRACE_SECONDS", self.grace);
+            .env("AFIELD_LINK_GRACE_SECONDS", self.grace)
+            .env("AFIELD_FILES_ASKED", self.base.join("asked"));
         if let Some(cache) = std::env::var_os("AFIELD_FILES_CACHE") {
             command.env("AFIELD_FILES_CACHE", cache);
         }

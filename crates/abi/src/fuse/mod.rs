@@ -407,6 +407,9 @@ pub const SET_EXTENDED_SHORT_BYTES: usize = 8;
 /// Flag that `execve` adds to an open file's flags when it opens a program (`__FMODE_EXEC`).
 pub const OPEN_FOR_EXECUTION: u32 = 0x20;
 
+/// Flag of [`Attributes`] that home adds for the session: reading does not change the time of access, for the next hour.
+pub const ATTRIBUTES_SETTLED: u32 = 1 << 31;
+
 /// A device number in the 32-bit encoding of [`Attributes::device`] and [`MakeNodeRequest::device`].
 pub fn device_number(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use afield_home::agent::client::{self, Stopped};
 use afield_home::agent::{self, Options as AgentOptions};
+use afield_home::files::early::Generosity;
 use serde_json::json;
 
 use super::{become_daemon, output};
@@ -27,9 +28,14 @@ pub fn run(settings: &Settings, options: &Options) -> Result<u8, Failure> {
         idle: Duration::from_secs(settings.idle_seconds_max.value),
         grace: Duration::from_secs(settings.grace_seconds.value),
         caches: settings.cache.value,
+        generosity: Generosity {
+            answers_max: usize::try_from(settings.ahead_answers_max.value).unwrap_or(usize::MAX),
+            bytes_max: usize::try_from(settings.ahead_bytes_max.value).unwrap_or(usize::MAX),
+        },
         node_arguments,
         readers: settings.readers.value as usize,
         key: settings.key(),
+        asked: settings.asked.value.clone(),
     })?;
     Ok(0)
 }

@@ -14,7 +14,7 @@ use super::{ConfigError, GRACE_SECONDS_MAX, READERS_MAX, RESERVED_NAMES, Setting
 const KEYS: &str = "on, verbose, log, runtime_dir, agent, link, files, contents, node";
 const AGENT_KEYS: &str = "idle_seconds_max, readers";
 const LINK_KEYS: &str = "grace_seconds";
-const FILES_KEYS: &str = "cache";
+const FILES_KEYS: &str = "cache, ahead_answers_max, ahead_bytes_max, asked";
 const CONTENTS_KEYS: &str = "bytes_max, directory";
 const NODE_KEYS: &str = "address";
 
@@ -29,6 +29,9 @@ pub struct File {
     pub readers: Option<(u64, usize)>,
     pub grace_seconds: Option<(u64, usize)>,
     pub cache: Option<(bool, usize)>,
+    pub ahead_answers_max: Option<(u64, usize)>,
+    pub ahead_bytes_max: Option<(u64, usize)>,
+    pub asked: Option<(PathBuf, usize)>,
     pub contents_bytes_max: Option<(u64, usize)>,
     pub contents_directory: Option<(PathBuf, usize)>,
     pub nodes: BTreeMap<String, Setting<String>>,
@@ -211,6 +214,13 @@ impl Reader<'_> {
         for (key, value) in self.table("files", value)? {
             match key.get_ref().as_ref() {
                 "cache" => file.cache = Some(self.truth("files.cache", value)?),
+                "asked" => file.asked = Some(self.path("files.asked", value)?),
+                "ahead_answers_max" => {
+                    file.ahead_answers_max = Some(self.number("files.ahead_answers_max", value)?)
+                }
+                "ahead_bytes_max" => {
+                    file.ahead_bytes_max = Some(self.number("files.ahead_bytes_max", value)?)
+                }
                 _ => return Err(self.unknown(key, "files.", FILES_KEYS)),
             }
         }

@@ -25,6 +25,12 @@ pub const READERS_MAX: u64 = 64;
 /// Whether nodes keep what they know of files, if nobody says so.
 const CACHE_DEFAULT: bool = true;
 
+/// Answers for one program: a compiler with its headers has some hundreds of questions.
+const AHEAD_ANSWERS_MAX_DEFAULT: u64 = 1024;
+
+/// Bytes of those.
+const AHEAD_BYTES_MAX_DEFAULT: u64 = 1 << 20;
+
 /// Longest time that a session waits for a lost connection.
 pub const GRACE_SECONDS_MAX: u64 = 86_400;
 
@@ -144,6 +150,12 @@ pub struct Settings {
     pub grace_seconds: Setting<u64>,
     /// Nodes keep what they know of home's files until they are told that it has changed.
     pub cache: Setting<bool>,
+    /// Most answers that a node gets for one program before it asks.
+    pub ahead_answers_max: Setting<u64>,
+    /// Most bytes of them.
+    pub ahead_bytes_max: Setting<u64>,
+    /// The file in which is kept what programs ask of files.
+    pub asked: Setting<PathBuf>,
     /// Most bytes that a node keeps of homes' files.
     pub contents_bytes_max: Setting<u64>,
     /// Where it keeps them.
@@ -256,6 +268,33 @@ impl Settings {
                 ("AFIELD_FILES_CACHE", truth(environment, "AFIELD_FILES_CACHE")?),
                 file.cache,
                 CACHE_DEFAULT,
+            ),
+            ahead_answers_max: choose(
+                ("", None),
+                (
+                    "AFIELD_FILES_AHEAD_ANSWERS_MAX",
+                    number(environment, "AFIELD_FILES_AHEAD_ANSWERS_MAX")?,
+                ),
+                file.ahead_answers_max,
+                AHEAD_ANSWERS_MAX_DEFAULT,
+            ),
+            ahead_bytes_max: choose(
+                ("", None),
+                (
+                    "AFIELD_FILES_AHEAD_BYTES_MAX",
+                    number(environment, "AFIELD_FILES_AHEAD_BYTES_MAX")?,
+                ),
+                file.ahead_bytes_max,
+                AHEAD_BYTES_MAX_DEFAULT,
+            ),
+            asked: choose(
+                ("", None),
+                (
+                    "AFIELD_FILES_ASKED",
+                    set("AFIELD_FILES_ASKED").map(|path| std::path::absolute(&path).unwrap_or(path.into())),
+                ),
+                file.asked,
+                folder_in(environment, "XDG_CACHE_HOME", ".cache", "/var/cache").join("asked"),
             ),
             contents_bytes_max: choose(
                 ("", None),
@@ -386,6 +425,17 @@ impl fmt::Display for Settings {
         line(f, "grace_seconds", &grace.value.to_string(), &grace.source)?;
         writeln!(f, "\n[files]")?;
         line(f, "cache", &self.cache.value.to_string(), &self.cache.source)?;
+        let answers = &self.ahead_answers_max;
+        line(
+            f,
+            "ahead_answers_max",
+            &answers.value.to_string(),
+            &answers.source,
+        )?;
+        let bytes = &self.ahead_bytes_max;
+        line(f, "ahead_bytes_max", &bytes.value.to_string(), &bytes.source)?;
+        let asked = self.asked.value.to_string_lossy();
+        line(f, "asked", &quoted(&asked), &self.asked.source)?;
         writeln!(f, "\n[contents]")?;
         let bytes = &self.contents_bytes_max;
         line(f, "bytes_max", &bytes.value.to_string(), &bytes.source)?;

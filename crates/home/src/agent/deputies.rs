@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::client::State;
+use super::early::Executed;
 use super::explain::Job;
 use super::trips::{Cause, Operation, Tally};
 use super::{lock, now_ms};
@@ -55,6 +56,8 @@ pub struct DeputyEntry {
 pub struct EntryStatus {
     /// Arguments, joined by spaces.
     pub command: String,
+    /// The program, as far as home has seen it begin.
+    pub program: Executed,
     /// The program has been executed.
     pub started: bool,
     /// Its deputy dumps core, as the guest has.

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod deputies;
+mod early;
 pub mod explain;
 mod incarnation;
 mod listener;
@@ -39,6 +40,7 @@ use rustix::fs::FlockOperation;
 use thiserror::Error;
 
 use crate::coherence::Coherence;
+use crate::files::{self, early::Generosity};
 use crate::messages::WORLDS_MAX;
 use crate::place::Place;
 use crate::runtime::{RuntimeDir, RuntimeError};
@@ -67,6 +69,10 @@ pub struct Options {
     pub grace: Duration,
     /// Nodes keep what they know of home's files until they are told that it has changed.
     pub caches: bool,
+    /// What nodes on other machines are told before they ask.
+    pub generosity: Generosity,
+    /// The file in which is kept what programs ask of files, so that nodes can be told before.
+    pub asked: PathBuf,
 }
 
 /// Open files without which it could serve nobody.
@@ -124,6 +130,8 @@ struct Agent {
     /// What nodes keep, made for the first session; none if it cannot be.
     coherence: OnceLock<Option<Arc<Coherence>>>,
     makings: Arc<Makings>,
+    /// How many questions of programs have been kept.
+    kept_asked: Mutex<u64>,
 }
 
 /// What changes all the time.
@@ -199,7 +207,14 @@ fn serve_here(options: Options) -> Result<(), AgentError> {
         }),
         coherence: OnceLock::new(),
         makings: Arc::default(),
+        kept_asked: Mutex::default(),
     });
+    let asked = agent.options.asked.clone();
+    if agent.options.generosity != Generosity::NONE
+        && let Err(error) = files::early::recall(&asked)
+    {
+        tracing::warn!("{}: {error}", asked.display());
+    }
     watch_signals(end_signals, events).map_err(failed("signals"))?;
     let acceptor = Arc::clone(&agent);
     spawn("clients", move || acceptor.accept(&listener)).map_err(failed("thread"))?;
@@ -222,6 +237,7 @@ fn serve_here(options: Options) -> Result<(), AgentError> {
     for session in &sessions {
         session.writer.finish();
     }
+    agent.keep_asked();
     // Not before: what nodes on other machines are told may go by ssh.
     nodes.values_mut().for_each(end_node);
     agent
@@ -284,6 +300,7 @@ impl Agent {
                     let _ = answer.send(started);
                 }
                 Ok(Event::SessionOver(pid)) => {
+                    self.keep_asked();
                     lock(&self.state).used_ms = now_ms();
                     if let Some(mut node) = pid.and_then(|pid| nodes.remove(&pid)) {
                         end_node(&mut node);
@@ -299,6 +316,15 @@ impl Agent {
             }
         }
         nodes
+    }
+
+    /// Keeps what programs have asked, for the next agent.
+    fn keep_asked(&self) {
+        let mut kept = lock(&self.kept_asked);
+        match files::early::keep(&self.options.asked, *kept) {
+            Ok(additions) => *kept = additions,
+            Err(error) => tracing::warn!("{}: {error}", self.options.asked.display()),
+        }
     }
 
     /// How long it may still be idle; `None`: for ever.
@@ -463,7 +489,7 @@ impl Agent {
                 embedded,
                 reader,
                 writer,
-                self.coherence(),
+                (self.coherence(), self.options.generosity),
             )
             .map_err(io::Error::other)?,
         );

@@ -43,7 +43,11 @@ impl Session {
             let promise = self.files.promised(&request.payload, promise);
             self.serving.fetch_sub(1, Ordering::Release);
             self.count_file(&request, &reply);
-            let (id, asker) = (request.id, asker_of(&request));
+            if let Err(error) = self.go_ahead(&request.payload, &reply) {
+                self.end(&error);
+                return error;
+            }
+            let (id, asker) = (request.id, asker_of(&request.payload));
             if let Some(program) = self.files.unreadable_program(&request.payload, &reply)
                 && let Err(error) = self.tell_unreadable(asker, &program)
             {
@@ -96,7 +100,7 @@ impl Session {
                 let outcome = self.files.handle(&frame.payload, &mut reply);
                 self.serving.fetch_sub(1, Ordering::Release);
                 self.count_file(&frame, &reply);
-                self.finish_file(frame.id, asker_of(&frame), outcome, promise, reply)?;
+                self.finish_file(frame.id, asker_of(&frame.payload), outcome, promise, reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,
@@ -111,7 +115,8 @@ impl Session {
             | Kind::CallReply
             | Kind::FileReply
             | Kind::HandleReply
-            | Kind::Invalidate => {
+            | Kind::Invalidate
+            | Kind::Early => {
                 return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
             }
         }
@@ -120,7 +125,7 @@ impl Session {
 
     /// Counts a file request that a guest waits for.
     fn count_file(&self, request: &Frame, reply: &[u8]) {
-        let Some(deputy) = self.deputy(asker_of(request)) else {
+        let Some(deputy) = self.deputy(asker_of(&request.payload)) else {
             return;
         };
         if let Some((cause, operation)) = cause_of_file(&self.files, &request.payload, reply) {
@@ -375,8 +380,8 @@ fn changes_rights(number: u32) -> bool {
 }
 
 /// Whose file request it is, as far as the node says.
-fn asker_of(request: &Frame) -> u32 {
-    RequestHeader::ref_from_prefix(&request.payload).map_or(0, |(header, _)| header.pid)
+pub(super) fn asker_of(request: &[u8]) -> u32 {
+    RequestHeader::ref_from_prefix(request).map_or(0, |(header, _)| header.pid)
 }
 
 /// NUL-separated arguments as one line.

@@ -53,7 +53,11 @@ impl Home for Server<'_> {
         let Some(deputy) = self.session.deputy(pid) else {
             return Ok(());
         };
-        lock(&deputy.status).command = words_of(&arguments);
+        {
+            let mut status = lock(&deputy.status);
+            status.command = words_of(&arguments);
+            status.program.executed();
+        }
         self.session
             .tell(&deputy, 0, &ToDeputy::Exec { name, arguments }, None)
     }

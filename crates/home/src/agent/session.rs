@@ -31,6 +31,7 @@ use super::shared::SharedObjects;
 use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
 use crate::coherence::Coherence;
+use crate::files::early::Generosity;
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
 use crate::runtime::RuntimeDir;
@@ -187,7 +188,7 @@ impl Session {
         embedded: Option<Embedded>,
         reader: Reader,
         writer: Writer,
-        coherence: Option<&Arc<Coherence>>,
+        (coherence, generosity): (Option<&Arc<Coherence>>, Generosity),
     ) -> Result<Self, SessionError> {
         let calls = Endpoint::new(
             writer.clone(),
@@ -205,7 +206,13 @@ impl Session {
         )?;
         // On this machine, everything is at hand already.
         let tells_contents = welcome.keeps_contents && embedded.is_none();
-        let files = FileService::new(Path::new("/"), coherence)?.telling_contents(tells_contents);
+        let generosity = match embedded {
+            Some(_) => Generosity::NONE,
+            None => generosity,
+        };
+        let files = FileService::new(Path::new("/"), coherence)?
+            .telling_contents(tells_contents)
+            .answering_early(generosity);
         if let Some(session) = files.coherence() {
             writer.set_ahead(session.ahead());
             let teller = writer.clone();
@@ -273,6 +280,7 @@ impl Session {
             let _ = entry.tell(0, &ToDeputy::Refused(why), None);
             return Ok(());
         }
+        lock(&entry.status).program = self.begin_ahead(&request.spawn)?;
         entry.tell(0, &ToDeputy::Accepted { handle_first }, None)?;
         if let Some(why) = self.register(&entry)? {
             self.files.end_start(pid);

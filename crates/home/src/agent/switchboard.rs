@@ -262,6 +262,7 @@ impl Session {
                     status.started = true;
                     let parents = lock(&parent.status);
                     status.command = parents.command.clone();
+                    status.program = parents.program.clone();
                     status.directory = parents.directory.clone();
                 }
                 // If the session is over nobody needs to know.

@@ -204,6 +204,8 @@ pub struct Coherence {
     stamp: AtomicU64,
     /// How many there are.
     marks: AtomicUsize,
+    /// How often everything has been said to have changed: mounts among it.
+    resets: AtomicU64,
     state: Mutex<State>,
     /// Shared by those who hold a lease for a moment.
     probing: RwLock<()>,
@@ -240,6 +242,7 @@ impl Coherence {
             root: rustix::process::geteuid().is_root(),
             stamp: AtomicU64::new(1),
             marks: AtomicUsize::new(0),
+            resets: AtomicU64::new(0),
             state: Mutex::default(),
             probing: RwLock::default(),
             asking: Mutex::default(),
@@ -317,6 +320,7 @@ impl Coherence {
 
     /// Nothing that any node keeps can be relied on, and nothing is watched any more.
     fn reset(&self, state: &mut State) {
+        self.resets.fetch_add(1, Ordering::SeqCst);
         let _ = sys::remove_all_marks(self.group.as_fd());
         for (_, record) in state.records.drain() {
             record.mark.end();

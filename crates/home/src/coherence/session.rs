@@ -109,6 +109,11 @@ impl Session {
         tell(&mut state, &mark.key, None, |node| Change::Attributes { node });
     }
 
+    /// Another number once everything has been said to have changed, which it is when mounts are not what they were.
+    pub fn resets(&self) -> u64 {
+        self.coherence.resets.load(Ordering::SeqCst)
+    }
+
     /// For [`holds_since`](Mark::holds_since): before something is looked at.
     pub fn stamp(&self) -> u64 {
         self.coherence.stamp.load(Ordering::SeqCst)

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 
 use afield_abi::fuse::{
-    Attributes, AttributesReply, FileSystemReply, GET_HANDLE, GetAttributesRequest, SetAttributesRequest,
-    StatxReply, StatxRequest, StatxTime, device_number, set_flag,
+    ATTRIBUTES_SETTLED, Attributes, AttributesReply, FileSystemReply, GET_HANDLE, GetAttributesRequest,
+    SetAttributesRequest, StatxReply, StatxRequest, StatxTime, device_number, set_flag,
 };
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
@@ -53,8 +53,17 @@ impl FileService {
             gid: stat.stx_gid,
             device: device_number(stat.stx_rdev_major, stat.stx_rdev_minor),
             block_size: stat.stx_blksize,
-            flags: 0,
+            flags: match self.is_settled(stat) {
+                true => ATTRIBUTES_SETTLED,
+                false => 0,
+            },
         }
+    }
+
+    /// Whether no reading changes attributes, as long as mounts are what they are.
+    fn is_settled(&self, stat: &Statx) -> bool {
+        let session = self.coherence();
+        session.is_some_and(|session| self.mounts.is_settled(stat, session.resets()))
     }
 
     fn attributes_reply(&self, stat: &Statx, standing: Standing, reply: &mut Reply<'_>) {

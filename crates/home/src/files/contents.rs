@@ -30,6 +30,9 @@ use super::{FileService, proc_path};
 /// A file of no more than this is hashed while it is opened: it takes a few milliseconds, and once.
 const AT_ONCE_BYTES_MAX: u64 = 4 << 20;
 
+/// The same for a file that a program will need: it takes some ten milliseconds, and once, where fetching it may take seconds.
+const NEEDED_BYTES_MAX: u64 = 64 << 20;
+
 /// Files that wait to be hashed.
 const WAITING_MAX: usize = 64;
 
@@ -254,6 +257,27 @@ enum Said {
 }
 
 impl FileService {
+    /// Hashes a file that a program will need, if that is worth while and has not been done.
+    pub(super) fn hash_needed(&self, node: u64) {
+        if !self.tells_contents || !self.is_early() {
+            return;
+        }
+        let Ok(way) = self.descriptor(node) else { return };
+        let Ok(stat) = stat_descriptor(&*way) else { return };
+        let stamp = Stamp::of(&stat);
+        let is_large = (AT_ONCE_BYTES_MAX + 1..=NEEDED_BYTES_MAX).contains(&stamp.size);
+        if !is_large || DIGESTS.get(&stamp).is_some() || !shows_stores(way.as_fd()) {
+            return;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(rustix::fs::CWD, &*proc_path(&*way), flags, Mode::empty()) else {
+            return;
+        };
+        if let Some(hashes) = settled_hashes(&stamp, file.as_fd()) {
+            DIGESTS.table().add(stamp, hashes);
+        }
+    }
+
     /// Appends to the reply to an open what is in the file, if the node is to be told, and may keep it.
     pub(super) fn tell_contents(
         &self,

@@ -19,6 +19,8 @@
 //! | `behind` | writes of which the caller has been told before they are executed |
 //! | `validity` | what nodes may keep |
 //! | `contents` | what nodes are told of what is in files |
+//! | [`early`] | what they are told before they ask |
+//! | `reading` | what reading does to times of access |
 //! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
 mod attributes;
@@ -29,6 +31,7 @@ mod data;
 mod decode;
 mod devices;
 mod directory;
+pub mod early;
 mod extended;
 mod hash;
 pub mod init;
@@ -36,6 +39,7 @@ mod locks;
 mod names;
 mod nodes;
 mod open;
+mod reading;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -61,8 +65,10 @@ pub use working::Occupied;
 use credentials::Credentials;
 use decode::{Reply, Request};
 use devices::Devices;
+use early::{Early, Generosity};
 use nodes::{Identity, Nodes, PathDescriptor};
 use open::Handles;
+use reading::Mounts;
 use validity::may_change;
 use working::Starts;
 
@@ -141,12 +147,14 @@ pub struct FileService {
     nodes: Arc<Nodes>,
     handles: Handles,
     devices: Devices,
+    mounts: Mounts,
     credentials: Credentials,
     starts: Starts,
     /// Its part in the agent's registry of what nodes keep.
     session: Option<coherence::Session>,
     /// The node keeps contents.
     tells_contents: bool,
+    early: Early,
 }
 
 impl FileService {
@@ -167,12 +175,14 @@ impl FileService {
         let ways: Weak<Nodes> = Arc::downgrade(&nodes);
         Ok(Self {
             devices: Devices::new(identity.device),
+            mounts: Mounts::default(),
             nodes,
             session: coherence.map(|coherence| coherence.join(ways)),
             handles: Handles::new(),
             credentials: Credentials::of_this_thread()?,
             starts: Starts::default(),
             tells_contents: false,
+            early: Early::new(Generosity::NONE),
         })
     }
 
@@ -182,6 +192,12 @@ impl FileService {
             tells_contents,
             ..self
         }
+    }
+
+    /// The same service, which answers so much before it is asked.
+    pub fn answering_early(self, generosity: Generosity) -> Self {
+        let early = Early::new(generosity);
+        Self { early, ..self }
     }
 
     /// Executes one request and appends its reply to `reply`, if it has one.
@@ -267,6 +283,7 @@ impl FileService {
             Some(session) if may_change(opcode) => Some(session.changing()),
             _ => None,
         };
+        let _counted = self.changing(opcode, request);
         self.note_caller(header.uid, header.gid);
         let _assumed = if needs_rights(opcode) {
             self.credentials.assume(header.uid, header.gid, header.pid)?

@@ -189,6 +189,11 @@ impl Node {
         Pin(Arc::clone(self))
     }
 
+    /// Whether it, or its listing, is open.
+    pub fn is_open(&self) -> bool {
+        self.pins.load(Ordering::Relaxed) > 0
+    }
+
     /// The descriptor, if it is open.
     pub fn resident(&self) -> Option<Arc<PathDescriptor>> {
         lock(&self.descriptor).clone()

@@ -235,6 +235,9 @@ impl FileService {
         let record: OpenRequest = request.record()?;
         let node = self.nodes.get(request.header.node)?;
         let open = self.open_node(&node, record.flags)?;
+        if record.flags & OPEN_FOR_EXECUTION != 0 {
+            self.hash_needed(node.id);
+        }
         reply.record(&open);
         if let Ok(file) = self.handles.file(open.handle, node.id) {
             self.tell_contents(&node, &file, &open, reply);
@@ -380,6 +383,11 @@ impl FileService {
             backing: 0,
         });
         Ok(())
+    }
+
+    /// Closes what nobody has been told of.
+    pub(super) fn close_early(&self, handle: u64) {
+        drop(self.handles.remove(handle));
     }
 
     pub(super) fn release(&self, request: &mut Request<'_>) -> Result<()> {

@@ -22,8 +22,8 @@ use super::coherent::kept_flags;
 use super::coherent::opens::{LOCAL, Way};
 use super::owners::{Owner, Owners};
 use super::{
-    Driver, Files, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, contents, dev, lock,
-    proc,
+    Driver, Files, HANDLE, HIDDEN, INIT, OWN, Outcome, PROC, Pending, Request, SPECIAL, contents, dev, early,
+    lock, proc,
 };
 use crate::door::descriptors::{CurrentCall, current_call};
 use crate::holdings;
@@ -346,6 +346,11 @@ impl Home {
         {
             return outcome;
         }
+        if answer.is_none()
+            && let Some(outcome) = early::answer(shared, &request)
+        {
+            return Ok(outcome);
+        }
         let sent = self.send(shared, &request, request.bytes)?;
         Ok(answer.map_or(sent, Outcome::Reply))
     }
@@ -619,13 +624,20 @@ pub fn forget(shared: &Shared, request: &Request<'_>) {
             }
         }
     }
+    send_forgets(shared, &forgets);
+}
+
+/// Home is told of forgotten lookups.
+pub fn send_forgets(shared: &Shared, forgets: &[ForgetOne]) {
+    if forgets.is_empty() {
+        return;
+    }
     let batch = BatchForgetRequest {
         count: forgets.len() as u32,
         padding: 0,
     };
     let header = RequestHeader {
-        length: (size_of::<RequestHeader>() + size_of::<BatchForgetRequest>() + size_of_val(&forgets[..]))
-            as u32,
+        length: (size_of::<RequestHeader>() + size_of::<BatchForgetRequest>() + size_of_val(forgets)) as u32,
         opcode: Opcode::BatchForget as u32,
         ..RequestHeader::default()
     };

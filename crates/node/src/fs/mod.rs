@@ -16,6 +16,7 @@ pub mod behind;
 pub mod coherent;
 pub mod contents;
 pub mod dev;
+pub mod early;
 pub mod handles;
 pub mod home;
 pub mod mapped;

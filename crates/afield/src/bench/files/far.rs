@@ -111,7 +111,8 @@ fn enter(place: &Path, side: &str, command: &mut Command) {
     command
         .env("XDG_CONFIG_HOME", &side)
         .env("AFIELD_RUNTIME_DIR", side.join("run"))
-        .env("AFIELD_CONTENTS_DIRECTORY", side.join("kept"));
+        .env("AFIELD_CONTENTS_DIRECTORY", side.join("kept"))
+        .env("AFIELD_FILES_ASKED", side.join("asked"));
 }
 
 fn side_command(place: &Path, side: &str, words: &[&str]) -> Result<Command, Failure> {

@@ -125,7 +125,7 @@ impl Node {
             None,
             home_reader,
             home_writer,
-            None,
+            (None, Generosity::NONE),
         )
         .unwrap();
         let session = Arc::new(session);

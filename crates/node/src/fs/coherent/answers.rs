@@ -21,7 +21,7 @@ const ANSWERS_MAX: usize = 8;
 const NAME_BYTES_MAX: usize = 64;
 
 /// What was asked of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Question {
     /// May it be used in this way?
     Access(u32),
@@ -47,7 +47,7 @@ impl Question {
     }
 
     /// Whether the answer, an errno or zero, is one that holds until home says otherwise.
-    fn is_settled_by(&self, errno: i32) -> bool {
+    pub fn is_settled_by(&self, errno: i32) -> bool {
         match self {
             Self::Access(_) => matches!(errno, 0 | libc::EACCES),
             Self::Extended(_) => matches!(errno, libc::ENODATA | libc::EOPNOTSUPP),

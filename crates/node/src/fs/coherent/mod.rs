@@ -12,41 +12,54 @@
 //! | [`kept`] | what the kernel knows; pure |
 //! | [`opens`] | open files that home does not have to be asked for; pure |
 //! | [`answers`] | what home does not have to be asked again of a node; pure |
+//! | `attributes` | what home does not have to be asked for again after reading; pure |
+//! | [`early`] | what home has answered before it was asked; pure |
+//! | `listing` | all names in a directory; pure |
+//! | `touched` | what of that a guest changes; pure |
 //! | `notifier` | what the kernel is told |
 //! | [`barrier`] | what is delivered when |
 
 pub mod answers;
+mod attributes;
 pub mod barrier;
+pub mod early;
 pub mod kept;
+pub mod listing;
 mod notifier;
 pub mod opens;
+mod touched;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use afield_abi::fuse::{
-    Attributes, AttributesReply, DirectoryEntryPlus, EntryReply, GET_HANDLE, LOCK_DESCRIPTION, LOCK_FLOCK,
-    LinkRequest, LockRequest, MakeDirectoryRequest, MakeNodeRequest, Opcode, OpenReply, OpenRequest,
-    ReleaseRequest, Rename2Request, RenameRequest, ReplyHeader, RequestHeader, SetAttributesRequest,
-    SetExtendedRequest, StatxReply, entry_bytes, open_reply_flag, set_flag,
+    ATTRIBUTES_SETTLED, Attributes, AttributesReply, DirectoryEntryPlus, EntryReply, GET_HANDLE,
+    LOCK_DESCRIPTION, LOCK_FLOCK, LinkRequest, LockRequest, MakeDirectoryRequest, MakeNodeRequest, Opcode,
+    OpenReply, OpenRequest, ReleaseRequest, Rename2Request, RenameRequest, ReplyHeader, RequestHeader,
+    SetAttributesRequest, SetExtendedRequest, StatxReply, entry_bytes, open_reply_flag, set_flag,
 };
 use afield_abi::fuse::{CreateRequest, GetAttributesRequest};
 use afield_link::frame::{FILE_ID, Kind};
-use afield_link::invalidation;
+use afield_link::invalidation::{self, FOREVER_SECONDS};
 use afield_link::stream::LinkError;
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::early as early_answers;
 use super::owners::Owner;
 use super::{Files, INIT, OWN, Outcome, Request, data_reply, dev, error_reply, lock};
 use crate::session::Shared;
 use answers::{Answers, Asked, Question};
+use attributes::Settled;
+use early::{Answer, Brought, Early};
 use kept::{Contents, Kept, Notice};
 use notifier::Kernel;
 use opens::{Closing, LOCAL, Opens, Own, Way};
+use touched::Touched;
 
 /// Bit of the numbers of requests that are the session's own.
 const OWN_REQUEST: u64 = 1 << 62;
@@ -72,6 +85,10 @@ struct Sent {
     opcode: Opcode,
     node: u64,
     means: Means,
+    /// What it changes.
+    touched: Touched,
+    /// How many changes had been asked for or made.
+    changes: u64,
 }
 
 /// What the reply to a request means for what is kept.
@@ -108,6 +125,10 @@ struct State {
     kept: Kept,
     opens: Opens,
     answers: Answers,
+    early: Early,
+    settled: Settled,
+    /// Changes that guests have asked for, and those that home has made.
+    changes: u64,
     /// Targets of links, by node, and the sum of their lengths.
     links: HashMap<u64, Box<[u8]>>,
     links_bytes: usize,
@@ -117,6 +138,23 @@ struct State {
 }
 
 impl State {
+    /// A guest changes something: when home is asked to, and when it has answered.
+    fn touch(&mut self, touched: &Touched) -> Vec<Brought> {
+        if !touched.is_something() {
+            return Vec::new();
+        }
+        self.changes += 1;
+        touched.doubt(&mut self.early, &mut self.settled)
+    }
+
+    /// Home has said what a node is, to a request that was made at this number of changes.
+    fn learn(&mut self, node: u64, attributes: &mut Attributes, lasting: bool, changes: u64) {
+        // What guests change meanwhile home tells others, and it may have looked before.
+        let lasting = lasting && changes == self.changes && !self.early.is_own(node);
+        self.settled.learn(node, attributes, lasting, Instant::now());
+        attributes.flags &= !ATTRIBUTES_SETTLED;
+    }
+
     fn forget_link(&mut self, node: u64) {
         if let Some(target) = self.links.remove(&node) {
             self.links_bytes -= target.len();
@@ -195,23 +233,31 @@ impl Coherent {
     pub fn request(&self, shared: &Arc<Shared>, request: &mut Request<'_>) -> Result<Option<Outcome>, i32> {
         let header = request.header;
         let mut closings = Vec::new();
+        let mut back = Vec::new();
         let outcome = {
             let mut state = lock(&self.state);
             let outcome = self.serve(&mut state, request, &mut closings)?;
             if outcome.is_none() {
                 let question = Question::of(request).filter(|_| self.is_common(&header));
                 let asked = state.answers.now();
+                let means =
+                    question.map_or_else(|| means(request), |question| Means::Answer(question, asked));
+                let touched = Touched::by(request, &means, &state.kept);
+                back = state.touch(&touched);
                 let sent = Sent {
                     inner: header.pid,
                     opcode: request.opcode,
                     node: header.node,
-                    means: question.map_or_else(|| means(request), |question| Means::Answer(question, asked)),
+                    means,
+                    touched,
+                    changes: state.changes,
                 };
                 state.sent.insert(header.unique, sent);
             }
             outcome
         };
         self.close(shared, closings);
+        early_answers::give_back(shared, back);
         Ok(outcome)
     }
 
@@ -250,6 +296,18 @@ impl Coherent {
                         return Ok(Some(Outcome::Reply(error_reply(unique, 0))));
                     }
                 }
+            }
+            Opcode::GetAttributes => {
+                if let Some(attributes) = state.settled.get(node, Instant::now()) {
+                    let reply = AttributesReply {
+                        valid: FOREVER_SECONDS,
+                        valid_nanoseconds: 0,
+                        padding: 0,
+                        attributes,
+                    };
+                    return Ok(Some(Outcome::Reply(data_reply(unique, &[reply.as_bytes()]))));
+                }
+                translate(state, request)?;
             }
             Opcode::ReadLink => {
                 if let Some(target) = state.links.get(&node) {
@@ -321,6 +379,8 @@ impl Coherent {
             opcode: Opcode::Open,
             node: way.node,
             means: Means::Own(handle, way),
+            touched: Touched::default(),
+            changes: state.changes,
         };
         state.sent.insert(unique, sent);
         // It is sent in the place of the lock.
@@ -328,7 +388,7 @@ impl Coherent {
     }
 
     /// Closes open files of home's. Not for those who deliver what comes from there.
-    fn close(&self, shared: &Shared, closings: Vec<Closing>) {
+    pub fn close(&self, shared: &Shared, closings: Vec<Closing>) {
         for (handle, way) in closings {
             let unique = OWN_REQUEST | self.next.fetch_add(1, Ordering::Relaxed);
             let opcode = match way.directory {
@@ -340,6 +400,8 @@ impl Coherent {
                 opcode,
                 node: way.node,
                 means: Means::Closed,
+                touched: Touched::default(),
+                changes: 0,
             };
             lock(&self.state).sent.insert(unique, sent);
             let record = ReleaseRequest {
@@ -376,8 +438,42 @@ impl Coherent {
 
     /// Closes what nobody has used for a while; to be called every second.
     pub fn trim(&self, shared: &Shared) {
-        let closings = lock(&self.state).opens.trim(IDLE_LOOKS_MAX);
+        let (closings, back) = {
+            let mut state = lock(&self.state);
+            (state.opens.trim(IDLE_LOOKS_MAX), state.early.trim())
+        };
         self.close(shared, closings);
+        early_answers::give_back(shared, back);
+    }
+
+    /// Whether a request may get an answer that was given to nobody in particular.
+    pub fn may_be_early(&self, request: &Request<'_>) -> bool {
+        self.is_common(&request.header)
+    }
+
+    /// Home has answered a question early. What is to be given back is returned.
+    pub fn hold_early(&self, question: early::Question, answer: Answer, brought: Brought) -> Vec<Brought> {
+        lock(&self.state).early.hold(question, answer, brought)
+    }
+
+    /// Home has said what is in a directory. What is to be given back is returned.
+    pub fn hold_early_listing(&self, directory: u64, listing: listing::Listing) -> Vec<Brought> {
+        lock(&self.state).early.hold_listing(directory, listing)
+    }
+
+    /// The answer to a question, if home has given it.
+    pub fn take_early(&self, question: &early::Question) -> Option<Answer> {
+        lock(&self.state).early.take(question)
+    }
+
+    /// What a listing gives, if home has told it.
+    pub fn list_early(&self, node: u64, offset: u64, size: usize, plus: bool) -> Option<Vec<u8>> {
+        lock(&self.state).early.list(node, offset, size, plus)
+    }
+
+    /// Home's number of a file that is open for whoever will ask.
+    pub fn open_early(&self, node: u64) -> Option<u64> {
+        lock(&self.state).early.open_file(node)
     }
 
     /// The kernel has forgotten a node so many times.
@@ -389,6 +485,8 @@ impl Coherent {
             }
             state.forget_link(node);
             state.answers.forget(node);
+            state.early.forgotten(node);
+            state.settled.forget(node);
             state.opens.doubt(node)
         };
         self.close(shared, closings);
@@ -415,9 +513,11 @@ impl Coherent {
         let changes = invalidation::decode(payload)?;
         let mut notices = Vec::new();
         let mut closings = Vec::new();
+        let mut back = Vec::new();
         {
             let mut state = lock(&self.state);
             for change in changes {
+                back.extend(state.early.changed(&change));
                 match (change, &shared.files.contents) {
                     (invalidation::Change::Everything, Some(contents)) => contents.all_changed(),
                     (invalidation::Change::Contents { node }, Some(contents)) => contents.changed(node),
@@ -427,22 +527,26 @@ impl Coherent {
                     invalidation::Change::Everything => {
                         closings.extend(state.opens.doubt_all());
                         state.answers.forget_all();
+                        state.settled.forget_all();
                         state.links.clear();
                         state.links_bytes = 0;
                     }
                     invalidation::Change::Name { directory, .. } => {
                         closings.extend(state.opens.doubt(directory));
+                        state.settled.forget(directory);
                     }
                     invalidation::Change::Attributes { node } | invalidation::Change::Contents { node } => {
                         closings.extend(state.opens.doubt(node));
                         state.forget_link(node);
                         state.answers.forget(node);
+                        state.settled.forget(node);
                     }
                 }
                 state.kept.changed(change, &mut notices);
             }
         }
         self.close_later(shared, closings);
+        early_answers::give_back_later(shared, back);
         Ok(notices)
     }
 
@@ -455,6 +559,8 @@ impl Coherent {
                 _ => Delivery::Drop,
             };
         };
+        let back = state.touch(&sent.touched);
+        early_answers::give_back_later(shared, back);
         let Ok((header, body)) = ReplyHeader::mut_from_prefix(reply) else {
             return Delivery::Give(sent.inner);
         };
@@ -490,6 +596,10 @@ impl Coherent {
                     state.kept.anchor(directory, name);
                 }
                 if let Ok((entry, rest)) = EntryReply::mut_from_prefix(body) {
+                    let lasting = !passing && sent.opcode == Opcode::Lookup && entry.attributes_valid > 0;
+                    if entry.node != 0 {
+                        state.learn(entry.node, &mut entry.attributes, lasting, sent.changes);
+                    }
                     note_entry(&mut state.kept, directory, name.as_deref(), entry, passing);
                     if !rest.is_empty() {
                         state.kept.opened(entry.node, Contents::Pages);
@@ -515,6 +625,7 @@ impl Coherent {
             Means::Attributes if passing => {
                 if let Ok((reply, _)) = AttributesReply::mut_from_prefix(body) {
                     (reply.valid, reply.valid_nanoseconds) = (0, 0);
+                    reply.attributes.flags &= !ATTRIBUTES_SETTLED;
                 }
             }
             Means::Statx if passing => {
@@ -535,7 +646,9 @@ impl Coherent {
                 self.close_later(shared, closings);
             }
             Means::Attributes => {
-                if let Ok((reply, _)) = AttributesReply::read_from_prefix(body) {
+                if let Ok((reply, _)) = AttributesReply::mut_from_prefix(body) {
+                    let lasting = sent.opcode == Opcode::GetAttributes && reply.valid > 0;
+                    state.learn(sent.node, &mut reply.attributes, lasting, sent.changes);
                     state.kept.looked_at(sent.node, reply.valid > 0);
                 }
             }
@@ -779,6 +892,7 @@ fn note_entry(kept: &mut Kept, directory: u64, name: Option<&[u8]>, entry: &mut 
         return;
     }
     let Attributes { mode, .. } = entry.attributes;
+    entry.attributes.flags &= !ATTRIBUTES_SETTLED;
     // The kernel would open these by itself.
     let special = entry.node != 0 && dev::is_special(mode);
     if passing || special {

@@ -24,8 +24,8 @@ pub struct Ahead<W> {
     until: u64,
     /// Pieces that are on their way.
     flying: HashSet<u64>,
-    /// Who waits for one.
-    waiting: Vec<W>,
+    /// Who waits, and for which.
+    waiting: Vec<(Range<u64>, W)>,
 }
 
 impl<W> Default for Ahead<W> {
@@ -68,8 +68,13 @@ impl<W> Ahead<W> {
             return Vec::new();
         }
         self.until = until * PIECE;
+        self.reserve(from..until, wanted)
+    }
+
+    /// Takes those of these pieces that are `wanted`, and not on their way, as asked for.
+    pub fn reserve(&mut self, pieces: Range<u64>, wanted: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for piece in from..until {
+        for piece in pieces {
             if self.flying.contains(&piece) || !wanted(piece) {
                 continue;
             }
@@ -88,20 +93,23 @@ impl<W> Ahead<W> {
     }
 
     /// Has this wait if one of the pieces is on its way; gives it back if none is.
-    pub fn wait(&mut self, mut pieces: Range<u64>, waiter: W) -> Result<(), W> {
-        if !pieces.any(|piece| self.flying.contains(&piece)) {
+    pub fn wait(&mut self, pieces: Range<u64>, waiter: W) -> Result<(), W> {
+        if !pieces.clone().any(|piece| self.flying.contains(&piece)) {
             return Err(waiter);
         }
-        self.waiting.push(waiter);
+        self.waiting.push((pieces, waiter));
         Ok(())
     }
 
-    /// These pieces have come, or never will: who has waited, perhaps for others.
+    /// These pieces have come, or never will: who has waited for them, and for no others that are still on their way.
     pub fn landed(&mut self, pieces: Range<u64>) -> Vec<W> {
         for piece in pieces {
             self.flying.remove(&piece);
         }
-        std::mem::take(&mut self.waiting)
+        let flying = &self.flying;
+        let has_all = |pieces: &Range<u64>| !pieces.clone().any(|piece| flying.contains(&piece));
+        let ready = self.waiting.extract_if(.., |(pieces, _)| has_all(pieces));
+        ready.map(|(_, waiter)| waiter).collect()
     }
 }
 
@@ -160,7 +168,8 @@ mod tests {
         assert_eq!(ahead.wait(0..1, 'a'), Err('a'));
         assert_eq!(ahead.wait(0..2, 'b'), Ok(()));
         assert_eq!(ahead.wait(4..9, 'c'), Ok(()));
-        assert_eq!(ahead.landed(1..5), ['b', 'c']);
+        assert_eq!(ahead.landed(2..5), ['c']);
+        assert_eq!(ahead.landed(1..2), ['b']);
         assert_eq!(ahead.wait(4..9, 'd'), Err('d'));
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use afield_link::contents::{Hash, PIECE_BYTES, hash, piece_count};
+use afield_link::contents::{Contents, Hash, PIECE_BYTES, Told, hash, piece_count};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::ahead::Ahead;
@@ -97,6 +97,20 @@ impl Known {
         for (slot, hash) in lock(&self.hashes).iter_mut().zip(hashes) {
             *slot = Some(*hash);
         }
+    }
+
+    /// Whether what home says now is nothing else than what it has said before. If it says nothing about what is in it, that still holds.
+    pub fn is_as(&self, said: &Contents<'_>) -> bool {
+        let is_known = |told: &[Hash]| {
+            let known = lock(&self.hashes);
+            known.iter().flatten().eq(told) && known.len() == told.len()
+        };
+        self.size == said.size
+            && match said.told {
+                Told::Nothing => true,
+                Told::Hashes(hashes) => is_known(hashes),
+                Told::Whole(whole) => is_known(&[hash(whole)]),
+            }
     }
 
     /// A piece that has come has this hash. False if it is another than home has told: what came belongs to other contents.

@@ -58,6 +58,9 @@ const KEPT_BYTES_MAX: usize = 32 << 20;
 /// Most bytes that are asked for ahead at a time: as much as the pool holds, or it would be for nothing.
 const FLYING_BYTES_MAX: usize = 8 << 20;
 
+/// The same for what will be needed to start a program: it is on the disk when the pool has no room for it.
+const STARTING_BYTES_MAX: usize = 32 << 20;
+
 /// How long a session's end waits for the disk. It is killed after two seconds if its home is not admitted any more.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -233,7 +236,7 @@ impl Contents {
             let mut table = lock(&self.table);
             match table.files.get(&node) {
                 Some(State::Written) => {}
-                Some(State::Known(known)) if said.told == Told::Nothing && known.size() == said.size => {}
+                Some(State::Known(known)) if known.is_as(&said) => {}
                 _ => {
                     let known = Arc::new(Known::new(said.size, said.path));
                     match said.told {
@@ -344,30 +347,62 @@ impl Contents {
             let at_hand = known
                 .hash_of(piece)
                 .is_some_and(|hash| !known.is_absent() || lock(&self.pool).get(&hash).is_some());
-            let has_room = || {
-                let add = |bytes: usize| (bytes < FLYING_BYTES_MAX).then_some(bytes + PIECE_BYTES);
-                let flying = &self.flying_bytes;
-                flying
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-                    .is_ok()
-            };
-            !at_hand && has_room()
+            !at_hand && self.has_room(FLYING_BYTES_MAX)
         };
         let range = (reading.offset, reading.size as u64);
         let ranges = lock(&known.ahead).follow(range, known.size(), is_wanted);
-        let most = TRANSFER_BYTES_MAX / PIECE_BYTES;
-        let cut = |range: Range<u64>| {
-            let starts = range.clone().step_by(most);
-            starts.map(move |start| start..(start + most as u64).min(range.end))
+        flights(known, ranges)
+    }
+
+    /// Pieces of a file that will be read, as it seems: who reads them from now on waits until they are fetched ([`absent`](Self::absent)).
+    pub fn want(&self, node: u64, pieces: Range<u64>) -> Vec<Flight> {
+        let known = match lock(&self.table).files.get(&node) {
+            Some(State::Known(known)) => Arc::clone(known),
+            _ => return Vec::new(),
         };
-        ranges
-            .into_iter()
-            .flat_map(cut)
-            .map(|pieces| Flight {
-                known: Arc::clone(known),
-                pieces,
-            })
-            .collect()
+        let pieces = pieces.start..pieces.end.min(known.piece_count() as u64);
+        let is_wanted = |piece| {
+            let hash = known.hash_of(piece);
+            let at_hand = hash.is_some_and(|hash| lock(&self.pool).get(&hash).is_some());
+            !at_hand && self.has_room(STARTING_BYTES_MAX)
+        };
+        let ranges = lock(&known.ahead).reserve(pieces, is_wanted);
+        flights(&known, ranges)
+    }
+
+    /// What of them home has to be asked for, since the disk has it not. Not in the reader's turn.
+    pub fn absent(&self, wanted: Vec<Flight>) -> Vec<Flight> {
+        let mut absent = Vec::new();
+        for Flight { known, pieces } in wanted {
+            let mut ranges: Vec<Range<u64>> = Vec::new();
+            for index in pieces {
+                let hash = known.hash_of(index);
+                if hash.is_some_and(|hash| self.piece(&known, index, &hash).is_some()) {
+                    let flight = Flight {
+                        known: Arc::clone(&known),
+                        pieces: index..index + 1,
+                    };
+                    self.flown(&flight);
+                    self.landed(&flight);
+                    continue;
+                }
+                match ranges.last_mut() {
+                    Some(range) if range.end == index => range.end += 1,
+                    _ => ranges.push(index..index + 1),
+                }
+            }
+            absent.extend(flights(&known, ranges));
+        }
+        absent
+    }
+
+    /// Takes room for a piece that is asked for ahead, of so much.
+    fn has_room(&self, most: usize) -> bool {
+        let add = |bytes: usize| (bytes < most).then_some(bytes + PIECE_BYTES);
+        let flying = &self.flying_bytes;
+        flying
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .is_ok()
     }
 
     /// Home has answered a read: `reply` becomes what the kernel is to get. If it has overtaken other news, it may be of other contents.
@@ -561,6 +596,45 @@ impl Reading {
         }
         self
     }
+}
+
+/// Requests for ranges of pieces.
+fn flights(known: &Arc<Known>, ranges: Vec<Range<u64>>) -> Vec<Flight> {
+    let most = TRANSFER_BYTES_MAX / PIECE_BYTES;
+    let cut = |range: Range<u64>| {
+        let starts = range.clone().step_by(most);
+        starts.map(move |start| start..(start + most as u64).min(range.end))
+    };
+    ranges
+        .into_iter()
+        .flat_map(cut)
+        .map(|pieces| Flight {
+            known: Arc::clone(known),
+            pieces,
+        })
+        .collect()
+}
+
+/// Asks home for what is to be asked for ahead, by an open file of home's that is for everybody.
+pub fn fly_with(shared: &Shared, contents: &Contents, flights: Vec<Flight>, node: u64, handle: u64) {
+    if flights.is_empty() {
+        return;
+    }
+    let header = RequestHeader {
+        opcode: Opcode::Read as u32,
+        node,
+        ..RequestHeader::default()
+    };
+    let read = ReadRequest {
+        handle,
+        ..ReadRequest::default()
+    };
+    fly(
+        shared,
+        contents,
+        flights,
+        &[header.as_bytes(), read.as_bytes()].concat(),
+    );
 }
 
 /// Asks home for what is to be asked for ahead, with the rights of the read in `request`.

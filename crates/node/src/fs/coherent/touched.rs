@@ -1,0 +1,125 @@
+//! What a request of a guest changes, as far as that puts in doubt what home has answered early: pure.
+
+use afield_abi::fuse::{CopyRangeRequest, LinkRequest, Opcode, OpenRequest};
+
+use super::Means;
+use super::attributes::Settled;
+use super::early::{Brought, Early};
+use super::kept::Kept;
+use crate::fs::Request;
+
+/// What is changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Names, with their directories.
+    names: Vec<(u64, Box<[u8]>)>,
+    /// Attributes of these.
+    nodes: Vec<u64>,
+    /// Contents of these, perhaps without waiting for home.
+    own: Vec<u64>,
+    /// It is not known what.
+    all: bool,
+}
+
+impl Touched {
+    /// By a request that means this.
+    pub(super) fn by(request: &Request<'_>, means: &Means, kept: &Kept) -> Self {
+        let node = request.header.node;
+        let mut touched = Self::default();
+        match (request.opcode, means) {
+            (
+                Opcode::SetAttributes
+                | Opcode::SetExtended
+                | Opcode::RemoveExtended
+                | Opcode::Write
+                | Opcode::Allocate
+                | Opcode::Ioctl,
+                _,
+            ) => touched.own.push(node),
+            (Opcode::CopyRange | Opcode::CopyRange64, _) => match request.record::<CopyRangeRequest>() {
+                Ok(record) => touched.own.push(record.node_out),
+                Err(_) => touched.all = true,
+            },
+            (Opcode::Open, _) => {
+                let flags = request
+                    .record::<OpenRequest>()
+                    .map_or(u32::MAX, |open| open.flags);
+                if flags & (libc::O_ACCMODE | libc::O_TRUNC) as u32 != libc::O_RDONLY as u32 {
+                    touched.own.push(node);
+                }
+            }
+            (
+                Opcode::Create
+                | Opcode::MakeNode
+                | Opcode::MakeDirectory
+                | Opcode::SymbolicLink
+                | Opcode::Link,
+                Means::Entry(Some(name)),
+            ) => {
+                touched.name(node, name, kept, false);
+                if let (Opcode::Link, Ok(LinkRequest { old_node })) = (request.opcode, request.record()) {
+                    touched.nodes.push(old_node);
+                }
+            }
+            (Opcode::Unlink | Opcode::RemoveDirectory, Means::Removed(name)) => {
+                touched.name(node, name, kept, true);
+            }
+            (Opcode::Rename | Opcode::Rename2, Means::Moved { old, to, new, .. }) => {
+                touched.name(node, old, kept, true);
+                touched.name(*to, new, kept, true);
+            }
+            (
+                Opcode::Create
+                | Opcode::MakeNode
+                | Opcode::MakeDirectory
+                | Opcode::SymbolicLink
+                | Opcode::Link
+                | Opcode::Unlink
+                | Opcode::RemoveDirectory
+                | Opcode::Rename
+                | Opcode::Rename2,
+                _,
+            ) => touched.all = true,
+            _ => {}
+        }
+        touched
+    }
+
+    /// A name; with `changes` what it means is changed as well.
+    fn name(&mut self, directory: u64, name: &[u8], kept: &Kept, changes: bool) {
+        self.names.push((directory, name.into()));
+        match kept.meaning(directory, name) {
+            Some(0) => {}
+            Some(node) => self.nodes.push(node),
+            None => self.all |= changes,
+        }
+    }
+
+    /// Whether it is anything.
+    pub fn is_something(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// Puts it in doubt: before home is asked, and when it has answered.
+    pub fn doubt(&self, early: &mut Early, settled: &mut Settled) -> Vec<Brought> {
+        let directories = self.names.iter().map(|(directory, _)| directory);
+        for node in directories.chain(&self.nodes).chain(&self.own) {
+            settled.forget(*node);
+        }
+        if self.all {
+            settled.forget_all();
+            return early.doubt_all();
+        }
+        let mut back = Vec::new();
+        for (directory, name) in &self.names {
+            back.extend(early.doubt_name(*directory, name));
+        }
+        for node in &self.nodes {
+            back.extend(early.doubt(*node));
+        }
+        for node in &self.own {
+            back.extend(early.own(*node));
+        }
+        back
+    }
+}

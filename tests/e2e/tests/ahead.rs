@@ -1,0 +1,140 @@
+//! What a node is told before it asks: how often programs still wait for home when the node knows nothing, and that nothing of it is out
+//! of date when it is used.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::time::Duration;
+
+use afield_e2e::{Arena, Job, Mode, Place, need};
+use serde_json::Value;
+
+/// Each test on a node beyond the cable, as root and as an ordinary user.
+macro_rules! over_the_cable {
+    ($($name:ident)*) => { $(
+        mod $name {
+            #[test]
+            fn tcp() {
+                super::run(stringify!($name), false, super::$name);
+            }
+            #[test]
+            fn tcp_user() {
+                super::run(stringify!($name), true, super::$name);
+            }
+        }
+    )* };
+}
+
+over_the_cable! { cold changed }
+
+fn run(test: &str, user: bool, test_of: fn(&mut Arena)) {
+    let mode = Mode {
+        place: Place::Tcp,
+        user,
+    };
+    if !mode.is_wanted(test) || !["gcc", "python3"].iter().all(|tool| need(test, tool)) {
+        return;
+    }
+    let mut arena = Arena::new(mode);
+    test_of(&mut arena);
+    arena.expect_clean();
+}
+
+/// Programs, and how often they may ask home for what the node has not or may not have: on a node that knows nothing, for the first time
+/// ever, and later.
+const PROGRAMS: &[(&[&str], u64, u64)] = &[
+    (&["python3", "-c", "pass"], 130, 20),
+    (&["gcc", "-c", "a.c"], 420, 60),
+    (&["sh", "-c", "exec true"], 25, 12),
+];
+
+/// Runs a program in a session of its own, and says how often it has asked.
+#[track_caller]
+fn asks(arena: &Arena, program: &[&str]) -> (u64, Value) {
+    let job = |words: &[&str]| {
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = arena.prefix();
+        job.arguments.extend(words.iter().map(Into::into));
+        job.environment.push(("AFIELD_FILES_CACHE".into(), "true".into()));
+        job
+    };
+    let running = arena.start(&job(program));
+    let pid = running.pid().to_string();
+    running.wait().expect_exit(0);
+    let explained = arena.run(&arena.afield(&["explain", "--json", &pid]));
+    explained.expect_exit(0);
+    let explained: Value = serde_json::from_slice(&explained.stdout).expect("JSON");
+    arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
+    let of = |cause: &str| {
+        explained["all"]["causes"][cause]["trips"]
+            .as_u64()
+            .expect("a count")
+    };
+    (of("miss") + of("revalidation"), explained)
+}
+
+/// A program that has been executed once, wherever, starts on a node that knows nothing with few questions.
+fn cold(arena: &mut Arena) {
+    arena.start_node();
+    arena.prepare(
+        "printf '#include <stdio.h>\\n#include <stdlib.h>\\nint main(void) { return puts(\"x\"); }\\n' > a.c",
+    );
+    let mut report = Vec::new();
+    for (program, first_max, later_max) in PROGRAMS {
+        for most in [first_max, later_max] {
+            let (count, explained) = asks(arena, program);
+            if count > *most {
+                report.push(format!("{program:?}: {count} of {most}\n{:#}", explained["all"]));
+            }
+        }
+    }
+    assert!(report.is_empty(), "{}", report.join("\n"));
+}
+
+/// A shell that has nothing of others' to execute, and so asks for all of this itself; it looks when it is told to.
+const LOOK: &str = r#"
+cp "$(readlink -f "$(command -v bash)")" shell; mkdir d d/e; for i in written replaced removed kept; do echo $i > $i; done
+echo g > d/g; echo h > d/h; ln -s kept link; chmod +x kept; echo program > rights; chmod +x rights; mkfifo to
+cat > look <<'END'
+echo ready
+while read -r word <&3; do
+    for i in written replaced removed kept made link d/g d/h d/n d/e/n; do [ -e $i ] && echo "$i $(<$i)" || echo "no $i"; done
+    [ -x rights ] && echo executable; echo d/*; echo looked
+done
+END
+"#;
+
+/// What home has answered before anybody asked is not used once home has changed it, and told the guest so by a pipe.
+fn changed(arena: &mut Arena) {
+    arena.start_node();
+    arena.prepare(LOOK);
+    let before = "written written\nreplaced replaced\nremoved removed\nkept kept\nno made\nlink kept\nd/g g\nd/h h\n\
+        no d/n\nno d/e/n\nexecutable\nd/e d/g d/h\nlooked\n";
+    let after = "written more\nreplaced other\nno removed\nkept kept\nmade made\nlink g\nd/g g\nno d/h\nd/n h\nd/e/n n\nd/e d/g d/n\nlooked\n";
+    // Learns, then has it all ahead; then home changes it before it is used.
+    for (change, seen) in [("", before), ("", before), (CHANGE, after)] {
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = arena.prefix();
+        job.arguments
+            .extend(["./shell", "-c", ". ./look 3< to"].map(Into::into));
+        job.environment.push(("AFIELD_FILES_CACHE".into(), "true".into()));
+        let go = File::options()
+            .read(true)
+            .write(true)
+            .open(arena.work().join("to"));
+        let mut go = go.expect("just made");
+        let mut running = arena.start(&job);
+        running.until_output("ready\n");
+        arena.prepare(change);
+        writeln!(go, "go").expect("the FIFO is open");
+        running.until_output("looked\n");
+        drop(go);
+        let outcome = running.wait();
+        outcome.expect_exit(0);
+        assert_eq!(outcome.output(), format!("ready\n{seen}"), "after {change:?}");
+        arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
+    }
+    assert!(fs::metadata(arena.work().join("made")).is_ok());
+}
+
+const CHANGE: &str = "echo more > written; echo other > new; mv new replaced; rm removed; echo made > made; ln -sfn d/g link; \
+    chmod -x rights; mv d/h d/n; echo n > d/e/n";
