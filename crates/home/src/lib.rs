@@ -14,6 +14,7 @@ pub mod coherence;
 pub mod deputy;
 pub mod files;
 mod messages;
+mod mounts;
 pub mod place;
 mod proc;
 pub mod run;

@@ -11,15 +11,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{FrameError, Kind};
 use crate::stream::{LinkError, Writer};
-use crate::wire::{Spawn, SpawnError, Usage};
+use crate::wire::{MountPoint, Spawn, SpawnError, Usage};
 
 /// What a node can be asked to do.
-#[interface(name = "afield.node", version = 1)]
+#[interface(name = "afield.node", version = 2)]
 pub trait Node {
     /// Starts a guest. Answered when the program has been executed, ahead of anything that it does, or cannot be.
     #[at_most_once]
     #[later]
     fn start(&self, spawn: Spawn) -> Result<(), SpawnError>;
+    /// Home's file systems are mounted here now, as [`Hello`](crate::wire::Hello) had it: jobs that are started from now on see
+    /// them so. A file system keeps its number as long as it is mounted.
+    #[maybe]
+    fn mounts(&self, points: Vec<MountPoint>);
     /// A signal arrived at the deputy. `info` is the kernel's `siginfo_t`, 128 bytes.
     #[maybe]
     fn signal(&self, pid: u32, info: Vec<u8>);

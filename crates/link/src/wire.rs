@@ -13,6 +13,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Most descriptors a job may bring along.
 pub const DESCRIPTORS_MAX: usize = 4096;
 
+/// Most file systems of home's that a world tells apart, the root's included.
+pub const FILE_SYSTEMS_MAX: usize = 64;
+
+/// Most mount points that home tells of.
+pub const MOUNT_POINTS_MAX: usize = 1024;
+
 /// Why a payload is not the message that its kind promises.
 #[derive(Debug, Error)]
 pub enum WireError {
@@ -62,8 +68,22 @@ pub struct Hello {
     pub home: u64,
     /// Its incarnation: guests of earlier ones end.
     pub epoch: u64,
+    /// Where home's file systems are mounted below the root: whatever contains a mount point comes before it. At most
+    /// [`MOUNT_POINTS_MAX`].
+    pub mounts: Vec<MountPoint>,
     /// What home can be asked to do.
     pub interfaces: Vec<Offer>,
+}
+
+/// Where another file system begins in home's tree.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Absolute path of a directory or file, without links in it.
+    pub path: Vec<u8>,
+    /// Which file system: 0 is the root's, others count from 1 up, below [`FILE_SYSTEMS_MAX`].
+    pub file_system: u32,
+    /// Asking for anything there may take for ever: its server is elsewhere.
+    pub may_hang: bool,
 }
 
 /// The node's first words.
@@ -81,6 +101,8 @@ pub struct Welcome {
     pub cpus: u32,
     /// It keeps contents of files, and wants to hear of them as [`contents`](crate::contents) has it.
     pub keeps_contents: bool,
+    /// Guests tell apart as many of the file systems that home has told of, the first ones; at least the root's.
+    pub file_systems: u32,
     /// What the node can be asked to do.
     pub interfaces: Vec<Offer>,
 }

@@ -92,10 +92,10 @@ fn start_notifier(shared: &Arc<Shared>, notices: Notices) -> Result<Receiver<()>
     let (apart, is_apart) = channel();
     let (telling, numbers) = (Arc::clone(shared), notices.numbers());
     start("notifier", move || {
-        let own = Notices::keep_only(numbers);
+        let own = Notices::keep_only(&numbers);
         let _ = apart.send(own.as_ref().err().map(sys::errno));
         if let Ok(own) = own {
-            telling.files.keep_true(&own.device, &open);
+            telling.files.keep_true(&own.devices, &open);
         }
     })?;
     // This process's are closed after that.

@@ -47,20 +47,15 @@ impl Holdings {
 /// Whether a guest executes the program that a node of home's is.
 pub fn is_executed(shared: &Shared, node: u64) -> bool {
     shared.guests.leaders().into_iter().any(|(_, thread)| {
-        let of = |link: &str| {
-            let path = CString::new(format!("/proc/{thread}/{link}")).unwrap_or_default();
-            fuse_node(&path)
-        };
-        of("exe").is_some_and(|(mount, program)| {
-            program == node && of("root").is_some_and(|(root, _)| root == mount)
-        })
+        let path = CString::new(format!("/proc/{thread}/exe")).unwrap_or_default();
+        fuse_node(&path)
+            .is_some_and(|(mount, program)| program == node && shared.files.places.is_mount(mount))
     })
 }
 
 /// What home has of what a process has open; `None` if the process is gone.
 fn held_by(shared: &Shared, thread: i32) -> Option<BTreeMap<u32, Held>> {
     let path = |rest: &str| CString::new(format!("/proc/{thread}/{rest}")).unwrap_or_default();
-    let (root, _) = fuse_node(&path("root"))?;
     let mut held = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{thread}/fd")).ok()?.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -70,7 +65,7 @@ fn held_by(shared: &Shared, thread: i32) -> Option<BTreeMap<u32, Held>> {
         // What was closed just now is nothing, and so is what the node has made itself.
         let file = path(&format!("fd/{number}"));
         let what = match fuse_node(&file) {
-            Some((mount, node)) if mount == root => what_home_has(shared, node),
+            Some((mount, node)) if shared.files.places.is_mount(mount) => what_home_has(shared, node),
             Some(_) => None,
             None => device(&file),
         };

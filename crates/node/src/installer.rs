@@ -18,6 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::seccomp::Listener;
 use crate::sys::{errno, seccomp, sockets};
+use crate::world::mounts::Places;
 
 /// What init is asked to do, as bytes on a channel between session and init, which are the same program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -182,8 +183,8 @@ impl Installer {
 pub struct Helper {
     channel: UnixStream,
     listeners: HashMap<u32, Listener>,
-    /// A file of the world's root.
-    root: Option<OwnedFd>,
+    /// A file of each FUSE connection, when they are needed.
+    roots: Vec<OwnedFd>,
 }
 
 impl AsFd for Helper {
@@ -198,15 +199,15 @@ impl Helper {
         Self {
             channel,
             listeners: HashMap::new(),
-            root: None,
+            roots: Vec::new(),
         }
     }
 
-    /// Grants the next wish; `hidden` is the directory of home objects.
+    /// Grants the next wish.
     ///
     /// # Errors
     /// The session is gone.
-    pub fn serve(&mut self, hidden: &OwnedFd) -> io::Result<()> {
+    pub fn serve(&mut self, places: &Places) -> io::Result<()> {
         let mut wish = Wish::default();
         let received = sockets::receive_with(&self.channel, wish.as_mut_bytes())?;
         if received.count == 0 {
@@ -216,7 +217,7 @@ impl Helper {
             .read_exact(&mut wish.as_mut_bytes()[received.count..])?;
         match (wish.what, received.descriptor) {
             (INSTALL, _) => {
-                let result = self.install(&wish, hidden);
+                let result = self.install(&wish, &places.hidden);
                 let (answer, file) = match result {
                     Ok((number, file)) => (number, Some(file)),
                     Err(error) => (-errno(&error), None),
@@ -231,7 +232,7 @@ impl Helper {
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
             (WRITE_OUT, _) => {
-                let answer = self.write_out(hidden).map_or_else(|error| -errno(&error), |()| 0);
+                let answer = self.write_out(places).map_or_else(|error| -errno(&error), |()| 0);
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
             (ADD_LISTENER, Some(listener)) => {
@@ -246,16 +247,18 @@ impl Helper {
         Ok(())
     }
 
-    fn write_out(&mut self, hidden: &OwnedFd) -> io::Result<()> {
-        let root = match &self.root {
-            Some(root) => root,
-            None => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let root = rustix::fs::openat(hidden, c".", flags, Mode::empty())?;
-                self.root.insert(root)
+    fn write_out(&mut self, places: &Places) -> io::Result<()> {
+        if self.roots.is_empty() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            for root in &places.roots {
+                let root = rustix::fs::openat(root, c".", flags, Mode::empty())?;
+                self.roots.push(root);
             }
-        };
-        Ok(rustix::fs::syncfs(root)?)
+        }
+        for root in &self.roots {
+            rustix::fs::syncfs(root)?;
+        }
+        Ok(())
     }
 
     fn install(&self, wish: &Wish, hidden: &OwnedFd) -> io::Result<(i32, OwnedFd)> {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use afield_link::control::{Node, Statistics};
-use afield_link::wire::{Spawn, SpawnError};
+use afield_link::wire::{MountPoint, Spawn, SpawnError};
 use afield_rpc::Answer;
 use tracing::debug;
 
 use crate::fs::handles::Look;
 use crate::session::{SessionError, Shared};
+use crate::spawner::Task;
 use crate::sys;
 use crate::trace::{self, Order};
 
@@ -18,7 +19,7 @@ pub struct Server {
     /// The session.
     pub shared: Arc<Shared>,
     /// To the spawner.
-    pub spawns: Sender<Spawn>,
+    pub spawner: Sender<Task>,
 }
 
 impl Node for Server {
@@ -28,7 +29,12 @@ impl Node for Server {
         self.shared.note_start(spawn.pid, answer);
         self.shared.orders.give(Order::Expect { pid: spawn.pid });
         // The spawner lives as long as the session.
-        let _ = self.spawns.send(spawn);
+        let _ = self.spawner.send(Task::Start(Box::new(spawn)));
+        Ok(())
+    }
+
+    fn mounts(&self, points: Vec<MountPoint>) -> Result<(), SessionError> {
+        let _ = self.spawner.send(Task::Mount(points));
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE};
 use afield_link::frame::Kind;
 use afield_link::secure::{Fingerprint, SecureError};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
-use afield_link::wire::{self, HandleOp, Hello, Spawn, SpawnError, Welcome};
+use afield_link::wire::{self, HandleOp, Hello, SpawnError, Welcome};
 use afield_rpc::endpoint::{self, Endpoint, ReceiveError, Remote};
 use afield_rpc::{Answer, BindError, DispatchError};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -40,13 +40,14 @@ use crate::admission::{self, Limits, Quota};
 use crate::delivery;
 use crate::door::looks;
 use crate::door::promises::Promises;
+use crate::fs::connections::Connections;
 use crate::fs::{self, Files, handles};
 use crate::guests::Guests;
 use crate::installer::{Gift, Installer};
 use crate::journal::{self, JournalError};
 use crate::leases::{Lease, Leases};
 use crate::server::Server;
-use crate::spawner::Spawner;
+use crate::spawner::{Spawner, Task};
 use crate::store::{self, Store};
 use crate::sys;
 use crate::sys::seccomp::Listener;
@@ -515,8 +516,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         registration.note_init(world.init)?;
     }
     let notices = world.notices.take().ok_or(WorldError::Died)?;
-    let device = rustix::io::fcntl_dupfd_cloexec(&world.device, 3).map_err(io::Error::from)?;
-    rustix::io::ioctl_fionbio(&device, true).map_err(io::Error::from)?;
+    let connections = Connections::new(std::mem::take(&mut world.devices))?;
     let store = open_store(&terms);
     let (memory, tasks) = channel::<MemoryTask>();
     let endpoint = Endpoint::new(
@@ -532,7 +532,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         guests: Guests::default(),
         orders: Orders::new()?,
         truths: Truths::default(),
-        files: Files::new(device, world.ids, (hello.uid, hello.gid), store),
+        files: Files::new(connections, world.ids, (hello.uid, hello.gid), store),
         installer: Installer::default(),
         promises: Promises::default(),
         limits: terms.limits,
@@ -551,7 +551,8 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         // Guests end with the session.
         LinkEvent::Dead => {}
     });
-    welcome(&writer, name, None, shared.files.contents.is_some())?;
+    let keeps = (shared.files.contents.is_some(), shared.files.connections.count());
+    welcome(&writer, name, None, keeps)?;
     reader.set_timeout(None)?;
 
     if let Some(arrivals) = terms.arrivals {
@@ -582,10 +583,11 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     start("titles", move || crate::titles::watch(&titles))?;
     let init = rustix::process::Pid::from_raw(world.init as i32)
         .and_then(|init| pidfd_open(init, PidfdFlags::empty()).ok());
-    let (spawns, waiting) = channel::<Spawn>();
+    let (spawner, tasks) = channel::<Task>();
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
         let ready = world.wait_until_mounted();
+        let ready = ready.map(|mounts| spawning.files.places.end(Some(mounts)));
         if ready.is_ok() {
             watch_init(&spawning, world.init);
             if let Err(error) = install_through_init(&spawning, &world) {
@@ -593,13 +595,13 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
             }
         }
         let spawner = Spawner::new(spawning, world, ready);
-        for spawn in waiting {
-            spawner.spawn(&spawn);
+        for task in tasks {
+            spawner.run(task);
         }
     })?;
     let server = Server {
         shared: Arc::clone(&shared),
-        spawns,
+        spawner,
     };
     let kept = Arc::clone(&shared);
     let ended = delivery::read(reader, &endpoint, server, notices);
@@ -704,14 +706,14 @@ fn greet(reader: &mut Reader) -> Result<Hello, SessionError> {
 }
 
 fn refuse_home(writer: &Writer, name: &str, why: &str) -> Result<(), LinkError> {
-    welcome(writer, name, Some(why.to_owned()), false)
+    welcome(writer, name, Some(why.to_owned()), (false, 0))
 }
 
 fn welcome(
     writer: &Writer,
     name: &str,
     refusal: Option<String>,
-    keeps_contents: bool,
+    (keeps_contents, file_systems): (bool, usize),
 ) -> Result<(), LinkError> {
     let message = Welcome {
         protocol: afield_link::PROTOCOL,
@@ -720,6 +722,7 @@ fn welcome(
         name: name.to_owned(),
         cpus: thread::available_parallelism().map_or(1, |count| count.get() as u32),
         keeps_contents,
+        file_systems: file_systems as u32,
         interfaces: vec![NODE_INTERFACE.offer()],
     };
     writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use afield_link::wire::{Inherited, Spawn, SpawnError};
+use afield_link::wire::{Inherited, MountPoint, Spawn, SpawnError};
 use tracing::debug;
 
 use crate::admission::{self, Seat};
@@ -16,6 +16,15 @@ use crate::session::Shared;
 use crate::sys::{seccomp, sockets};
 use crate::trace::Order;
 use crate::world::{World, WorldError};
+
+/// What is done together with init.
+#[derive(Debug)]
+pub enum Task {
+    /// A guest is started.
+    Start(Box<Spawn>),
+    /// Home's file systems are mounted like this now.
+    Mount(Vec<MountPoint>),
+}
 
 /// Starts guests one after the other.
 pub struct Spawner {
@@ -31,8 +40,30 @@ impl Spawner {
         Self { shared, world, ready }
     }
 
+    /// Does what home has asked for.
+    pub fn run(&self, task: Task) {
+        match task {
+            Task::Start(spawn) => self.spawn(&spawn),
+            Task::Mount(points) => self.mount(points),
+        }
+    }
+
+    fn mount(&self, points: Vec<MountPoint>) {
+        if self.ready.is_err() {
+            return;
+        }
+        let places = &self.shared.files.places;
+        places.begin();
+        let mounts = self.world.mount(points);
+        places.end(
+            mounts
+                .inspect_err(|error| debug!("mounting home's file systems: {error}"))
+                .ok(),
+        );
+    }
+
     /// Starts a guest, or tells home why not. That it was started, the tracer tells.
-    pub fn spawn(&self, spawn: &Spawn) {
+    fn spawn(&self, spawn: &Spawn) {
         let result = match &self.ready {
             Ok(()) => self.admit().and_then(|seat| self.start(spawn, seat)),
             Err(error) => Err(failure(&format!("making the world: {error}"), libc::EIO)),

@@ -152,6 +152,7 @@ fn peer_of_another_version() {
             name: "future".into(),
             cpus: 1,
             keeps_contents: false,
+            file_systems: 1,
             interfaces: vec![],
         };
         let payload = wire::encode(&welcome).unwrap();

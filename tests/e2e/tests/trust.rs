@@ -455,6 +455,7 @@ fn home_of_another_version() {
         boottime_ns: 0,
         home: 1,
         epoch: 1,
+        mounts: vec![],
         interfaces: Vec::new(),
     };
     writer

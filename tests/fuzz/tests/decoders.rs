@@ -13,7 +13,8 @@ use afield_link::frame::{self, Decoder, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use afield_link::invalidation::{self, Change};
 use afield_link::secure::Fingerprint;
 use afield_link::wire::{
-    self, Buffer, CallHeader, Descriptor, HandleHeader, Hello, Inherited, Spawn, SpawnError, Usage, Welcome,
+    self, Buffer, CallHeader, Descriptor, HandleHeader, Hello, Inherited, MountPoint, Spawn, SpawnError,
+    Usage, Welcome,
 };
 use afield_link::{message, preamble};
 use afield_node::admission;
@@ -37,6 +38,11 @@ fn hello() -> Hello {
         boottime_ns: 7_000_000_000,
         home: 77,
         epoch: 3,
+        mounts: vec![MountPoint {
+            path: b"/proc".to_vec(),
+            file_system: 1,
+            may_hang: false,
+        }],
         interfaces: vec![HOME_INTERFACE.offer()],
     }
 }
@@ -125,6 +131,7 @@ fn first_words() {
         name: "node".into(),
         cpus: 4,
         keeps_contents: false,
+        file_systems: 2,
         interfaces: vec![NODE_INTERFACE.offer()],
     };
     let good = [wire::encode(&hello()).unwrap(), wire::encode(&welcome).unwrap()];
@@ -381,6 +388,11 @@ impl Node for Asked {
         let mut starts = self.starts.borrow_mut();
         starts.truncate(20);
         starts.push(answer);
+        Ok(())
+    }
+
+    fn mounts(&self, points: Vec<MountPoint>) -> Result<(), ()> {
+        assert!(points.len() <= PAYLOAD_BYTES_MAX);
         Ok(())
     }
 

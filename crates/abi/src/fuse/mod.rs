@@ -18,6 +18,9 @@ pub const VERSION_MAJOR: u32 = 7;
 /// Minor version that these records follow. Later ones only add to it.
 pub const VERSION_MINOR: u32 = 40;
 
+/// The minor version since which a name can expire without being given up (`EXPIRE_ONLY`).
+pub const MINOR_OF_EXPIRY: u32 = 38;
+
 /// The node id of the mount's root directory.
 pub const ROOT_NODE: u64 = 1;
 

@@ -475,20 +475,13 @@ impl Agent {
         name: &str,
         embedded: Option<Embedded>,
     ) -> io::Result<Arc<Session>> {
-        let Connection {
-            reader,
-            writer,
-            welcome,
-        } = connection;
-        tracing::info!(node = name, its_name = welcome.name, "session begins");
+        tracing::info!(node = name, its_name = connection.welcome.name, "session begins");
         let session = Arc::new(
             Session::new(
                 name.to_owned(),
                 self.options.runtime.clone(),
-                welcome,
+                connection,
                 embedded,
-                reader,
-                writer,
                 (self.coherence(), self.options.generosity),
             )
             .map_err(io::Error::other)?,

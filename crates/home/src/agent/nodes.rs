@@ -19,7 +19,7 @@ use afield_link::secure::files::FileError;
 use afield_link::secure::{self, Fingerprint, Identity, SecureError, SecureStream};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::sys::Area;
-use afield_link::wire::{self, Hello, Welcome};
+use afield_link::wire::{self, Hello, MountPoint, Welcome};
 use afield_rpc::BindError;
 use afield_rpc::endpoint;
 use rustix::time::{ClockId, clock_gettime};
@@ -29,6 +29,7 @@ use tracing::debug;
 use super::incarnation::Incarnation;
 use super::making::{Making, Makings};
 use crate::channel;
+use crate::mounts::Told;
 
 /// Longest wait for a connection to each of a node's addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -155,6 +156,8 @@ pub struct Connection {
     pub writer: Writer,
     /// What it said of itself.
     pub welcome: Welcome,
+    /// What it has been told of home's file systems.
+    pub told: Told,
 }
 
 /// A connection to a node daemon, made within a time, and the key that it has to show, if that is known.
@@ -328,7 +331,8 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
     reader
         .set_timeout(Some(WELCOME_TIME_MAX))
         .map_err(|error| strange(error.into()))?;
-    let hello = wire::encode(&hello()).map_err(|error| strange(error.into()))?;
+    let told = Told::new();
+    let hello = wire::encode(&hello(told.points().to_vec())).map_err(|error| strange(error.into()))?;
     writer.write_frame(Kind::Hello, 0, &[&hello]).map_err(strange)?;
     let frame = match reader.read_frame() {
         Ok(frame) => frame,
@@ -371,6 +375,7 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
         reader,
         writer,
         welcome,
+        told,
     })
 }
 
@@ -381,7 +386,7 @@ fn protocol_of(payload: &[u8]) -> Result<u32, wire::WireError> {
 }
 
 /// What this home says of itself.
-fn hello() -> Hello {
+fn hello(mounts: Vec<MountPoint>) -> Hello {
     let incarnation = Incarnation::ours();
     let uname = rustix::system::uname();
     let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
@@ -411,6 +416,7 @@ fn hello() -> Hello {
         boottime_ns: now(ClockId::Boottime),
         home: incarnation.home,
         epoch: incarnation.epoch,
+        mounts,
         interfaces: vec![HOME_INTERFACE.offer()],
     }
 }

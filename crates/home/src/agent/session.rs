@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
 use afield_link::frame::Kind;
-use afield_link::stream::{LinkError, Reader, Writer};
+use afield_link::stream::{LinkError, Writer};
 use afield_link::turns::Turns;
 use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, Welcome, plain_error};
 use afield_rpc::endpoint::{Endpoint, ReceiveError, Remote};
@@ -26,6 +26,7 @@ use super::client::{Link, Process, Transport};
 use super::deputies::{DeputyEntry, SendError};
 use super::explain::{EndedJobs, Job};
 use super::lock;
+use super::nodes::Connection;
 use super::record_locks::Waiting;
 use super::shared::SharedObjects;
 use super::trips::Operation;
@@ -34,6 +35,7 @@ use crate::coherence::Coherence;
 use crate::files::early::Generosity;
 use crate::files::{FileService, status_reply};
 use crate::messages::{RunRequest, ToDeputy};
+use crate::mounts::Told;
 use crate::runtime::RuntimeDir;
 
 /// Why a session ended.
@@ -151,8 +153,9 @@ pub struct Session {
     pub(super) calls: Arc<Endpoint<Writer>>,
     /// What the node can be asked to do.
     pub node: NodeClient<Remote<Writer>>,
-    /// From the node.
     pub turns: Turns,
+    /// What the node has been told of file systems.
+    told: Mutex<Told>,
     /// Home's files.
     pub files: FileService,
     /// The switchboard's ears.
@@ -184,12 +187,16 @@ impl Session {
     pub fn new(
         name: String,
         runtime: RuntimeDir,
-        welcome: Welcome,
+        connection: Connection,
         embedded: Option<Embedded>,
-        reader: Reader,
-        writer: Writer,
         (coherence, generosity): (Option<&Arc<Coherence>>, Generosity),
     ) -> Result<Self, SessionError> {
+        let Connection {
+            reader,
+            writer,
+            welcome,
+            told,
+        } = connection;
         let calls = Endpoint::new(
             writer.clone(),
             &[&HOME_INTERFACE],
@@ -213,6 +220,7 @@ impl Session {
         let files = FileService::new(Path::new("/"), coherence)?
             .telling_contents(tells_contents)
             .answering_early(generosity);
+        files.tell_apart(told.told_apart(welcome.file_systems));
         if let Some(session) = files.coherence() {
             writer.set_ahead(session.ahead());
             let teller = writer.clone();
@@ -229,6 +237,7 @@ impl Session {
             node: NodeClient::new(calls.remote(0)),
             calls,
             turns: Turns::new(reader)?,
+            told: Mutex::new(told),
             files,
             epoll,
             wake,
@@ -287,6 +296,7 @@ impl Session {
             let _ = entry.tell(0, &ToDeputy::Gone(self.gone(&why)), None);
             return Ok(());
         }
+        self.tell_of_mounts()?;
         let (session, deputy) = (Arc::downgrade(self), Arc::clone(&entry));
         let began = self.node.start_then(request.spawn, move |result| {
             if let Some(session) = session.upgrade()
@@ -314,6 +324,16 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Tells the node where file systems are mounted now, if that is not as it was.
+    fn tell_of_mounts(&self) -> Result<(), SessionError> {
+        let mut told = lock(&self.told);
+        if told.has_news() {
+            self.files.tell_apart(told.told_apart(self.welcome.file_systems));
+            self.node.mounts(told.points().to_vec())?;
+        }
+        Ok(())
     }
 
     /// Numbers for handles; the first of them.

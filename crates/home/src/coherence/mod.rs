@@ -47,6 +47,7 @@ use rustix::fs::{Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::files::proc_path;
+use crate::mounts::MOUNTS;
 use event::{Event, Key};
 use log::{End, Log};
 pub use mark::{Mark, Search, Writers};
@@ -98,9 +99,6 @@ const CASEFOLD: u32 = 0x4000_0000;
 
 /// Between two looks at whether anybody is left to be told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Says to those who poll it when there are other mounts.
-const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Lends the way to a node.
 pub trait Ways: Send + Sync {

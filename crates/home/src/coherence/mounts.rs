@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{MOUNTS, sys};
+use super::sys;
+use crate::mounts::{MOUNTS, parse};
 
 /// File systems all of whose changes come from this kernel's own calls on them, by their names in `/proc/self/mountinfo`.
 /// What [`tells`](super::tells) says by number.
@@ -17,23 +18,17 @@ const TELLING: [&str; 14] = [
 /// Nothing at all can be watched.
 pub fn unwatched() -> io::Result<Vec<(String, String)>> {
     sys::new_group()?;
-    Ok(unwatched_of(&std::fs::read_to_string(MOUNTS)?))
+    Ok(unwatched_of(&std::fs::read(MOUNTS)?))
 }
 
-fn unwatched_of(mounts: &str) -> Vec<(String, String)> {
+fn unwatched_of(mounts: &[u8]) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
-    for line in mounts.lines() {
-        // Number, parent, device, root, mount point, options, further fields up to a hyphen, kind.
-        let Some((before, after)) = line.split_once(" - ") else {
-            continue;
-        };
-        let (Some(point), Some(kind)) = (before.split(' ').nth(4), after.split(' ').next()) else {
-            continue;
-        };
+    for mount in parse(mounts) {
+        let point = String::from_utf8_lossy(&mount.point).into_owned();
         // A later mount hides an earlier one.
-        found.retain(|(other, _)| other != point);
-        if !TELLING.contains(&kind) {
-            found.push((point.to_owned(), kind.to_owned()));
+        found.retain(|(other, _)| *other != point);
+        if !TELLING.contains(&mount.kind) {
+            found.push((point, mount.kind.to_owned()));
         }
     }
     let all: Vec<String> = found.iter().map(|(point, _)| point.clone()).collect();
@@ -64,9 +59,9 @@ mod tests {
             28 27 0:7 / /mount rw - tmpfs tmpfs rw\n";
         let expected = [("/proc", "proc"), ("/mnt", "nfs4")];
         assert_eq!(
-            unwatched_of(mounts),
+            unwatched_of(mounts.as_bytes()),
             expected.map(|(point, kind)| (point.to_owned(), kind.to_owned()))
         );
-        assert!(unwatched_of("nonsense\n - \n").is_empty());
+        assert!(unwatched_of(b"nonsense\n - \n").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Many home file systems under one mount: unique inode numbers, and what kind of file system each is.
+//! Home's file systems: unique inode numbers under mounts that have several of them, and what kind each is.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::coherence::FileSystem;
 
-/// Inode numbers of the first file system stay; the index of any other goes above this bit.
+/// Above this bit of an inode number goes the index of a file system that guests do not tell apart from the one around it.
 const INDEX_SHIFT: u32 = 48;
 
 /// How the sizes of files on a file system are to be taken.
@@ -31,13 +31,15 @@ struct Device {
 /// The file systems seen in a session.
 #[derive(Debug)]
 pub struct Devices {
-    /// Device number of the root's file system.
+    /// Device number of the root's.
     first: u64,
+    /// Those that guests tell apart from all others: their inode numbers stay, as the root's do.
+    told_apart: RwLock<Vec<u64>>,
     table: RwLock<HashMap<u64, Device>>,
 }
 
 impl Devices {
-    /// `first` is the device whose inode numbers stay as they are.
+    /// `first` is the root's.
     pub fn new(first: u64) -> Self {
         let device = Device {
             index: 0,
@@ -46,16 +48,24 @@ impl Devices {
         };
         Self {
             first,
+            told_apart: RwLock::default(),
             table: RwLock::new(HashMap::from([(first, device)])),
         }
+    }
+
+    /// Guests tell these apart.
+    pub fn tell_apart(&self, devices: Vec<u64>) {
+        *self.told_apart.write().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
     /// The inode number under the mount. Unique as long as home's numbers are below 2^48, which they are on every local
     /// file system.
     pub fn inode(&self, device: u64, inode: u64) -> u64 {
-        if device == self.first {
+        let told_apart = self.told_apart.read().unwrap_or_else(PoisonError::into_inner);
+        if device == self.first || told_apart.contains(&device) {
             return inode;
         }
+        drop(told_apart);
         inode ^ (self.device(device).index << INDEX_SHIFT)
     }
 

@@ -200,6 +200,11 @@ impl FileService {
         Self { early, ..self }
     }
 
+    /// The node's guests tell the file systems with these numbers apart from now on.
+    pub fn tell_apart(&self, devices: Vec<u64>) {
+        self.devices.tell_apart(devices);
+    }
+
     /// Executes one request and appends its reply to `reply`, if it has one.
     pub fn handle(&self, request: &[u8], reply: &mut Vec<u8>) -> Outcome {
         let mut request = match Request::new(request) {

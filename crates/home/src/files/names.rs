@@ -105,7 +105,7 @@ impl FileService {
             b"." | b".." => {
                 let stat = stat_descriptor(&*directory)?;
                 self.nodes.enter_again(&parent);
-                (parent, stat, Standing::default())
+                (Arc::clone(&parent), stat, Standing::default())
             }
             _ => match self.find(parent.id, &directory, name) {
                 Err(Errno::NOENT) if named => {
@@ -120,6 +120,11 @@ impl FileService {
             },
         };
         reply.record(&self.entry(node.id, &stat, standing, named));
+        if request.header.pid == 0 {
+            // Nobody's: the node's world is made, for which all file systems are looked at.
+            self.nodes.let_go(&node);
+            self.nodes.let_go(&parent);
+        }
         Ok(())
     }
 

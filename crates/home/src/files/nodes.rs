@@ -475,6 +475,11 @@ impl Nodes {
         }
     }
 
+    /// A node that was only looked at does not keep its file system from being unmounted.
+    pub fn let_go(&self, node: &Node) {
+        close(node);
+    }
+
     /// Descriptors open now.
     pub fn open_count(&self) -> usize {
         self.open_count.load(Ordering::Relaxed)

@@ -190,13 +190,7 @@ impl Door {
             let handle = self.shared.files.object_of(descriptor.inode);
             return handle.is_some_and(|handle| self.shared.files.handles.is_seekable(handle));
         }
-        let root = std::fs::read_to_string(format!("/proc/{tid}/mountinfo"))
-            .ok()
-            .and_then(|text| {
-                let line = text.lines().find(|line| line.split(' ').nth(4) == Some("/"))?;
-                line.split(' ').next()?.parse::<u64>().ok()
-            });
-        root == Some(descriptor.mount)
+        self.shared.files.places.is_mount(descriptor.mount)
     }
 
     /// `lseek` on a file whose offset is shared with home.

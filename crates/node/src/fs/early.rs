@@ -15,7 +15,7 @@ use super::coherent::early::{Answer, Brought, Question};
 use super::coherent::listing::Listing;
 use super::coherent::opens::Way;
 use super::contents::Flight;
-use super::{INIT, OWN, Outcome, Request, data_reply, dev, error_reply, home};
+use super::{OWN, Outcome, Request, data_reply, dev, error_reply, home};
 use crate::session::Shared;
 
 /// Longest target of a link that Linux has.
@@ -188,7 +188,7 @@ fn fetch(shared: &Shared, wanted: Vec<Wanted>) {
 /// Answers a request by what home has said, if it has: as if it said so now.
 pub fn answer(shared: &Arc<Shared>, request: &Request<'_>) -> Option<Outcome> {
     let files = &shared.files;
-    if request.header.pid == INIT || !files.coherent.may_be_early(request) {
+    if files.places.is_maker(request.header.pid) || !files.coherent.may_be_early(request) {
         return None;
     }
     let question = Question::of(request, files.coherent.way(request));

@@ -9,11 +9,15 @@
 //! | [`SPECIAL`] | [`handles`], made by [`dev`] | FIFOs and devices of home's tree, opened by the deputy |
 //! | [`HANDLE`], [`HIDDEN`] | [`handles`] | inherited descriptors' objects, and their directory |
 //!
+//! Home has several file systems, and a mount of FUSE is one. So there are several mounts, whose requests are served here as one's
+//! ([`connections`]).
+//!
 //! Drivers have one trait, so that layers can be put between the switch and them. What the node keeps of home's tree is [`coherent`]'s to
 //! know.
 
 pub mod behind;
 pub mod coherent;
+pub mod connections;
 pub mod contents;
 pub mod dev;
 pub mod early;
@@ -21,34 +25,33 @@ pub mod handles;
 pub mod home;
 pub mod mapped;
 pub mod owners;
+pub mod places;
 pub mod proc;
 mod terminal;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    InitReply, InitRequest, InterruptRequest, Notification, NotifyPoll, Opcode, ROOT_NODE, ReplyHeader,
-    RequestHeader, VERSION_MAJOR, VERSION_MINOR, init_flag,
+    InitReply, InitRequest, InterruptRequest, MINOR_OF_EXPIRY, Opcode, ROOT_NODE, ReplyHeader, RequestHeader,
+    VERSION_MAJOR, VERSION_MINOR, init_flag,
 };
 use afield_link::frame::FILE_ID;
 use afield_link::stream::LinkError;
 use afield_link::sys::Data;
 use afield_link::wire::{self, HandleReply, WireError};
-use rustix::event::{PollFd, PollFlags};
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::session::Shared;
 use crate::store::Store;
-use crate::sys::memory;
 use crate::trace::Order;
 use crate::world::{HIDDEN_DIRECTORY, Ids};
 use behind::Word;
 use coherent::Delivery;
 use coherent::kept::Notice;
+use connections::Connections;
 
 /// Largest read or write of one request.
 pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
@@ -158,13 +161,16 @@ enum Pending {
 /// The file door's state.
 #[derive(Debug)]
 pub struct Files {
-    device: OwnedFd,
+    /// The world's FUSE connections.
+    pub connections: Connections,
     /// Held from the reading of a request until it has been served, so that what the kernel had asked before goes home before.
     reading: Mutex<Vec<u8>>,
     /// Requests that are more than relayed, by FUSE's number.
     pending: Mutex<HashMap<u64, Pending>>,
     /// Driver of home's tree.
     pub home: home::Home,
+    /// Where the world's mounts are in it.
+    pub places: places::Places,
     /// Writes to home's tree that home has not confirmed.
     pub behind: behind::Behind,
     /// Files that stores of guests change.
@@ -186,13 +192,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// A door for the FUSE device of a world, which must not wait; `owner` is the home user, `store` has what is kept of home's files.
-    pub fn new(device: OwnedFd, ids: Ids, owner: owners::Owner, store: Option<Store>) -> Self {
+    /// A door for the FUSE connections of a world; `owner` is the home user, `store` has what is kept of home's files.
+    pub fn new(connections: Connections, ids: Ids, owner: owners::Owner, store: Option<Store>) -> Self {
         Self {
-            device,
+            connections,
             reading: Mutex::new(vec![0; REQUEST_BYTES]),
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
+            places: places::Places::default(),
             behind: behind::Behind::default(),
             mapped: mapped::Mapped::default(),
             contents: store.map(contents::Contents::new),
@@ -215,8 +222,8 @@ impl Files {
 
     /// Gives a whole reply to the kernel.
     pub fn reply(&self, reply: &[u8]) {
-        match rustix::io::retry_on_intr(|| rustix::io::write(&self.device, reply)) {
-            Ok(_) => {}
+        match self.connections.reply(reply) {
+            Ok(()) => {}
             // The caller was killed, or the mount is gone.
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => {}
             Err(error) => {
@@ -239,7 +246,7 @@ impl Files {
             error: 0,
             unique,
         };
-        match memory::write_both(self.device.as_fd(), header.as_bytes(), data) {
+        match self.connections.reply_with(header, data) {
             Ok(()) => {}
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
             Err(error) => {
@@ -270,16 +277,8 @@ impl Files {
     pub fn ready(&self, pid: u32, handle: u64, look: handles::Look) {
         self.handles.tell(handle, pid, look);
         for kernel_handle in self.handles.take_watchers(handle) {
-            let mut message = ReplyHeader {
-                length: (size_of::<ReplyHeader>() + size_of::<NotifyPoll>()) as u32,
-                error: Notification::Poll as i32,
-                unique: 0,
-            }
-            .as_bytes()
-            .to_vec();
-            message.extend_from_slice(NotifyPoll { kernel_handle }.as_bytes());
             for _ in 0..self.handles.poller_count(handle) {
-                self.reply(&message);
+                self.connections.wake(kernel_handle);
             }
         }
     }
@@ -409,8 +408,7 @@ pub fn data_reply(unique: u64, parts: &[&[u8]]) -> Vec<u8> {
 /// Serves requests until the mount is gone.
 pub fn serve(shared: &Arc<Shared>) {
     loop {
-        let mut polls = [PollFd::new(&shared.files.device, PollFlags::IN)];
-        if let Err(error) = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, None)) {
+        if let Err(error) = shared.files.connections.wait() {
             return warn!("waiting at the file door: {error}");
         }
         if let Err(error) = settle(shared) {
@@ -433,17 +431,8 @@ pub fn settle(shared: &Arc<Shared>) -> Result<(), rustix::io::Errno> {
 /// As [`settle`]; true if there was no more.
 fn settle_some(shared: &Arc<Shared>) -> Result<bool, rustix::io::Errno> {
     let mut buffer = lock(&shared.files.reading);
-    for _ in 0..SETTLED_MAX {
-        match rustix::io::read(&shared.files.device, &mut buffer[..]) {
-            Ok(0) => return Err(rustix::io::Errno::NODEV),
-            Ok(count) => serve_bytes(shared, &mut buffer[..count]),
-            Err(rustix::io::Errno::AGAIN) => return Ok(true),
-            // Interrupted, or the request was taken back before it was read.
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(false)
+    let serve = |request: &mut [u8]| serve_bytes(shared, request);
+    shared.files.connections.drain(&mut buffer, SETTLED_MAX, serve)
 }
 
 fn header_of(bytes: &[u8]) -> Option<RequestHeader> {
@@ -508,6 +497,8 @@ fn serve_one(shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32>
             home::forget(shared, &request);
             Ok(Outcome::Later)
         }
+        // The root of another connection is nobody's directory: init mounts what is found in it.
+        _ if files.places.wants(&request) => places::request(shared, request),
         Opcode::Lookup
             if request.header.node == ROOT_NODE && request.name()? == HIDDEN_DIRECTORY.as_bytes() =>
         {
@@ -526,6 +517,9 @@ fn initialise(files: &Files, request: &Request<'_>) -> Result<Outcome, i32> {
     let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
     let flags = FLAGS & offered;
     files.home.set_flags(flags);
+    if asked.minor >= MINOR_OF_EXPIRY {
+        files.coherent.set_expires();
+    }
     let reply = InitReply {
         major: VERSION_MAJOR,
         minor: VERSION_MINOR.min(asked.minor),

@@ -26,17 +26,23 @@ pub fn unshare(flags: i32) -> io::Result<()> {
     super::check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Gives the calling thread descriptors of its own, of which it keeps only duplicates of these two and standard error.
-pub fn keep_only(descriptors: [RawFd; 2]) -> io::Result<[OwnedFd; 2]> {
+/// Gives the calling thread descriptors of its own, of which it keeps only duplicates of these, in their order, and standard error.
+pub fn keep_only(descriptors: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     unshare(libc::CLONE_FILES)?;
-    let mut kept = [0; 2];
-    for (kept, descriptor) in kept.iter_mut().zip(descriptors) {
+    let mut kept = Vec::with_capacity(descriptors.len());
+    for descriptor in descriptors {
         // SAFETY: numbers; if nothing is open under it the call fails.
-        *kept = super::check(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) }.into())? as RawFd;
+        kept.push(
+            super::check(unsafe { libc::fcntl(*descriptor, libc::F_DUPFD_CLOEXEC, 3) }.into())? as RawFd,
+        );
     }
-    super::process::close_all_but([kept[0], kept[1], libc::STDERR_FILENO]);
+    let error = [libc::STDERR_FILENO];
+    super::process::close_all_but(kept.iter().copied().chain(error).collect());
     // SAFETY: just made, and nobody else's: no other thread has this table.
-    Ok(kept.map(|kept| unsafe { OwnedFd::from_raw_fd(kept) }))
+    Ok(kept
+        .into_iter()
+        .map(|kept| unsafe { OwnedFd::from_raw_fd(kept) })
+        .collect())
 }
 
 /// Makes a freshly opened FUSE device another one of a connection that is mounted.

@@ -39,10 +39,10 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
 }
 
 /// Closes all descriptors but these. The same holds for values that own one.
-pub fn close_all_but<const N: usize>(mut keep: [RawFd; N]) {
+pub fn close_all_but(mut keep: Vec<RawFd>) {
     keep.sort_unstable();
     let mut first = 0;
-    for number in keep.map(|number| number as u32).into_iter().chain([u32::MAX]) {
+    for number in keep.into_iter().map(|number| number as u32).chain([u32::MAX]) {
         if number > first {
             // What cannot be closed is not open.
             let _ = close_range(first, number - 1);

@@ -1,6 +1,6 @@
 //! How a world ends when its session does, in whatever state that is.
 //!
-//! The FUSE connection has two devices: the kernel ends what it has asked on one when that is closed, and the connection with the last one. Requests
+//! A FUSE connection has two devices: the kernel ends what it has asked on one when that is closed, and the connection with the last one. Requests
 //! come on the session's. Whoever tells the kernel of changes ([`Notices`]) may wait there for what it has asked, where not even `SIGKILL` reaches
 //! him. So he has a table of descriptors of his own: the session's device is closed without him, and he goes on.
 //!
@@ -24,22 +24,27 @@ use crate::sys::process::close_all_but;
 /// What the kernel is told of changes by.
 #[derive(Debug)]
 pub struct Notices {
-    /// Device of the world's FUSE connection.
-    pub device: OwnedFd,
+    /// Devices of the world's FUSE connections.
+    pub devices: Vec<OwnedFd>,
     /// Says, when it is closed, that nobody tells the kernel anything any more.
     pub telling: OwnedFd,
 }
 
 impl Notices {
     /// Their numbers, for [`Notices::keep_only`].
-    pub fn numbers(&self) -> [RawFd; 2] {
-        [self.device.as_raw_fd(), self.telling.as_raw_fd()]
+    pub fn numbers(&self) -> Vec<RawFd> {
+        let devices = self.devices.iter().map(AsRawFd::as_raw_fd);
+        [self.telling.as_raw_fd()].into_iter().chain(devices).collect()
     }
 
     /// Gives the calling thread descriptors of its own: duplicates of those with these numbers, and standard error.
-    pub fn keep_only(numbers: [RawFd; 2]) -> io::Result<Self> {
-        let [device, telling] = namespaces::keep_only(numbers)?;
-        Ok(Self { device, telling })
+    pub fn keep_only(numbers: &[RawFd]) -> io::Result<Self> {
+        let mut kept = namespaces::keep_only(numbers)?.into_iter();
+        let telling = kept.next().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            devices: kept.collect(),
+            telling,
+        })
     }
 }
 
@@ -60,35 +65,44 @@ impl SessionEnd {
         Ok((Self { life, telling }, lives, tells))
     }
 
-    /// Waits for the session's end, then answers requests for as long as it takes.
+    /// Waits for the session's end, then answers requests for as long as it takes, or until all connections have ended.
     ///
     /// # Errors
-    /// The device's, when the connection has ended.
-    pub fn watch(&self, device: &OwnedFd) -> Result<(), Errno> {
-        close_all_but([
-            device.as_raw_fd(),
-            self.life.as_raw_fd(),
-            self.telling.as_raw_fd(),
-        ]);
+    /// The kernel's.
+    pub fn watch(&self, mut devices: Vec<OwnedFd>) -> Result<(), Errno> {
+        let own = [self.life.as_raw_fd(), self.telling.as_raw_fd()];
+        let kept = devices.iter().map(AsRawFd::as_raw_fd).chain(own);
+        close_all_but(kept.collect());
         wait_for(&mut [PollFd::new(&self.life, PollFlags::IN)])?;
-        ioctl_fionbio(device, true)?;
         let mut buffer = vec![0; REQUEST_BYTES];
-        loop {
-            let mut polls = [
-                PollFd::new(&self.telling, PollFlags::IN),
-                PollFd::new(device, PollFlags::IN),
-            ];
+        for device in &devices {
+            ioctl_fionbio(device, true)?;
+        }
+        while !devices.is_empty() {
+            let all = [&self.telling].into_iter().chain(&devices);
+            let mut polls: Vec<_> = all.map(|file| PollFd::new(file, PollFlags::IN)).collect();
             wait_for(&mut polls)?;
-            if !polls[0].revents().is_empty() {
+            let mut ready = polls.iter().map(|poll| !poll.revents().is_empty());
+            if ready.next() == Some(true) {
                 return Ok(());
             }
-            match retry_on_intr(|| read(device, &mut buffer[..])) {
-                Ok(count) => refuse(device, &buffer[..count]),
-                // Taken back before it was read.
-                Err(Errno::AGAIN | Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
+            let ready: Vec<bool> = ready.collect();
+            let mut ready = ready.into_iter();
+            devices.retain(|device| {
+                if ready.next() != Some(true) {
+                    return true;
+                }
+                match retry_on_intr(|| read(device, &mut buffer[..])) {
+                    Ok(count) => {
+                        refuse(device, &buffer[..count]);
+                        true
+                    }
+                    // Taken back before it was read; otherwise the connection has ended.
+                    Err(error) => matches!(error, Errno::AGAIN | Errno::NOENT),
+                }
+            });
         }
+        Ok(())
     }
 }
 

@@ -9,13 +9,20 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use super::ending::SessionEnd;
+use super::mounts::Places;
 use super::{
-    Command, GuestCommand, Ids, Step, WorldError, align_clocks, become_home_user, guest, mounts,
+    Command, GuestCommand, Ids, Step, WorldError, align_clocks, become_home_user, filesystems, guest, mounts,
     write_failure,
 };
 use crate::installer::Helper;
 use crate::sys::process::{self, exit_now};
 use crate::sys::{clone, namespaces, signals, sockets};
+
+/// The two devices of a FUSE connection: the session's, and the one that is mounted.
+struct Device {
+    serving: OwnedFd,
+    mounted: OwnedFd,
+}
 
 /// Runs in the stage process: enters the rest of the namespaces, makes init, and stays to see the session's end.
 pub(super) fn stage(
@@ -25,11 +32,11 @@ pub(super) fn stage(
     session_end: SessionEnd,
 ) -> Result<(), WorldError> {
     match enter(hello, session, &channel) {
-        Ok(device) => {
+        Ok(devices) => {
             drop(channel);
             // For people: it is not needed.
             let _ = rustix::thread::set_name(c"afield-stage");
-            let _ = session_end.watch(&device);
+            let _ = session_end.watch(devices);
             Ok(())
         }
         Err(error) => {
@@ -39,8 +46,8 @@ pub(super) fn stage(
     }
 }
 
-/// Returns the device that was mounted.
-fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<OwnedFd, WorldError> {
+/// Returns the devices that were mounted.
+fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<Vec<OwnedFd>, WorldError> {
     // The session writes the id maps first.
     let mut go = [0; 1];
     channel.read_exact(&mut go).map_err(|_| WorldError::Died)?;
@@ -55,19 +62,25 @@ fn enter(hello: &Hello, session: u32, mut channel: &UnixStream) -> Result<OwnedF
             .step("open /dev/fuse (load the fuse module, and let the node's user read and write the device)")?
             .into())
     };
-    let (serving, mounted) = (device()?, device()?);
+    let mut devices = Vec::new();
+    for _ in 0..filesystems::connection_count(hello) {
+        devices.push(Device {
+            serving: device()?,
+            mounted: device()?,
+        });
+    }
     align_clocks(hello)?;
     let namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let init = clone::fork_with((namespaces | libc::CLONE_PARENT) as u64, 0, None)
         .step("clone into mount, pid, net, ipc and uts namespaces")?;
     if init == 0 {
-        if let Err(error) = inhabit(hello, session, ids, (serving, mounted), channel) {
+        if let Err(error) = inhabit(hello, session, ids, devices, channel) {
             write_failure(channel, &error);
         }
         exit_now(1);
     }
-    Ok(mounted)
+    Ok(devices.into_iter().map(|device| device.mounted).collect())
 }
 
 /// Init's life. Returns when the session is gone, or on an error.
@@ -75,7 +88,7 @@ fn inhabit(
     hello: &Hello,
     session: u32,
     ids: Ids,
-    (serving, mounted): (OwnedFd, OwnedFd),
+    devices: Vec<Device>,
     mut channel: &UnixStream,
 ) -> Result<(), WorldError> {
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
@@ -84,22 +97,27 @@ fn inhabit(
     let _ = session;
     namespaces::set_names(&hello.uname[1], &hello.uname[5]).step("sethostname")?;
     become_home_user(hello, ids)?;
-    mounts::prepare(&mounted, (hello.uid, hello.gid))?;
-    namespaces::join_connection(serving.as_fd(), mounted.as_fd()).step("FUSE_DEV_IOC_CLONE")?;
-    sockets::send_with(channel, b"I", serving.as_fd()).step("hello to the session")?;
-    sockets::send_with(channel, b"N", mounted.as_fd()).step("hello to the session")?;
-    drop((serving, mounted));
+    mounts::prepare(
+        devices.iter().map(|device| &device.mounted),
+        (hello.uid, hello.gid),
+    )?;
+    for Device { serving, mounted } in devices {
+        namespaces::join_connection(serving.as_fd(), mounted.as_fd()).step("FUSE_DEV_IOC_CLONE")?;
+        sockets::send_with(channel, b"I", serving.as_fd()).step("hello to the session")?;
+        sockets::send_with(channel, b"N", mounted.as_fd()).step("hello to the session")?;
+    }
     // A change of ids cleared this. (Guests cannot look into init or its children on their way: these have capabilities
     // that guests do not have.)
     namespaces::die_with_parent(None).step("PR_SET_PDEATHSIG")?;
-    let hidden = mounts::complete()?;
-    process::close_all_but([channel.as_raw_fd(), hidden.as_raw_fd()]);
+    let places = mounts::complete(hello)?;
+    process::close_all_but(places.numbers().chain([channel.as_raw_fd()]).collect());
     channel.write_all(b"R").step("report to the session")?;
-    serve(channel, &hidden)
+    places.report(channel)?;
+    serve(channel, &places)
 }
 
 /// Obeys commands and reaps until the session is gone.
-fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
+fn serve(mut channel: &UnixStream, places: &Places) -> Result<(), WorldError> {
     let children = signals::child_descriptor().step("signalfd")?;
     let mut helper: Option<Helper> = None;
     // The session starts one guest at a time.
@@ -117,7 +135,7 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
         let wish = polls.get(2).is_some_and(|poll| !poll.revents().is_empty());
         drop(polls);
         if wish && let Some(helper) = &mut helper {
-            helper.serve(hidden).step("giving descriptors")?;
+            helper.serve(places).step("giving descriptors")?;
         }
         if child {
             let mut drain = [0; 1024];
@@ -127,7 +145,7 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
         // Guests whose tracer has been told; ours is only to let go of them.
         process::reap_ended();
         if let Some(Late { guest, answers }) = late.take() {
-            late = make_guest(guest, hidden, answers);
+            late = make_guest(guest, &places.hidden, answers);
         }
         if !command {
             continue;
@@ -146,8 +164,9 @@ fn serve(mut channel: &UnixStream, hidden: &OwnedFd) -> Result<(), WorldError> {
             continue;
         };
         match afield_link::wire::decode::<Command>(&message) {
-            Ok(Command::Spawn(guest)) => late = make_guest(guest, hidden, answers),
+            Ok(Command::Spawn(guest)) => late = make_guest(guest, &places.hidden, answers),
             Ok(Command::Help) => helper = Some(Helper::new(answers)),
+            Ok(Command::Mount(points)) => places.mount(&points, &answers)?,
             Err(error) => guest::report(
                 &answers,
                 &SpawnError {

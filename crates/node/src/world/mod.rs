@@ -5,9 +5,10 @@
 //! so that init ends when the session does.
 
 pub mod ending;
+mod filesystems;
 mod guest;
 pub mod init;
-mod mounts;
+pub mod mounts;
 mod subordinate;
 
 use std::fs;
@@ -15,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use afield_link::wire::{Hello, Spawn};
+use afield_link::wire::{Hello, MountPoint, Spawn};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -77,8 +78,8 @@ pub enum Ids {
 /// A world that is ready for guests once its file door answers.
 #[derive(Debug)]
 pub struct World {
-    /// The FUSE device of its root: for requests and replies.
-    pub device: OwnedFd,
+    /// The FUSE devices for requests and replies, in the order of their connections: the root's first.
+    pub devices: Vec<OwnedFd>,
     /// What the kernel is told of changes by.
     pub notices: Option<Notices>,
     /// Says, when it is closed, that the session has ended.
@@ -136,14 +137,23 @@ impl World {
                 return Err(error);
             }
         };
-        let received = sockets::receive_with(&commands, &mut buffer).step("hello of init")?;
-        let notices = match (received.count, received.descriptor) {
-            (1, Some(device)) if buffer[0] == b'N' => Notices { device, telling },
-            (1, _) if buffer[0] == b'E' => return Err(read_failure(&mut commands)),
-            _ => return Err(WorldError::Died),
+        let mut devices = vec![device];
+        let mut notices = Notices {
+            devices: Vec::new(),
+            telling,
         };
+        for more in 1..2 * filesystems::connection_count(hello) {
+            let expected = if more % 2 == 0 { b'I' } else { b'N' };
+            let received = sockets::receive_with(&commands, &mut buffer).step("hello of init")?;
+            match (received.count, received.descriptor) {
+                (1, Some(device)) if buffer[0] == expected && expected == b'I' => devices.push(device),
+                (1, Some(device)) if buffer[0] == expected => notices.devices.push(device),
+                (1, _) if buffer[0] == b'E' => return Err(read_failure(&mut commands)),
+                _ => return Err(WorldError::Died),
+            }
+        }
         Ok(Self {
-            device,
+            devices,
             notices: Some(notices),
             _life: life,
             commands,
@@ -152,15 +162,23 @@ impl World {
         })
     }
 
-    /// Waits until init has mounted everything; the file door must be open.
-    pub fn wait_until_mounted(&mut self) -> Result<(), WorldError> {
+    /// Waits until init has mounted everything, and gives the kernel's numbers of the mounts that are home's; the file door must be
+    /// open.
+    pub fn wait_until_mounted(&mut self) -> Result<Vec<u64>, WorldError> {
         let mut tag = [0; 1];
         self.commands.read_exact(&mut tag).map_err(|_| WorldError::Died)?;
-        if tag[0] == b'R' {
-            Ok(())
-        } else {
-            Err(read_failure(&mut self.commands))
+        if tag[0] != b'R' {
+            return Err(read_failure(&mut self.commands));
         }
+        mounts::read_report(&mut self.commands).map_err(|_| WorldError::Died)
+    }
+
+    /// Has init mount home's file systems where they are now. The numbers of all that are mounted.
+    pub fn mount(&self, points: Vec<MountPoint>) -> io::Result<Vec<u64>> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        self.command(&Command::Mount(points), &theirs)?;
+        drop(theirs);
+        mounts::read_report(&mut ours)
     }
 
     /// Whether init is no more: its end of the channel is closed before the guests are ended.
@@ -206,6 +224,8 @@ enum Command {
     Spawn(Box<GuestCommand>),
     /// Give guests descriptors as [`crate::installer`] asks on the channel.
     Help,
+    /// Mount home's file systems where they are now, and report on the channel.
+    Mount(Vec<MountPoint>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,18 +2,24 @@
 
 use std::ffi::{CStr, CString};
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
+use afield_link::wire::{Hello, MountPoint};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{HIDDEN_DIRECTORY, NODE_DIRECTORIES, Step, WorldError};
-use crate::fs::handles::HIDDEN_PROC;
+use super::{HIDDEN_DIRECTORY, NODE_DIRECTORIES, Step, WorldError, filesystems};
+use crate::fs::handles::{HIDDEN_PROC, HIDDEN_ROOTS};
 use crate::fs::proc::NODE_FACTS;
 use crate::sys::namespaces::{mount, pivot_here};
 
 /// Where the root is put together, on a file system of its own over a directory that every system has.
-const BUILD: &CStr = c"/tmp";
-const ROOT: &CStr = c"/tmp/root";
+const BUILD: &str = "/tmp";
+const ROOT: &str = "/tmp/root";
+
+/// What the list of mounts has as their source.
+const SOURCE: &CStr = c"afield";
 
 /// What a kernel can number on 64-bit machines (`PID_MAX_LIMIT`).
 const PIDS_MAX: u32 = 1 << 22;
@@ -21,62 +27,136 @@ const PIDS_MAX: u32 = 1 << 22;
 /// Devices that are the node's own: they hold nothing of home.
 pub const OWN_DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
-/// Mounts the root without touching it yet (nobody serves it before the session has the device).
-pub(super) fn prepare(device: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), WorldError> {
+/// What init keeps of the world's mounts.
+#[derive(Debug)]
+pub struct Places {
+    /// Directory of home objects.
+    pub hidden: OwnedFd,
+    /// A directory of each FUSE connection.
+    pub roots: Vec<OwnedFd>,
+    /// Where home's tree begins.
+    root: OwnedFd,
+}
+
+impl Places {
+    /// Numbers of all descriptors.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        let others = [self.hidden.as_raw_fd(), self.root.as_raw_fd()];
+        self.roots.iter().map(AsRawFd::as_raw_fd).chain(others)
+    }
+
+    /// Mounts home's file systems at these points, and tells of all that are mounted.
+    pub(super) fn mount(&self, points: &[MountPoint], channel: &UnixStream) -> Result<(), WorldError> {
+        filesystems::mount_all(points, &self.root, &self.roots)?;
+        self.report(channel)
+    }
+
+    /// Tells of all that are mounted, in the form [`read_report`] reads.
+    pub(super) fn report(&self, mut channel: &UnixStream) -> Result<(), WorldError> {
+        let list = fs::read(format!("/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}/self/mountinfo"));
+        let numbers = numbers(&list.step("read the list of mounts")?);
+        let text = afield_link::wire::encode(&numbers).map_err(io::Error::other);
+        let text = text.step("report to the session")?;
+        let report = [&(text.len() as u32).to_le_bytes()[..], &text].concat();
+        channel.write_all(&report).step("report to the session")
+    }
+}
+
+/// Reads the kernel's numbers of the mounts that are home's.
+pub(super) fn read_report(channel: &mut UnixStream) -> io::Result<Vec<u64>> {
+    let mut length = [0; 4];
+    channel.read_exact(&mut length)?;
+    let mut text = vec![0; u32::from_le_bytes(length) as usize];
+    channel.read_exact(&mut text)?;
+    afield_link::wire::decode(&text).map_err(io::Error::other)
+}
+
+/// The directory that a connection's root is mounted on.
+fn directory(connection: usize) -> String {
+    match connection {
+        0 => ROOT.to_owned(),
+        _ => format!("{BUILD}/{connection}"),
+    }
+}
+
+/// Mounts the connections of these devices without touching them yet (nobody serves them before the session has devices).
+pub(super) fn prepare<'a>(
+    devices: impl Iterator<Item = &'a OwnedFd>,
+    (uid, gid): (u32, u32),
+) -> Result<(), WorldError> {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     mount(c"", c"/", c"", private, c"").step("make mounts private")?;
+    let guarded = libc::MS_NOSUID | libc::MS_NODEV;
     mount(
-        c"afield",
-        BUILD,
+        SOURCE,
+        &c_string(BUILD.to_owned())?,
         c"tmpfs",
-        libc::MS_NOSUID | libc::MS_NODEV,
+        guarded,
         c"mode=755",
     )
     .step("mount tmpfs")?;
-    fs::create_dir("/tmp/root").step("mkdir")?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other,max_read={}",
-        device.as_raw_fd(),
-        crate::fs::TRANSFER_BYTES_MAX
-    );
-    let options = CString::new(options)
-        .map_err(std::io::Error::from)
-        .step("mount options")?;
-    mount(
-        c"afield",
-        ROOT,
-        c"fuse",
-        libc::MS_NOSUID | libc::MS_NODEV,
-        &options,
-    )
-    .step("mount FUSE in a user namespace (is /dev/fuse the FUSE device? `afield doctor` there says more)")
+    for (connection, device) in devices.enumerate() {
+        let directory = directory(connection);
+        fs::create_dir(&directory).step("mkdir")?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other,max_read={}",
+            device.as_raw_fd(),
+            crate::fs::TRANSFER_BYTES_MAX
+        );
+        let (directory, options) = (c_string(directory)?, c_string(options)?);
+        mount(SOURCE, &directory, c"fuse", guarded, &options)
+                .step("mount FUSE in a user namespace (is /dev/fuse the FUSE device? `afield doctor` there says more)")?;
+    }
+    Ok(())
 }
 
-/// Puts the node's places onto the served root, makes it the root, and opens the hidden directory.
-pub(super) fn complete() -> Result<OwnedFd, WorldError> {
+/// Puts home's other file systems and the node's places onto the served root, and makes it the root.
+pub(super) fn complete(hello: &Hello) -> Result<Places, WorldError> {
     let strict = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let own = format!("/tmp/root/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
+    let open = |path: &str| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty())
+    };
+    let root = open(ROOT).step("open the new root")?;
+    let hidden = open(&format!("{ROOT}/{HIDDEN_DIRECTORY}")).step("open the directory of home objects")?;
+    // They stay mounted, where guests do not come: what is not cannot be mounted once more.
+    let apart = format!("{ROOT}/{HIDDEN_DIRECTORY}/{HIDDEN_ROOTS}");
+    mount(SOURCE, &c_string(apart.clone())?, c"tmpfs", strict, c"mode=700").step("mount tmpfs")?;
+    let mut roots =
+        vec![rustix::io::fcntl_dupfd_cloexec(&hidden, 3).step("open the directory of home objects")?];
+    for connection in 1..filesystems::connection_count(hello) {
+        let place = format!("{apart}/{connection}");
+        fs::create_dir(&place).step("mkdir")?;
+        let (from, to) = (c_string(directory(connection))?, c_string(place.clone())?);
+        mount(&from, &to, c"", libc::MS_MOVE, c"").step("move a mount")?;
+        roots.push(open(&place).step("open the root of a file system")?);
+    }
+    filesystems::mount_all(&hello.mounts, &root, &roots)?;
+    let own = format!("{ROOT}/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
     mount(c"proc", &c_string(own.clone())?, c"proc", strict, c"").step("mount /proc")?;
     keep_pids_apart(&own);
     for name in NODE_FACTS {
-        bind(&format!("{own}/{name}"), &format!("/tmp/root/proc/{name}"))?;
+        bind(&format!("{own}/{name}"), &format!("{ROOT}/proc/{name}"))?;
     }
     for path in NODE_DIRECTORIES {
-        bind(path, &format!("/tmp/root{path}"))?;
+        bind(path, &format!("{ROOT}{path}"))?;
     }
     for name in OWN_DEVICES {
-        bind(&format!("/dev/{name}"), &format!("/tmp/root/dev/{name}"))?;
+        bind(&format!("/dev/{name}"), &format!("{ROOT}/dev/{name}"))?;
     }
-    std::env::set_current_dir("/tmp/root").step("chdir to the new root")?;
+    std::env::set_current_dir(ROOT).step("chdir to the new root")?;
     pivot_here().step("pivot_root")?;
-    let hidden = rustix::fs::openat(
-        CWD,
-        format!("/{HIDDEN_DIRECTORY}"),
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .step("open the directory of home objects")?;
-    Ok(hidden)
+    Ok(Places { hidden, roots, root })
+}
+
+/// The numbers of those mounts in the kernel's list that are of FUSE connections of this world.
+fn numbers(list: &[u8]) -> Vec<u64> {
+    let kind = format!("- fuse {} ", SOURCE.to_string_lossy());
+    let lines = list.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
+    lines
+        .filter(|line| line.contains(&kind))
+        .filter_map(|line| line.split(' ').next()?.parse().ok())
+        .collect()
 }
 
 /// Has the kernel number guests' threads from where home's processes hardly are: a process that has home's pid cannot begin while a thread of the

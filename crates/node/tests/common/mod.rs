@@ -28,6 +28,7 @@ pub fn hello() -> Hello {
         boottime_ns: 7_000_000_000,
         home: 1,
         epoch: 1,
+        mounts: vec![],
         interfaces: vec![HOME_INTERFACE.offer()],
     }
 }

@@ -30,6 +30,7 @@ fn hello(home: u64, epoch: u64) -> Hello {
         boottime_ns: 1,
         home,
         epoch,
+        mounts: vec![],
         interfaces: vec![HOME_INTERFACE.offer()],
     }
 }

@@ -80,6 +80,7 @@ fn welcome() -> Vec<u8> {
         name: "played".into(),
         cpus: 1,
         keeps_contents: false,
+        file_systems: 1,
         interfaces: vec![NODE_INTERFACE.offer()],
     };
     wire::encode(&welcome).unwrap()

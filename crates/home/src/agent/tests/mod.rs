@@ -12,8 +12,8 @@ use afield_link::control::{
 use afield_link::frame::{FILE_ID, Frame, Kind};
 use afield_link::stream::{Reader, Writer, split};
 use afield_link::wire::{
-    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, Inherited, Spawn, SpawnError, Usage,
-    Welcome,
+    self, CallHeader, CallReply, Descriptor, HandleHeader, HandleOp, Inherited, MountPoint, Spawn,
+    SpawnError, Usage, Welcome,
 };
 use afield_rpc::endpoint::{Endpoint, Remote};
 use afield_rpc::{Answer, Pending};
@@ -22,6 +22,7 @@ use zerocopy::IntoBytes;
 use super::*;
 use crate::channel::{self, ChannelError, Incoming};
 use crate::messages::{FromDeputy, RunRequest, ToDeputy};
+use crate::mounts::Told;
 use crate::runtime::RuntimeDir;
 
 /// The node's end of a session.
@@ -60,6 +61,10 @@ impl Asked for Heard {
 
     fn start(&self, spawn: Spawn, answer: Answer<Result<(), SpawnError>>) -> Result<(), String> {
         self.add(Said::Start(Box::new(spawn), answer))
+    }
+
+    fn mounts(&self, points: Vec<MountPoint>) -> Result<(), String> {
+        self.add(Said::Other(format!("mounts {points:?}")))
     }
 
     fn signal(&self, pid: u32, info: Vec<u8>) -> Result<(), String> {
@@ -109,6 +114,7 @@ impl Node {
             name: "made up".to_owned(),
             cpus: 1,
             keeps_contents: false,
+            file_systems: 1,
             interfaces: vec![NODE_INTERFACE.offer()],
         };
         let calls = Endpoint::new(
@@ -121,10 +127,13 @@ impl Node {
         let session = Session::new(
             "test".to_owned(),
             RuntimeDir::at("/nonexistent"),
-            welcome,
+            Connection {
+                reader: home_reader,
+                writer: home_writer,
+                welcome,
+                told: Told::default(),
+            },
             None,
-            home_reader,
-            home_writer,
             (None, Generosity::NONE),
         )
         .unwrap();

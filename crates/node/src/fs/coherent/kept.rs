@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use afield_abi::fuse::ROOT_NODE;
 use afield_link::invalidation::Change;
 
+use crate::fs::connections::ConnectionSet;
+
 /// Most names that the kernel is allowed to rely on. Further ones it asks for each time.
 const NAMES_MAX: usize = 1 << 20;
 
@@ -26,6 +28,18 @@ pub enum Notice {
     Listing { node: u64, places: Vec<u64> },
     /// Nor a name.
     Name { directory: u64, name: Box<[u8]> },
+    /// Nor a name which mounts are on or below, and which is not to be given up before it means something else.
+    Anchor { directory: u64, name: Box<[u8]> },
+}
+
+impl Notice {
+    /// The node that the kernel has to know for it to matter.
+    pub fn node(&self) -> u64 {
+        match self {
+            Self::Attributes { node, .. } | Self::Contents { node, .. } | Self::Listing { node, .. } => *node,
+            Self::Name { directory, .. } | Self::Anchor { directory, .. } => *directory,
+        }
+    }
 }
 
 /// A node of home's.
@@ -39,6 +53,8 @@ struct Node {
     contents: Contents,
     /// It stays what home says it is until home says otherwise.
     lasting: bool,
+    /// The connections by which the kernel has been told of it.
+    connections: ConnectionSet,
 }
 
 /// What the kernel may keep of a node's contents.
@@ -67,15 +83,37 @@ pub struct Kept {
     directories: HashMap<u64, Directory>,
     /// Names in all directories.
     count: usize,
-    /// Names on the way to what the world has mounted: dropped, they would take the mounts with them. The kernel always asks
-    /// for them.
+    /// Names on the way to what the world has mounted: given up, they would take the mounts with them.
     anchored: HashSet<(u64, Box<[u8]>)>,
+    /// The kernel can ask for a name again without giving it up. If it cannot, it always asks for those.
+    expires: bool,
 }
 
 impl Kept {
     /// What the world has mounted is, or is below, this name.
     pub fn anchor(&mut self, directory: u64, name: &[u8]) {
         self.anchored.insert((directory, name.into()));
+    }
+
+    /// The kernel can ask for a name again without giving it up.
+    pub fn set_expires(&mut self) {
+        self.expires = true;
+    }
+
+    /// The kernel is told of a node by this connection.
+    pub fn reach(&mut self, node: u64, connection: usize) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.connections.add(connection);
+        }
+    }
+
+    /// The connections by which the kernel may know a node.
+    pub fn connections(&self, node: u64) -> ConnectionSet {
+        match self.nodes.get(&node) {
+            _ if node == ROOT_NODE => ConnectionSet::ROOT,
+            Some(known) => known.connections,
+            None => ConnectionSet::ALL,
+        }
     }
 
     /// The kernel is told of a node: in this directory, if it is told where; `lasting` if it may rely on what it is told.
@@ -94,7 +132,7 @@ impl Kept {
     /// The kernel wants to rely on a name, which means this node (zero: nothing). False: it must not.
     #[must_use]
     pub fn rely(&mut self, directory: u64, name: &[u8], node: u64) -> bool {
-        if self.count >= NAMES_MAX || self.anchored.contains(&(directory, name.into())) {
+        if self.count >= NAMES_MAX || !self.expires && self.is_anchored(directory, name) {
             return false;
         }
         if directory != ROOT_NODE && !self.nodes.contains_key(&directory) {
@@ -107,9 +145,30 @@ impl Kept {
         true
     }
 
+    fn is_anchored(&self, directory: u64, name: &[u8]) -> bool {
+        self.anchored.contains(&(directory, name.into()))
+    }
+
+    /// That a name is not to be relied on any more.
+    fn notice(&self, directory: u64, name: Box<[u8]>) -> Notice {
+        match self.is_anchored(directory, &name) {
+            true => Notice::Anchor { directory, name },
+            false => Notice::Name { directory, name },
+        }
+    }
+
     /// The node that the kernel takes a name for, if it relies on it; zero if it takes it for nothing.
     pub fn meaning(&self, directory: u64, name: &[u8]) -> Option<u64> {
         self.directories.get(&directory)?.names.get(name).copied()
+    }
+
+    /// A directory and a name in it that the kernel takes for a node.
+    pub fn place_of(&self, node: u64) -> Option<(u64, Box<[u8]>)> {
+        self.places(node).into_iter().find_map(|place| {
+            let names = &self.directories.get(&place)?.names;
+            let (name, _) = names.iter().find(|(_, meaning)| **meaning == node)?;
+            Some((place, name.clone()))
+        })
     }
 
     /// A name has been removed by a guest: the kernel asks for it again.
@@ -126,6 +185,9 @@ impl Kept {
         let moved = self.meaning(from, old);
         let replaced = self.meaning(to, new);
         self.removed(from, old);
+        if self.anchored.remove(&(from, old.into())) {
+            self.anchor(to, new);
+        }
         for (directory, name, node) in [(to, new, moved), (from, old, replaced.filter(|_| exchanged))] {
             let Some(node) = node else { continue };
             // At the limit it is one more: the kernel has it already.
@@ -204,10 +266,7 @@ impl Kept {
     pub fn drop_names(&mut self, node: u64, notices: &mut Vec<Notice>) {
         if let Some(directory) = self.directories.remove(&node) {
             self.count -= directory.names.len();
-            notices.extend(directory.names.into_keys().map(|name| Notice::Name {
-                directory: node,
-                name,
-            }));
+            notices.extend(directory.names.into_keys().map(|name| self.notice(node, name)));
         }
     }
 
@@ -252,10 +311,7 @@ impl Kept {
             Change::Name { directory, name } => {
                 if self.meaning(directory, name).is_some() {
                     self.removed(directory, name);
-                    notices.push(Notice::Name {
-                        directory,
-                        name: name.into(),
-                    });
+                    notices.push(self.notice(directory, name.into()));
                 }
                 self.node_changed(directory, true, notices);
             }
@@ -309,6 +365,48 @@ mod tests {
         assert!(kept.rely(7, b"n", 0));
         assert_eq!(changed(&mut kept, change), [name(7, b"n"), listing]);
         assert_eq!(kept.counts(), (0, 1));
+    }
+
+    #[test]
+    fn names_that_mounts_are_on_are_not_given_up() {
+        let mut kept = Kept::default();
+        kept.count(5, Some(ROOT_NODE), true);
+        kept.anchor(ROOT_NODE, b"mnt");
+        // Not every kernel can ask again.
+        assert!(!kept.rely(ROOT_NODE, b"mnt", 5));
+        kept.set_expires();
+        assert!(kept.rely(ROOT_NODE, b"mnt", 5));
+        assert_eq!(kept.place_of(5), Some((ROOT_NODE, (*b"mnt").into())));
+        let change = Change::Name {
+            directory: ROOT_NODE,
+            name: b"mnt",
+        };
+        let anchor = |name: &[u8]| Notice::Anchor {
+            directory: ROOT_NODE,
+            name: name.into(),
+        };
+        assert_eq!(changed(&mut kept, change)[0], anchor(b"mnt"));
+        // Moved, it takes them along.
+        assert!(kept.rely(ROOT_NODE, b"mnt", 5));
+        kept.moved((ROOT_NODE, b"mnt"), (ROOT_NODE, b"other"), false);
+        let change = Change::Attributes { node: ROOT_NODE };
+        assert_eq!(changed(&mut kept, change)[0], anchor(b"other"));
+        assert_eq!(kept.place_of(5), None);
+    }
+
+    #[test]
+    fn those_are_told_who_may_know() {
+        let mut kept = Kept::default();
+        assert_eq!(kept.connections(ROOT_NODE), ConnectionSet::ROOT);
+        assert_eq!(kept.connections(5), ConnectionSet::ALL);
+        kept.count(5, Some(ROOT_NODE), true);
+        kept.reach(5, 0);
+        assert_eq!(kept.connections(5), ConnectionSet::ROOT);
+        // A place where something is mounted is known by two.
+        kept.count(5, None, true);
+        kept.reach(5, 3);
+        assert!(!kept.forget(5, 1));
+        assert!(kept.connections(5).has(0) && kept.connections(5).has(3) && !kept.connections(5).has(1));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub mod opens;
 mod touched;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -49,9 +49,10 @@ use afield_link::stream::LinkError;
 use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::connections::{self, ConnectionSet, connection_of};
 use super::early as early_answers;
 use super::owners::Owner;
-use super::{Files, INIT, OWN, Outcome, Request, data_reply, dev, error_reply, lock};
+use super::{Files, OWN, Outcome, Request, data_reply, dev, error_reply, lock};
 use crate::session::Shared;
 use answers::{Answers, Asked, Question};
 use attributes::Settled;
@@ -198,6 +199,21 @@ impl Coherent {
     /// Names that are relied on, and nodes that are known.
     pub fn counts(&self) -> (usize, usize) {
         lock(&self.state).kept.counts()
+    }
+
+    /// The kernel can ask for a name again without giving it up.
+    pub fn set_expires(&self) {
+        lock(&self.state).kept.set_expires();
+    }
+
+    /// A directory and a name in it that the kernel takes for a node.
+    pub fn place_of(&self, node: u64) -> Option<(u64, Box<[u8]>)> {
+        lock(&self.state).kept.place_of(node)
+    }
+
+    /// Where the kernel may know what a notice is about.
+    fn connections(&self, notice: &Notice) -> ConnectionSet {
+        lock(&self.state).kept.connections(notice.node())
     }
 
     /// True if home would say to this caller what it says to all others of whom this is true: they have its service's own rights.
@@ -589,18 +605,20 @@ impl Coherent {
         let directory = sent.node;
         match sent.means {
             Means::Entry(name) => {
-                if sent.opcode == Opcode::Lookup
-                    && sent.inner == INIT
-                    && let Some(name) = &name
-                {
-                    state.kept.anchor(directory, name);
-                }
                 if let Ok((entry, rest)) = EntryReply::mut_from_prefix(body) {
+                    if sent.opcode == Opcode::Lookup
+                        && shared.files.places.is_maker(sent.inner)
+                        && let Some(name) = &name
+                    {
+                        state.kept.anchor(directory, name);
+                        shared.files.places.note(directory, name, entry.node);
+                    }
                     let lasting = !passing && sent.opcode == Opcode::Lookup && entry.attributes_valid > 0;
                     if entry.node != 0 {
                         state.learn(entry.node, &mut entry.attributes, lasting, sent.changes);
                     }
                     note_entry(&mut state.kept, directory, name.as_deref(), entry, passing);
+                    state.kept.reach(entry.node, connection_of(unique));
                     if !rest.is_empty() {
                         state.kept.opened(entry.node, Contents::Pages);
                     }
@@ -621,7 +639,9 @@ impl Coherent {
                     state.links.insert(sent.node, target);
                 }
             }
-            Means::Listing => note_listing(&mut state.kept, directory, body, passing),
+            Means::Listing => {
+                note_listing(&mut state.kept, (directory, connection_of(unique)), body, passing);
+            }
             Means::Attributes if passing => {
                 if let Ok((reply, _)) = AttributesReply::mut_from_prefix(body) {
                     (reply.valid, reply.valid_nanoseconds) = (0, 0);
@@ -709,20 +729,27 @@ impl Coherent {
 }
 
 impl Files {
-    /// Tells the kernel, over this device, whatever there is to tell as long as the session lasts. When a gate that was closed is to be
-    /// opened, says so on `open`.
-    pub fn keep_true(&self, device: &OwnedFd, open: &Sender<()>) {
-        let kernel = Kernel(device.as_fd());
+    /// Tells the kernel, over these devices of the connections, whatever there is to tell as long as the session lasts. When a gate
+    /// that was closed is to be opened, says so on `open`.
+    pub fn keep_true(&self, devices: &[OwnedFd], open: &Sender<()>) {
+        let tell = |notice: Notice| {
+            for device in connections::some(devices, self.coherent.connections(&notice)) {
+                Kernel(device).tell(&notice);
+            }
+        };
         // If nobody listens the session is ending.
         let open = || {
             let _ = open.send(());
         };
-        self.coherent.barrier.run(|notice| kernel.tell(notice), open);
+        self.coherent.barrier.run(tell, open);
     }
 
     /// Tells it what can be told without waiting for anybody; the rest is left.
     pub fn tell_at_once(&self, notices: &mut Vec<Notice>) {
-        notices.retain(|notice| !Kernel(self.device.as_fd()).tell_now(notice));
+        notices.retain(|notice| {
+            let mut devices = self.connections.some(self.coherent.connections(notice));
+            !devices.all(|device| Kernel(device).tell_now(notice))
+        });
     }
 }
 
@@ -910,7 +937,7 @@ fn note_entry(kept: &mut Kept, directory: u64, name: Option<&[u8]>, entry: &mut 
     }
 }
 
-fn note_listing(kept: &mut Kept, directory: u64, body: &mut [u8], passing: bool) {
+fn note_listing(kept: &mut Kept, (directory, connection): (u64, usize), body: &mut [u8], passing: bool) {
     let mut rest = body;
     while let Ok((mut record, after)) = DirectoryEntryPlus::read_from_prefix(rest) {
         let length = record.directory.name_length as usize;
@@ -918,6 +945,7 @@ fn note_listing(kept: &mut Kept, directory: u64, body: &mut [u8], passing: bool)
         // Without a node it says nothing but the name.
         if record.entry.node != 0 {
             note_entry(kept, directory, Some(name), &mut record.entry, passing);
+            kept.reach(record.entry.node, connection);
             rest[..size_of::<DirectoryEntryPlus>()].copy_from_slice(record.as_bytes());
         }
         let Some(after) = rest.get_mut(entry_bytes(size_of::<DirectoryEntryPlus>(), length)..) else {

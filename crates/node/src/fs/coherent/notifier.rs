@@ -13,7 +13,7 @@ use super::kept::Notice;
 /// A name that no lookup is for: to be told of it, the kernel waits for all lookups in its directory.
 const ANY_NAME: &[u8] = b"\x7f";
 
-/// The node's kernel, by a device of the world's FUSE connection.
+/// The node's kernel, by a device of one of the world's FUSE connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel<'a>(pub BorrowedFd<'a>);
 
@@ -72,21 +72,24 @@ impl Kernel<'_> {
     }
 
     /// Tells the kernel. It may have to wait for requests, whose replies must go on being delivered.
-    pub(super) fn tell(&self, notice: Notice) {
+    pub(super) fn tell(&self, notice: &Notice) {
         let (node, places, offset) = match notice {
-            Notice::Name { directory, name } => return self.invalidate_entry(directory, &name, 0),
-            Notice::Attributes { node, places } => (node, places, -1),
-            Notice::Contents { node, places } => (node, places, 0),
+            Notice::Name { directory, name } => return self.invalidate_entry(*directory, name, 0),
+            Notice::Anchor { directory, name } => {
+                return self.invalidate_entry(*directory, name, EXPIRE_ONLY);
+            }
+            Notice::Attributes { node, places } => (*node, places, -1),
+            Notice::Contents { node, places } => (*node, places, 0),
             Notice::Listing { node, places } => {
-                self.wait_for_lookups(node);
-                (node, places, 0)
+                self.wait_for_lookups(*node);
+                (*node, places, 0)
             }
         };
         if self.invalidate_node(node, offset) {
             return;
         }
         for place in places {
-            self.wait_for_lookups(place);
+            self.wait_for_lookups(*place);
         }
         self.invalidate_node(node, offset);
     }

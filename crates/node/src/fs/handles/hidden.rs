@@ -3,11 +3,12 @@
 use afield_abi::fuse::{Attributes, AttributesReply, EntryReply, Opcode, OpenReply};
 use zerocopy::IntoBytes;
 
-use super::HIDDEN_PROC;
+use super::{HIDDEN_PROC, HIDDEN_ROOTS};
 use crate::fs::{HANDLE, HIDDEN, INIT, Outcome, Request, data_reply, error_reply};
 use crate::session::Shared;
 
-pub(super) const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
+const HIDDEN_PROC_NODE: u64 = HIDDEN | 1;
+const HIDDEN_ROOTS_NODE: u64 = HIDDEN | 2;
 
 /// Entries can be reached by those who know them, and are listed to nobody.
 pub(super) fn directory(node: u64) -> Attributes {
@@ -34,7 +35,7 @@ pub(super) fn directory_entry(unique: u64, node: u64) -> Vec<u8> {
     data_reply(unique, &[entry.as_bytes()])
 }
 
-/// The hidden directory, and in it the one on which init mounts the world's own `/proc`.
+/// The hidden directory, and in it those on which init mounts the world's own `/proc` and the roots of connections.
 pub(super) fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, i32> {
     let Request { opcode, header, .. } = request;
     let reply = match opcode {
@@ -49,6 +50,8 @@ pub(super) fn hidden(shared: &Shared, request: &Request<'_>) -> Result<Outcome, 
             let name = request.name()?;
             if name == HIDDEN_PROC.as_bytes() {
                 directory_entry(header.unique, HIDDEN_PROC_NODE)
+            } else if name == HIDDEN_ROOTS.as_bytes() {
+                directory_entry(header.unique, HIDDEN_ROOTS_NODE)
             } else {
                 let handle: u64 = std::str::from_utf8(name)
                     .ok()

@@ -104,6 +104,9 @@ enum What {
 /// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
 pub const HIDDEN_PROC: &str = "proc";
 
+/// The same of the roots of further FUSE connections.
+pub const HIDDEN_ROOTS: &str = "roots";
+
 impl Driver for Handles {
     fn request(&self, shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i32> {
         if request.header.node & HIDDEN != 0 {
