@@ -63,12 +63,14 @@ impl Turns {
 
     /// Waits for frames and gives each, in the link's order, to `each`, until that leaves. `None` once nothing is read any more.
     pub fn next<T>(&self, mut each: impl FnMut(Result<Frame, LinkError>) -> Next<T>) -> Option<T> {
+        // Who comes back from something longer has been told of nothing: of what has arrived since, others have been.
+        let mut told = false;
         loop {
             while let Some(reader) = self.try_turn() {
                 if self.over.load(Ordering::SeqCst) {
                     return self.stop(reader);
                 }
-                match self.read(reader, &mut each) {
+                match self.read(reader, told, &mut each) {
                     Next::More => {}
                     Next::Leave(what) => return Some(what),
                     Next::Stop => return None,
@@ -76,19 +78,23 @@ impl Turns {
                 if !self.missed.swap(false, Ordering::SeqCst) {
                     break;
                 }
+                told = true;
             }
             self.wait();
+            told = true;
         }
     }
 
-    /// One turn: all that is there.
+    /// One turn: all that is there. If somebody has been `told` that something has arrived, what the one before found does not count.
     fn read<T>(
         &self,
         mut reader: MutexGuard<'_, Reader>,
+        told: bool,
         each: &mut impl FnMut(Result<Frame, LinkError>) -> Next<T>,
     ) -> Next<T> {
+        let mut trusts = !told;
         loop {
-            let trusts = !self.closing.load(Ordering::SeqCst);
+            trusts &= !self.closing.load(Ordering::SeqCst);
             let next = match reader.read_frame_now(trusts) {
                 Ok(None) => break,
                 Ok(Some(frame)) => each(Ok(frame)),
@@ -97,6 +103,7 @@ impl Turns {
                     Next::Stop
                 }
             };
+            trusts = true;
             match next {
                 Next::More => {}
                 Next::Leave(what) => {
@@ -175,6 +182,37 @@ mod tests {
     use super::*;
     use crate::frame::Kind;
     use crate::stream::{Socket, split};
+
+    #[test]
+    fn what_comes_while_one_is_away_is_taken_by_another() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (_, writer) = split(Socket::Unix(left)).unwrap();
+        let (reader, _keep) = split(Socket::Unix(right)).unwrap();
+        let turns = Turns::new(reader).unwrap();
+        let (taken, takes) = std::sync::mpsc::channel();
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let (turns, together, taken) = (&turns, &together, taken.clone());
+                scope.spawn(move || {
+                    while let Some(id) = turns.next(|frame| match frame {
+                        Ok(frame) => Next::Leave(frame.id),
+                        Err(_) => Next::Stop,
+                    }) {
+                        taken.send(id).unwrap();
+                        // Nobody comes back before the next frame has been taken.
+                        together.wait();
+                    }
+                });
+            }
+            for id in 0..1000 {
+                writer.write_frame(Kind::Control, id, &[b"x"]).unwrap();
+                let took = takes.recv_timeout(std::time::Duration::from_secs(20));
+                assert_eq!(took, Ok(id), "nobody has taken it");
+            }
+            drop(writer);
+        });
+    }
 
     #[test]
     fn every_frame_is_taken_once_and_in_order() {
