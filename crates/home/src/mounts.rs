@@ -228,6 +228,7 @@ impl FileSystems {
                 may_hang: SERVED_ELSEWHERE.iter().any(|name| mount.kind.starts_with(name)),
                 path: mount.point.clone(),
                 file_system: number as u32,
+                device: rustix::fs::makedev((device >> 32) as u32, *device as u32),
             });
         }
         systems

@@ -82,6 +82,8 @@ pub struct MountPoint {
     pub path: Vec<u8>,
     /// Which file system: 0 is the root's, others count from 1 up, below [`FILE_SYSTEMS_MAX`].
     pub file_system: u32,
+    /// Its number at home (`st_dev`).
+    pub device: u64,
     /// Asking for anything there may take for ever: its server is elsewhere.
     pub may_hang: bool,
 }

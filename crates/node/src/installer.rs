@@ -16,6 +16,7 @@ use afield_link::wire::NODE_HANDLE;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::fs::connections::{self, ConnectionSet};
 use crate::sys::seccomp::Listener;
 use crate::sys::{errno, seccomp, sockets};
 use crate::world::mounts::Places;
@@ -47,7 +48,7 @@ const ADD_LISTENER: u32 = 2;
 const REMOVE_LISTENER: u32 = 3;
 /// Sets `O_DIRECT` on the file of descriptor `listener` of process `notification`, as the world knows it. Answered as [`INSTALL`].
 const SET_DIRECT: u32 = 4;
-/// Has the kernel write out what was stored into mapped files. Answered as [`INSTALL`].
+/// Has the kernel write out what was stored into mapped files of the connections whose bits `handle` has. Answered as [`INSTALL`].
 const WRITE_OUT: u32 = 5;
 
 /// Open flags that matter to a guest.
@@ -156,10 +157,12 @@ impl Installer {
         .map(drop)
     }
 
-    /// Has the kernel ask the file door to write what was stored into mapped files so far. Waits for init and the file door.
-    pub fn write_out(&self) -> io::Result<()> {
+    /// Has the kernel ask the file door, on these connections, to write what was stored into mapped files so far. Waits for init and
+    /// the file door.
+    pub fn write_out(&self, connections: ConnectionSet) -> io::Result<()> {
         self.ask(Wish {
             what: WRITE_OUT,
+            handle: connections.into(),
             ..Wish::default()
         })
         .map(drop)
@@ -232,7 +235,9 @@ impl Helper {
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
             (WRITE_OUT, _) => {
-                let answer = self.write_out(places).map_or_else(|error| -errno(&error), |()| 0);
+                let answer = self
+                    .write_out(wish.handle.into(), places)
+                    .map_or_else(|error| -errno(&error), |()| 0);
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
             (ADD_LISTENER, Some(listener)) => {
@@ -247,7 +252,7 @@ impl Helper {
         Ok(())
     }
 
-    fn write_out(&mut self, places: &Places) -> io::Result<()> {
+    fn write_out(&mut self, connections: ConnectionSet, places: &Places) -> io::Result<()> {
         if self.roots.is_empty() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             for root in &places.roots {
@@ -255,7 +260,7 @@ impl Helper {
                 self.roots.push(root);
             }
         }
-        for root in &self.roots {
+        for root in connections::some(&self.roots, connections) {
             rustix::fs::syncfs(root)?;
         }
         Ok(())

@@ -543,6 +543,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
         timers: AtomicBool::new(false),
         memory: Mutex::new(memory),
     });
+    shared.files.places.begin(&hello.mounts);
     writer.keep()?;
     let freezing = Arc::clone(&shared);
     writer.on_event(move |event| match event {
@@ -587,7 +588,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     let spawning = Arc::clone(&shared);
     start("spawner", move || {
         let ready = world.wait_until_mounted();
-        let ready = ready.map(|mounts| spawning.files.places.end(Some(mounts)));
+        let ready = ready.map(|made| spawning.files.places.end(Some(made)));
         if ready.is_ok() {
             watch_init(&spawning, world.init);
             if let Err(error) = install_through_init(&spawning, &world) {

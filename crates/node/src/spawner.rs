@@ -53,11 +53,10 @@ impl Spawner {
             return;
         }
         let places = &self.shared.files.places;
-        places.begin();
-        let mounts = self.world.mount(points);
+        places.begin(&points);
+        let made = self.world.mount(points);
         places.end(
-            mounts
-                .inspect_err(|error| debug!("mounting home's file systems: {error}"))
+            made.inspect_err(|error| debug!("mounting home's file systems: {error}"))
                 .ok(),
         );
     }

@@ -96,7 +96,18 @@ for i in 1 2 3 4 5; do echo $i$i$i$i >&3; read x <&4; echo "$x"; head -c 4 m; ec
 mv n p; mv p n; echo last >&3; read x <&4; echo "$x"; exec 3>&- 4<&-; wait; cmp -n 4 m <(echo last) && stat -c %s m; rm -r $d
 END"#;
 
+/// A file system whose server is silent holds nobody up who does not go there.
+const SILENT: &str = r#"
+cat > hang <<'END'
+mkdir t; cd t; mkdir m n; mkfifo said; "$BIN"/silent m > said & exec 3<said; read x <&3; echo $x; mount -t tmpfs three n; echo 3 > n/three
+$AF bash -c 'cat n/three; echo more >> n/three; [ $(stat -c %d n) = $(stat -c %d .) ] || echo other'
+cat n/three; kill $!; wait $!; umount -l m
+${AF:+${AF%% run*} agent stop}
+umount n; cd ..; rm -r t
+END"#;
+
 cases! {
+    silent: Case::home_bash("[ $(id -u) = 0 ] || r=-Ur; unshare $r -m bash hang; echo $?").setup(SILENT).with_program("silent").tools(&["unshare"]);
     elsewhere: Case::home_bash("bash elsewhere").setup(ELSEWHERE).tools(&["python3"]);
     mounts: Case::home_bash("[ $(id -u) = 0 ] || r=-Ur; unshare $r -m bash make; echo $?").setup(MOUNTS).tools(&["unshare", "tar", "python3"]);
     changes: Case::home_bash("[ $(id -u) = 0 ] || r=-Ur; unshare $r -m bash change; echo $?").setup(CHANGES).tools(&["unshare"]).seconds(120);

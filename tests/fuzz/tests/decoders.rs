@@ -41,6 +41,7 @@ fn hello() -> Hello {
         mounts: vec![MountPoint {
             path: b"/proc".to_vec(),
             file_system: 1,
+            device: 22,
             may_hang: false,
         }],
         interfaces: vec![HOME_INTERFACE.offer()],

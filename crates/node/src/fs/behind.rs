@@ -240,6 +240,13 @@ impl Behind {
         lock(&self.state).mappable > 0
     }
 
+    /// The nodes that have one.
+    pub fn mappable_nodes(&self) -> Vec<u64> {
+        let state = lock(&self.state);
+        let nodes = state.nodes.iter().filter(|(_, node)| node.mappable > 0);
+        nodes.map(|(node, _)| *node).collect()
+    }
+
     /// Whether this node has one.
     pub fn is_mappable(&self, node: u64) -> bool {
         lock(&self.state)

@@ -50,6 +50,24 @@ impl ConnectionSet {
     }
 }
 
+impl FromIterator<Self> for ConnectionSet {
+    fn from_iter<I: IntoIterator<Item = Self>>(sets: I) -> Self {
+        Self(sets.into_iter().fold(0, |all, set| all | set.0))
+    }
+}
+
+impl From<ConnectionSet> for u64 {
+    fn from(set: ConnectionSet) -> Self {
+        set.0
+    }
+}
+
+impl From<u64> for ConnectionSet {
+    fn from(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
 /// The session's devices, which never wait.
 #[derive(Debug)]
 pub struct Connections {

@@ -148,7 +148,9 @@ pub fn note(shared: &Arc<Shared>) {
 
 /// Has all that was stored so far put into the stream. Not for the file door's thread.
 pub fn flush(shared: &Arc<Shared>) {
-    if let Err(error) = shared.installer.write_out() {
+    let nodes = shared.files.behind.mappable_nodes();
+    let connections = shared.files.coherent.connections_of(&nodes);
+    if let Err(error) = shared.installer.write_out(connections) {
         return debug!("mapped files are not written out: {error}");
     }
     // The kernel may have asked for more writes than are served in a row.

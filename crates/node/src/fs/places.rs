@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use afield_abi::fuse::{Attributes, AttributesReply, Opcode, OpenReply, ROOT_NODE, RequestHeader};
+use afield_link::wire::MountPoint;
 use zerocopy::IntoBytes;
 
 use super::connections::connection_of;
 use super::{HIDDEN, INIT, Outcome, Request, data_reply, lock};
 use crate::session::Shared;
+use crate::world::mounts::Made;
 
 /// The process besides init that looks for places, where that may take for ever.
 pub const MAKER: u32 = 2;
@@ -32,35 +34,46 @@ type Entry = (u64, Box<[u8]>);
 pub struct Places {
     /// By node.
     found: Mutex<HashMap<u64, Entry>>,
-    /// The kernel's numbers of the mounts.
-    mounts: Mutex<Vec<u64>>,
-    /// They are what they should be.
-    made: AtomicBool,
+    /// Numbers of home's file systems, and of their connections.
+    systems: Mutex<HashMap<u64, usize>>,
+    made: Mutex<Made>,
+    /// It is what it should be.
+    is_made: AtomicBool,
 }
 
 impl Places {
-    /// There are more mounts to be made.
-    pub fn begin(&self) {
-        self.made.store(false, Ordering::Relaxed);
+    /// There are mounts to be made.
+    pub fn begin(&self, points: &[MountPoint]) {
+        self.is_made.store(false, Ordering::Relaxed);
         lock(&self.found).clear();
+        let systems = points
+            .iter()
+            .map(|point| (point.device, point.file_system as usize));
+        *lock(&self.systems) = systems.collect();
     }
 
-    /// They have been made; these are all, if they are known.
-    pub fn end(&self, mounts: Option<Vec<u64>>) {
-        if let Some(mounts) = mounts {
-            *lock(&self.mounts) = mounts;
+    /// They have been made, if it is known how.
+    pub fn end(&self, made: Option<Made>) {
+        if let Some(made) = made {
+            *lock(&self.made) = made;
         }
-        self.made.store(true, Ordering::Relaxed);
+        self.is_made.store(true, Ordering::Relaxed);
     }
 
     /// True for a mount of one of home's file systems.
     pub fn is_mount(&self, number: u64) -> bool {
-        lock(&self.mounts).contains(&number)
+        lock(&self.made).mounts.contains(&number)
+    }
+
+    /// The number here of a file system, other than the root's, by home's.
+    pub fn device(&self, home: u64) -> Option<u64> {
+        let connection = *lock(&self.systems).get(&home)?;
+        lock(&self.made).devices.get(connection).copied()
     }
 
     /// True for a process, by its number in the world, that makes the world's mounts.
     pub fn is_maker(&self, inner: u32) -> bool {
-        inner == INIT || inner == MAKER && !self.made.load(Ordering::Relaxed)
+        inner == INIT || inner == MAKER && !self.is_made.load(Ordering::Relaxed)
     }
 
     /// True if a request is for a place, or on such a root.

@@ -112,7 +112,10 @@ impl Tracer {
         let mut shown = vec![0; if extended { STATX_BYTES } else { STAT_BYTES }];
         memory::read(tid, place, &mut shown)?;
         match correction {
-            Correction::Status(truth) => show(&mut shown, extended, &truth[..]),
+            Correction::Status(truth) => {
+                let here = self.shared.files.places.device(word(&truth[..], stat::DEVICE));
+                show(&mut shown, extended, &truth[..], here);
+            }
             Correction::Owners => {
                 let inode = word(&shown, if extended { statx::INODE } else { stat::INODE });
                 let Some((uid, gid)) = self
@@ -137,17 +140,19 @@ impl Tracer {
     }
 }
 
-/// Makes `shown` (a `struct statx` if `extended`, else a `struct stat`) say what home's `struct stat` says.
-fn show(shown: &mut [u8], extended: bool, truth: &[u8]) {
-    // Files and devices are also reached by path, where the file system is the world's root.
+/// Makes `shown` (a `struct statx` if `extended`, else a `struct stat`) say what home's `struct stat` says. `here`: the number that its
+/// file system has here, if that is not the one shown.
+fn show(shown: &mut [u8], extended: bool, truth: &[u8], here: Option<u64>) {
+    // Files and devices are also reached by path, where the file system is one of the world's.
     let by_path = [libc::S_IFREG, libc::S_IFDIR, libc::S_IFCHR, libc::S_IFBLK];
-    let same_device = by_path.contains(&(half(truth, stat::MODE) & libc::S_IFMT));
+    let device = match by_path.contains(&(half(truth, stat::MODE) & libc::S_IFMT)) {
+        true => here,
+        false => Some(word(truth, stat::DEVICE)),
+    };
     if !extended {
-        let device = word(shown, stat::DEVICE);
+        let device = device.unwrap_or(word(shown, stat::DEVICE));
         shown.copy_from_slice(truth);
-        if same_device {
-            shown[stat::DEVICE..stat::DEVICE + 8].copy_from_slice(&device.to_ne_bytes());
-        }
+        shown[stat::DEVICE..stat::DEVICE + 8].copy_from_slice(&device.to_ne_bytes());
         return;
     }
     let mut put32 = |at: usize, value: u32| shown[at..at + 4].copy_from_slice(&value.to_ne_bytes());
@@ -158,8 +163,7 @@ fn show(shown: &mut [u8], extended: bool, truth: &[u8]) {
     let rdev = word(truth, stat::RDEV);
     put32(statx::RDEV, libc::major(rdev));
     put32(statx::RDEV + 4, libc::minor(rdev));
-    if !same_device {
-        let device = word(truth, stat::DEVICE);
+    if let Some(device) = device {
         put32(statx::DEVICE, libc::major(device));
         put32(statx::DEVICE + 4, libc::minor(device));
     }

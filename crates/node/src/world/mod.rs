@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::ending::{Notices, SessionEnd};
+use self::mounts::Made;
 use crate::sys::{clone, credentials, namespaces, process, sockets};
 
 /// Name of the hidden directory in the world's root that holds home objects. Only init can look it up.
@@ -162,9 +163,8 @@ impl World {
         })
     }
 
-    /// Waits until init has mounted everything, and gives the kernel's numbers of the mounts that are home's; the file door must be
-    /// open.
-    pub fn wait_until_mounted(&mut self) -> Result<Vec<u64>, WorldError> {
+    /// Waits until init has mounted everything; the file door must be open.
+    pub fn wait_until_mounted(&mut self) -> Result<Made, WorldError> {
         let mut tag = [0; 1];
         self.commands.read_exact(&mut tag).map_err(|_| WorldError::Died)?;
         if tag[0] != b'R' {
@@ -173,8 +173,8 @@ impl World {
         mounts::read_report(&mut self.commands).map_err(|_| WorldError::Died)
     }
 
-    /// Has init mount home's file systems where they are now. The numbers of all that are mounted.
-    pub fn mount(&self, points: Vec<MountPoint>) -> io::Result<Vec<u64>> {
+    /// Has init mount home's file systems where they are now.
+    pub fn mount(&self, points: Vec<MountPoint>) -> io::Result<Made> {
         let (mut ours, theirs) = UnixStream::pair()?;
         self.command(&Command::Mount(points), &theirs)?;
         drop(theirs);

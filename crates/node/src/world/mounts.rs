@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use afield_link::wire::{Hello, MountPoint};
 use rustix::fs::{CWD, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 use super::{HIDDEN_DIRECTORY, NODE_DIRECTORIES, Step, WorldError, filesystems};
 use crate::fs::handles::{HIDDEN_PROC, HIDDEN_ROOTS};
@@ -26,6 +27,15 @@ const PIDS_MAX: u32 = 1 << 22;
 
 /// Devices that are the node's own: they hold nothing of home.
 pub const OWN_DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// What the node's kernel calls home's file systems.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Made {
+    /// Numbers of all mounts of them.
+    pub mounts: Vec<u64>,
+    /// Device numbers (`st_dev`) of the connections.
+    pub devices: Vec<u64>,
+}
 
 /// What init keeps of the world's mounts.
 #[derive(Debug)]
@@ -54,16 +64,26 @@ impl Places {
     /// Tells of all that are mounted, in the form [`read_report`] reads.
     pub(super) fn report(&self, mut channel: &UnixStream) -> Result<(), WorldError> {
         let list = fs::read(format!("/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}/self/mountinfo"));
-        let numbers = numbers(&list.step("read the list of mounts")?);
-        let text = afield_link::wire::encode(&numbers).map_err(io::Error::other);
+        let mut made = Made {
+            mounts: numbers(&list.step("read the list of mounts")?),
+            devices: Vec::new(),
+        };
+        for root in &self.roots {
+            made.devices.push(
+                rustix::fs::fstat(root)
+                    .step("look at the root of a file system")?
+                    .st_dev,
+            );
+        }
+        let text = afield_link::wire::encode(&made).map_err(io::Error::other);
         let text = text.step("report to the session")?;
         let report = [&(text.len() as u32).to_le_bytes()[..], &text].concat();
         channel.write_all(&report).step("report to the session")
     }
 }
 
-/// Reads the kernel's numbers of the mounts that are home's.
-pub(super) fn read_report(channel: &mut UnixStream) -> io::Result<Vec<u64>> {
+/// Reads what mounts there are.
+pub(super) fn read_report(channel: &mut UnixStream) -> io::Result<Made> {
     let mut length = [0; 4];
     channel.read_exact(&mut length)?;
     let mut text = vec![0; u32::from_le_bytes(length) as usize];

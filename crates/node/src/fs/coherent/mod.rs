@@ -211,6 +211,12 @@ impl Coherent {
         lock(&self.state).kept.place_of(node)
     }
 
+    /// Where the kernel may know any of these nodes.
+    pub fn connections_of(&self, nodes: &[u64]) -> ConnectionSet {
+        let state = lock(&self.state);
+        nodes.iter().map(|node| state.kept.connections(*node)).collect()
+    }
+
     /// Where the kernel may know what a notice is about.
     fn connections(&self, notice: &Notice) -> ConnectionSet {
         lock(&self.state).kept.connections(notice.node())
