@@ -124,8 +124,9 @@ pub(super) fn prepare<'a>(
             crate::fs::TRANSFER_BYTES_MAX
         );
         let (directory, options) = (c_string(directory)?, c_string(options)?);
-        mount(SOURCE, &directory, c"fuse", guarded, &options)
-                .step("mount FUSE in a user namespace (is /dev/fuse the FUSE device? `afield doctor` there says more)")?;
+        mount(SOURCE, &directory, c"fuse", guarded, &options).step(
+            "mount FUSE in a user namespace (is /dev/fuse the FUSE device? `afield doctor` there says more)",
+        )?;
     }
     Ok(())
 }
