@@ -51,6 +51,10 @@ impl<'a> Mount<'a> {
         })
     }
 
+    fn may_hang(&self) -> bool {
+        SERVED_ELSEWHERE.iter().any(|name| self.kind.starts_with(name))
+    }
+
     /// What lies beneath `point`, seen from the outside.
     fn hides(&self, point: &[u8]) -> bool {
         point
@@ -143,6 +147,11 @@ impl Told {
         &self.systems.points
     }
 
+    /// What all mount points of home are called.
+    pub fn names(&self) -> &Names {
+        &self.systems.names
+    }
+
     /// Device numbers of file systems by their numbers there, if guests tell apart this many.
     pub fn told_apart(&self, count: u32) -> Vec<u64> {
         let devices = self.systems.devices.iter();
@@ -150,11 +159,15 @@ impl Told {
     }
 }
 
+/// Last components of mount points, and whether asking for anything there may take for ever.
+pub type Names = HashMap<Box<[u8]>, bool>;
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FileSystems {
     /// Device numbers, the root's first.
     devices: Vec<u64>,
     points: Vec<MountPoint>,
+    names: Names,
 }
 
 /// The number by which programs tell its files from others'. The list has another one for parts of a file system that has several.
@@ -207,7 +220,13 @@ impl FileSystems {
         let mut systems = Self {
             devices: device(root).into_iter().collect(),
             points: Vec::new(),
+            names: Names::new(),
         };
+        for mount in &mounts {
+            if let Some(name) = mount.point.rsplit(|byte| *byte == b'/').next() {
+                *systems.names.entry(name.into()).or_default() |= mount.may_hang();
+            }
+        }
         systems.devices.extend(before.iter().skip(1));
         for (device, mount) in &seen {
             let is_free = |known: &u64| !seen.iter().any(|(other, _)| other == known);
@@ -225,7 +244,7 @@ impl FileSystems {
                 None => systems.devices.push(*device),
             }
             systems.points.push(MountPoint {
-                may_hang: SERVED_ELSEWHERE.iter().any(|name| mount.kind.starts_with(name)),
+                may_hang: mount.may_hang(),
                 path: mount.point.clone(),
                 file_system: number as u32,
                 device: rustix::fs::makedev((device >> 32) as u32, *device as u32),
@@ -275,6 +294,15 @@ mod tests {
             ("/with space/sys", 2, false),
         ];
         assert_eq!(points(list), expected(&there));
+        let names = FileSystems::of(list.as_bytes(), &[], |_| Some(1)).names;
+        assert_eq!(
+            (
+                names.get(&b"mnt"[..]),
+                names.get(&b"sys"[..]),
+                names.get(&b"srv"[..])
+            ),
+            (Some(&true), Some(&false), None)
+        );
     }
 
     #[test]

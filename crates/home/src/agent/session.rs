@@ -220,7 +220,7 @@ impl Session {
         let files = FileService::new(Path::new("/"), coherence)?
             .telling_contents(tells_contents)
             .answering_early(generosity);
-        files.tell_apart(told.told_apart(welcome.file_systems));
+        files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());
         if let Some(session) = files.coherence() {
             writer.set_ahead(session.ahead());
             let teller = writer.clone();
@@ -330,7 +330,8 @@ impl Session {
     fn tell_of_mounts(&self) -> Result<(), SessionError> {
         let mut told = lock(&self.told);
         if told.has_news() {
-            self.files.tell_apart(told.told_apart(self.welcome.file_systems));
+            self.files
+                .hear_of_mounts(told.told_apart(self.welcome.file_systems), told.names());
             self.node.mounts(told.points().to_vec())?;
         }
         Ok(())

@@ -207,7 +207,7 @@ impl FileService {
     /// cannot be examined, or that would have to be mounted first: it looks those up by itself when they are used.
     fn entry_of(&self, directory: &OpenDirectory, name: &CStr, named: bool) -> EntryReply {
         let nothing = EntryReply::default();
-        if matches!(name.to_bytes(), b"." | b"..") {
+        if matches!(name.to_bytes(), b"." | b"..") || self.is_mount_point(name.to_bytes()) {
             return nothing;
         }
         let stamp = self.stamp();

@@ -51,7 +51,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use afield_abi::fuse::Opcode;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -73,6 +73,7 @@ use validity::may_change;
 use working::Starts;
 
 use crate::coherence::{self, Coherence};
+use crate::mounts::Names;
 
 /// Results within the service: errors are what the caller at the node gets to see.
 type Result<T> = std::result::Result<T, Errno>;
@@ -147,6 +148,8 @@ pub struct FileService {
     nodes: Arc<Nodes>,
     handles: Handles,
     devices: Devices,
+    /// What mount points are called.
+    mount_names: RwLock<Names>,
     mounts: Mounts,
     credentials: Credentials,
     starts: Starts,
@@ -175,6 +178,7 @@ impl FileService {
         let ways: Weak<Nodes> = Arc::downgrade(&nodes);
         Ok(Self {
             devices: Devices::new(identity.device),
+            mount_names: RwLock::default(),
             mounts: Mounts::default(),
             nodes,
             session: coherence.map(|coherence| coherence.join(ways)),
@@ -200,9 +204,22 @@ impl FileService {
         Self { early, ..self }
     }
 
-    /// The node's guests tell the file systems with these numbers apart from now on.
-    pub fn tell_apart(&self, devices: Vec<u64>) {
-        self.devices.tell_apart(devices);
+    /// The node's guests tell the file systems with these numbers apart from now on, and mount points are called like this.
+    pub fn hear_of_mounts(&self, told_apart: Vec<u64>, names: &Names) {
+        self.devices.tell_apart(told_apart);
+        *self.mount_names.write().unwrap_or_else(PoisonError::into_inner) = names.clone();
+    }
+
+    /// True if something may be mounted on a name. What nobody has asked for is not looked at there: its server may not answer.
+    pub(super) fn is_mount_point(&self, name: &[u8]) -> bool {
+        let mounts = self.mount_names.read().unwrap_or_else(PoisonError::into_inner);
+        mounts.contains_key(name)
+    }
+
+    /// True if that is a file system whose server is elsewhere.
+    pub(super) fn may_hang(&self, name: &[u8]) -> bool {
+        let mounts = self.mount_names.read().unwrap_or_else(PoisonError::into_inner);
+        mounts.get(name).is_some_and(|may_hang| *may_hang)
     }
 
     /// Executes one request and appends its reply to `reply`, if it has one.
