@@ -100,6 +100,7 @@ fn break_the_links_rules() {
                 .unwrap();
             raw.say(&first);
             raw.say(&first);
+            raw.expect_more();
             assert!(raw.is_answered(77), "{why}");
             raw.say(&attack);
             raw.expect_end(why);

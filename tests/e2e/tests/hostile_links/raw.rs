@@ -84,6 +84,19 @@ impl Raw {
         }
     }
 
+    /// Waits until the other side says more than its first frame, by which it has taken ours.
+    pub fn expect_more(&self) {
+        loop {
+            let mut head = [0; HEAD_BYTES];
+            self.hear(&mut head).expect("it goes on");
+            let length = u16::from_le_bytes([head[2], head[3]]);
+            self.hear(&mut vec![0; usize::from(length)]).expect("it goes on");
+            if head[0] == PIECE && head[8..16] != 0u64.to_le_bytes() {
+                return;
+            }
+        }
+    }
+
     /// The other side closes the link.
     pub fn expect_end(&self, what: &str) {
         let mut buffer = [0; 4096];
