@@ -23,31 +23,38 @@ const SERVED_ELSEWHERE: [&str; 12] = [
 /// A line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount<'a> {
-    id: u32,
+    /// Its number, as `statx` has it.
+    pub id: u32,
     parent: u32,
     /// Major and minor number.
     device: (u32, u32),
     /// Where it is mounted.
     pub point: Vec<u8>,
+    /// Options of the mount, and those that the file system has for all of its mounts; each list with commas.
+    pub options: [&'a str; 2],
     /// Name of the kind of file system.
     pub kind: &'a str,
 }
 
 impl<'a> Mount<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
-        // Number, parent, device, root, mount point, options, further fields up to a hyphen, kind.
+        // Number, parent, device, root, mount point, options, further fields up to a hyphen, kind, source, options.
         let mut fields = line.split(|byte| *byte == b' ');
         let mut text = || std::str::from_utf8(fields.next()?).ok();
         let (id, parent) = (text()?.parse().ok()?, text()?.parse().ok()?);
         let (major, minor) = text()?.split_once(':')?;
         let point = unescape(fields.nth(1)?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let options = std::str::from_utf8(fields.next()?).ok()?;
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+        let kind = std::str::from_utf8(rest.next()?).ok()?;
+        let all = rest.last().and_then(|options| std::str::from_utf8(options).ok());
         Some(Self {
             id,
             parent,
             device: (major.parse().ok()?, minor.parse().ok()?),
             point,
-            kind: std::str::from_utf8(kind).ok()?,
+            options: [options, all.unwrap_or_default()],
+            kind,
         })
     }
 

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Statx;
 
+use crate::mounts::{self, Mount};
+
 /// A time of access that is older than this is about to be renewed: the kernel does so when it is a day old.
 const RENEWED_SECONDS: i64 = 23 * 3600;
 
@@ -67,34 +69,31 @@ impl Mounts {
             return Arc::clone(&known.1);
         }
         drop(known);
-        let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let table = Arc::new(parse(&String::from_utf8_lossy(&text)));
+        let list = std::fs::read(mounts::MOUNTS).unwrap_or_default();
+        let table = Arc::new(parse(&list));
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = (Some(state), Arc::clone(&table));
         table
     }
 }
 
-/// Lines of `mountinfo`: the mount's id is the first field, its options are the sixth. File systems can have some for themselves, behind the last.
-fn parse(text: &str) -> HashMap<u64, Options> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ');
-            let mount = fields.next()?.parse().ok()?;
-            let own: Vec<&str> = fields.nth(4)?.split(',').collect();
-            let all: Vec<&str> = line.rsplit(' ').next()?.split(',').collect();
-            let has = |option| own.contains(&option) || all.contains(&option);
-            let files = match () {
-                () if has("noatime") => Reading::Nothing,
-                () if own.contains(&"relatime") => Reading::Relative,
-                () => Reading::Sets,
-            };
-            let directories = match has("nodiratime") {
-                true => Reading::Nothing,
-                false => files,
-            };
-            Some((mount, Options { files, directories }))
-        })
-        .collect()
+fn parse(list: &[u8]) -> HashMap<u64, Options> {
+    let options = |mount: Mount<'_>| {
+        let [own, all] = mount
+            .options
+            .map(|options| options.split(',').collect::<Vec<_>>());
+        let has = |option| own.contains(&option) || all.contains(&option);
+        let files = match () {
+            () if has("noatime") => Reading::Nothing,
+            () if own.contains(&"relatime") => Reading::Relative,
+            () => Reading::Sets,
+        };
+        let directories = match has("nodiratime") {
+            true => Reading::Nothing,
+            false => files,
+        };
+        (u64::from(mount.id), Options { files, directories })
+    };
+    mounts::parse(list).map(options).collect()
 }
 
 #[cfg(test)]
@@ -104,7 +103,7 @@ mod tests {
     #[test]
     fn options_say_what_reading_does() {
         let table = parse(
-            "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+            b"21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
              22 21 0:5 / /a rw,noatime - tmpfs none rw\n\
              23 21 0:6 / /b rw,nodiratime,relatime - tmpfs none rw\n\
              24 21 0:7 / /c rw - ext4 /dev/sdb rw\n",
@@ -119,30 +118,27 @@ mod tests {
         assert_eq!(of(23), Some((Reading::Relative, Reading::Nothing)));
         assert_eq!(of(24), Some((Reading::Sets, Reading::Sets)));
         assert_eq!(of(25), None);
-        assert!(parse("\n x y\n1 2\n").is_empty());
+        assert!(parse(b"\n x y\n1 2\n").is_empty());
     }
 
     #[test]
     fn a_late_time_of_access_is_settled() {
-        let mounts = Mounts::default();
-        let path = std::env::temp_dir().join(format!("afield-reading-{}", std::process::id()));
-        std::fs::write(&path, "x").unwrap();
-        let file = std::fs::File::open(&path).unwrap();
-        let relative = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         let mut stat = super::super::nodes::stat_descriptor(&file).unwrap();
-        let is_relative = parse(&relative)
-            .get(&stat.stx_mnt_id)
-            .is_some_and(|options| options.files == Reading::Relative);
-        std::fs::remove_file(&path).unwrap();
-        if !is_relative {
-            return;
-        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        (stat.stx_mtime.tv_sec, stat.stx_ctime.tv_sec) = (now - 10, now - 10);
+        let relative = Options {
+            files: Reading::Relative,
+            directories: Reading::Relative,
+        };
+        let table = HashMap::from([(stat.stx_mnt_id, relative)]);
+        let mounts = Mounts(RwLock::new((Some(1), Arc::new(table))));
         stat.stx_atime.tv_sec = stat.stx_mtime.tv_sec + 1;
         assert!(mounts.is_settled(&stat, 1));
         stat.stx_atime = stat.stx_ctime;
         assert!(!mounts.is_settled(&stat, 1));
         stat.stx_atime.tv_sec -= RENEWED_SECONDS;
         (stat.stx_mtime.tv_sec, stat.stx_ctime.tv_sec) = (0, 0);
-        assert!(!mounts.is_settled(&stat, 2));
+        assert!(!mounts.is_settled(&stat, 1));
     }
 }
