@@ -162,6 +162,24 @@ opcodes! {
     CopyRange64 = 53,
 }
 
+impl Opcode {
+    /// True for requests that give, take or move names in directories.
+    pub fn changes_names(self) -> bool {
+        matches!(
+            self,
+            Self::Create
+                | Self::MakeNode
+                | Self::MakeDirectory
+                | Self::SymbolicLink
+                | Self::Link
+                | Self::Unlink
+                | Self::RemoveDirectory
+                | Self::Rename
+                | Self::Rename2
+        )
+    }
+}
+
 /// What a server tells the kernel unasked; the number stands in [`ReplyHeader::error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i32)]

@@ -106,19 +106,8 @@ fn tells(shared: &Shared, request: &Request<'_>) -> bool {
     }
     let is_mappable = || shared.files.behind.is_mappable(header.node);
     match request.opcode {
-        Opcode::Create
-        | Opcode::MakeNode
-        | Opcode::MakeDirectory
-        | Opcode::SymbolicLink
-        | Opcode::Link
-        | Opcode::Unlink
-        | Opcode::RemoveDirectory
-        | Opcode::Rename
-        | Opcode::Rename2
-        | Opcode::SetExtended
-        | Opcode::RemoveExtended
-        | Opcode::SetLock
-        | Opcode::SetLockWait => true,
+        opcode if opcode.changes_names() => true,
+        Opcode::SetExtended | Opcode::RemoveExtended | Opcode::SetLock | Opcode::SetLockWait => true,
         Opcode::Open => {
             let flags = request.record::<OpenRequest>().map_or(0, |open| open.flags);
             flags & libc::O_TRUNC as u32 != 0 && !is_mappable()

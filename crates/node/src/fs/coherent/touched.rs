@@ -68,18 +68,7 @@ impl Touched {
                 touched.name(node, old, kept, true);
                 touched.name(*to, new, kept, true);
             }
-            (
-                Opcode::Create
-                | Opcode::MakeNode
-                | Opcode::MakeDirectory
-                | Opcode::SymbolicLink
-                | Opcode::Link
-                | Opcode::Unlink
-                | Opcode::RemoveDirectory
-                | Opcode::Rename
-                | Opcode::Rename2,
-                _,
-            ) => touched.all = true,
+            (opcode, _) if opcode.changes_names() => touched.all = true,
             _ => {}
         }
         touched
