@@ -30,6 +30,10 @@ pub enum LinkError {
     /// No connection could be made for the grace time, or can be made any more.
     #[error("{0}")]
     Dead(String),
+    /// Nothing can be sent any more. The peer may have said things before that nobody has read yet, why it ends among them: the
+    /// reading half says it when it comes to that.
+    #[error("the link is at its end")]
+    Unsendable,
     /// The transport failed.
     #[error("link: {0}")]
     Io(#[from] io::Error),
@@ -351,7 +355,7 @@ impl Writer {
             answer: None,
         };
         match &*self.shared.socket {
-            Socket::Carried(carrier) => Ok(carrier.write_ahead(&around)?),
+            Socket::Carried(carrier) => carrier.write_ahead(&around).map_err(unsent),
             Socket::Unix(pair) => {
                 // Whoever has the turn may wait for the peer.
                 let Ok(_turn) = self.shared.turn.try_lock() else {
@@ -378,7 +382,11 @@ impl Writer {
             answer,
         };
         let pair = match &*self.shared.socket {
-            Socket::Carried(carrier) => return Ok(carrier.write_around(class, kind, id, parts, around)?),
+            Socket::Carried(carrier) => {
+                return carrier
+                    .write_around(class, kind, id, parts, around)
+                    .map_err(unsent);
+            }
             Socket::Unix(pair) => pair,
         };
         let _turn = self.turn();
@@ -474,13 +482,23 @@ fn write_pair(pair: &UnixStream, kind: Kind, id: u64, parts: &[&[u8]]) -> Result
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
         match (&mut &*pair).write_vectored(slices) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Ok(written @ 1..) => IoSlice::advance_slices(&mut slices, written),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
+            Ok(0) | Err(_) => {
+                // Whatever it was, half a frame may be out. What has come already stays to be read, and the end comes after it.
+                let _ = pair.shutdown(Shutdown::Both);
+                return Err(LinkError::Unsendable);
+            }
         }
     }
     Ok(())
+}
+
+fn unsent(error: CarrierError) -> LinkError {
+    match error {
+        CarrierError::Over(_) => LinkError::Unsendable,
+        error => error.into(),
+    }
 }
 
 #[cfg(test)]
@@ -512,6 +530,21 @@ pub(crate) mod tests {
         assert_eq!(frame.payload, vec![7u8; 3 << 20]);
         assert!(matches!(reader.read_frame(), Err(LinkError::Closed)));
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_read_though_nothing_can_be_sent() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (_, peer) = split(Socket::Unix(left)).unwrap();
+        let (mut reader, writer) = split(Socket::Unix(right)).unwrap();
+        peer.write_frame(Kind::Call, 1, &[b"last words"]).unwrap();
+        peer.shutdown();
+        for _ in 0..2 {
+            let sent = writer.write_frame(Kind::Call, 2, &[b"unheard"]);
+            assert!(matches!(sent, Err(LinkError::Unsendable)), "{sent:?}");
+        }
+        assert_eq!(taken(&mut reader), (Kind::Call, 1, 10));
+        assert!(matches!(reader.read_frame(), Err(LinkError::Closed)));
     }
 
     /// Says what it is told to say, once.

@@ -79,10 +79,21 @@ impl Outcome {
     /// Panics unless the run ended with this exit status and without trouble.
     #[track_caller]
     pub fn expect_exit(&self, code: i32) {
+        self.expect(Ended::Exit(code));
+    }
+
+    /// Panics unless the run died of this signal, without a core and without trouble.
+    #[track_caller]
+    pub fn expect_signal(&self, number: i32) {
+        self.expect(Ended::Signal { number, core: false });
+    }
+
+    #[track_caller]
+    fn expect(&self, ended: Ended) {
         let trouble = self.trouble.join("\n");
         assert!(
-            self.ended == Ended::Exit(code) && self.trouble.is_empty(),
-            "expected exit status {code}: {}\n{trouble}\nstdout: {}\nstderr: {}",
+            self.ended == ended && self.trouble.is_empty(),
+            "expected {ended}: {}\n{trouble}\nstdout: {}\nstderr: {}",
             self.ended,
             self.output(),
             self.message()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use afield_e2e::{Arena, Ended, Job, Mode, Process, Running, modes};
+use afield_e2e::{Arena, Job, Mode, Process, Running, modes};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -68,13 +68,7 @@ fn listed(mode: Mode) {
     });
     kill(child.expect("a background job").pid, "TERM", &arena);
     kill(job.pid(), "TERM", &arena);
-    assert_eq!(
-        job.wait().ended,
-        Ended::Signal {
-            number: 15,
-            core: false
-        }
-    );
+    job.wait().expect_signal(15);
     let table = arena.run(&arena.afield(&["ps"]));
     table.expect_exit(0);
     assert_eq!(table.output().lines().count(), 1, "{}", table.output());
@@ -111,13 +105,7 @@ fn named(mode: Mode) {
         "a guest has its deputy's number"
     );
     kill(job.pid(), "KILL", &arena);
-    assert_eq!(
-        job.wait().ended,
-        Ended::Signal {
-            number: 9,
-            core: false
-        }
-    );
+    job.wait().expect_signal(9);
     arena.expect_clean();
 }
 
@@ -135,17 +123,7 @@ fn halves(mode: Mode) {
         } else {
             Process::read(job.pid()).expect("the job runs").kill();
         }
-        let outcome = job.wait();
-        assert_eq!(
-            outcome.ended,
-            Ended::Signal {
-                number: 9,
-                core: false
-            },
-            "{}",
-            outcome.message()
-        );
-        assert!(outcome.trouble.is_empty(), "{}", outcome.trouble.join("\n"));
+        job.wait().expect_signal(9);
     }
     arena.expect_clean();
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use afield_e2e::{Arena, Case, Ended, Mode, Process, Running, cases, modes, need, user_cases};
+use afield_e2e::{Arena, Case, Mode, Process, Running, cases, modes, need, user_cases};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -116,15 +116,7 @@ fn leak(mode: Mode) {
             })
             .expect("both halves live");
         half.kill();
-        let outcome = job.wait();
-        assert_eq!(
-            outcome.ended,
-            Ended::Signal {
-                number: 9,
-                core: false
-            },
-            "round {round}"
-        );
+        job.wait().expect_signal(9);
         assert!(
             arena.watch().until_none(BOUND, is_half).is_empty(),
             "round {round}"
@@ -163,7 +155,7 @@ fn listeners(mode: Mode) {
     let mut arena = Arena::new(mode);
     arena.start_node();
     let mut port = "0".to_owned();
-    for round in 0..5 {
+    for _ in 0..5 {
         let mut job = arena.start(&arena.afield_script(&LISTENER.replace("PORT", &port)));
         job.until_output("ready");
         port = port_of(&job).to_string();
@@ -174,14 +166,7 @@ fn listeners(mode: Mode) {
             .iter()
             .filter(|process| process.pid == pid)
             .for_each(Process::kill);
-        assert_eq!(
-            job.wait().ended,
-            Ended::Signal {
-                number: 9,
-                core: false
-            },
-            "round {round}"
-        );
+        job.wait().expect_signal(9);
     }
     arena.expect_clean();
 }
@@ -213,12 +198,6 @@ fn connections(mode: Mode) {
     outcome.expect_exit(0);
     assert!(outcome.output().contains("b''"), "{}", outcome.output());
     // Guests die with their world's init, and their deputies as they do.
-    assert_eq!(
-        job.wait().ended,
-        Ended::Signal {
-            number: 9,
-            core: false
-        }
-    );
+    job.wait().expect_signal(9);
     arena.expect_clean();
 }

@@ -414,7 +414,7 @@ impl Agent {
                 let _ = self.events.send(Event::SessionOver(Some(pid)));
                 match error {
                     NodeError::Strange {
-                        source: LinkError::Closed | LinkError::Io(_),
+                        source: LinkError::Closed | LinkError::Unsendable | LinkError::Io(_),
                         ..
                     } => NodeError::EmbeddedEnded {
                         log: self.options.runtime.log().display().to_string(),

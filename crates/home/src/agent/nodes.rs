@@ -333,7 +333,11 @@ pub fn greet(socket: Socket, name: &str) -> Result<Connection, NodeError> {
         .map_err(|error| strange(error.into()))?;
     let told = Told::new();
     let hello = wire::encode(&hello(told.points().to_vec())).map_err(|error| strange(error.into()))?;
-    writer.write_frame(Kind::Hello, 0, &[&hello]).map_err(strange)?;
+    match writer.write_frame(Kind::Hello, 0, &[&hello]) {
+        // It may have said why.
+        Ok(()) | Err(LinkError::Unsendable) => {}
+        Err(error) => return Err(strange(error)),
+    }
     let frame = match reader.read_frame() {
         Ok(frame) => frame,
         Err(LinkError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {

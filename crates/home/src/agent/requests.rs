@@ -31,35 +31,30 @@ const NOTICES_MAX: usize = 16;
 
 impl Session {
     /// Reads and serves until the session is over; several threads do so.
-    pub(super) fn read_link(self: &Arc<Self>) -> SessionError {
+    pub(super) fn read_link(self: &Arc<Self>) {
         let mut reply = Vec::new();
-        loop {
-            let Some(request) = self.next_file_request() else {
-                return SessionError::Stopped;
-            };
-            reply.clear();
-            let promise = self.files.begin();
-            let outcome = self.files.handle(&request.payload, &mut reply);
-            let promise = self.files.promised(&request.payload, promise);
-            self.serving.fetch_sub(1, Ordering::Release);
-            self.count_file(&request, &reply);
-            if let Err(error) = self.go_ahead(&request.payload, &reply) {
+        while let Some(request) = self.next_file_request() {
+            if let Err(error) = self.serve_file(request, &mut reply) {
                 self.end(&error);
-                return error;
-            }
-            let (id, asker) = (request.id, asker_of(&request.payload));
-            if let Some(program) = self.files.unreadable_program(&request.payload, &reply)
-                && let Err(error) = self.tell_unreadable(asker, &program)
-            {
-                self.end(&error);
-                return error;
-            }
-            drop(request);
-            if let Err(error) = self.finish_file(id, asker, outcome, promise, std::mem::take(&mut reply)) {
-                self.end(&error);
-                return error;
             }
         }
+    }
+
+    /// Outside of the turn. `reply` is room for one.
+    fn serve_file(self: &Arc<Self>, request: Frame, reply: &mut Vec<u8>) -> Result<(), SessionError> {
+        reply.clear();
+        let promise = self.files.begin();
+        let outcome = self.files.handle(&request.payload, reply);
+        let promise = self.files.promised(&request.payload, promise);
+        self.serving.fetch_sub(1, Ordering::Release);
+        self.count_file(&request, reply);
+        self.go_ahead(&request.payload, reply)?;
+        let (id, asker) = (request.id, asker_of(&request.payload));
+        if let Some(program) = self.files.unreadable_program(&request.payload, reply) {
+            self.tell_unreadable(asker, &program)?;
+        }
+        drop(request);
+        self.finish_file(id, asker, outcome, promise, std::mem::take(reply))
     }
 
     /// Reads until there is a file request; everything else is done meanwhile, in the link's order. `None` when the session is over.
@@ -80,7 +75,11 @@ impl Session {
                 Err(error) => {
                     // In the turn, so that no other thread reads on.
                     self.end(&error);
-                    Next::Stop
+                    match self.is_over() {
+                        true => Next::Stop,
+                        // Only an answer could not be sent.
+                        false => Next::More,
+                    }
                 }
             }
         })

@@ -73,6 +73,17 @@ pub enum SessionError {
     Stopped,
 }
 
+impl SessionError {
+    /// Whether it only says that nothing can be sent any more. What the node has said before is still to be read, such as that a
+    /// guest has ended: only who reads knows when the session is over, and why.
+    fn is_of_sending(&self) -> bool {
+        matches!(
+            self,
+            Self::Link(LinkError::Unsendable) | Self::Call(CallError::Connection(_))
+        )
+    }
+}
+
 impl From<ReceiveError> for SessionError {
     fn from(error: ReceiveError) -> Self {
         Self::Violation(error.to_string())
@@ -613,15 +624,19 @@ impl Session {
         format!("node {} is gone: {why}", self.name)
     }
 
-    /// Ends the session, once: the link is closed, and the switchboard sees to the rest. True for the call that did it.
-    pub fn end(&self, error: &SessionError) -> bool {
+    /// Ends the session, once: the link is closed, and the switchboard sees to the rest. Not if nothing more can be sent: then
+    /// those who read the link come to its end.
+    pub fn end(&self, error: &SessionError) {
+        if error.is_of_sending() {
+            return;
+        }
         let why = error.to_string();
         {
             // Whoever registers a deputy sees it.
             let _deputies = lock(&self.deputies);
             let mut over = lock(&self.over);
             if over.is_some() {
-                return false;
+                return;
             }
             *over = Some(Over {
                 stopped: matches!(error, SessionError::Stopped),
@@ -631,7 +646,6 @@ impl Session {
         self.writer.shutdown();
         self.calls.close(&why);
         self.wake_switchboard();
-        true
     }
 
     /// Tells a deputy that its guest is gone, or will never be.

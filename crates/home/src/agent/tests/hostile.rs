@@ -1,5 +1,6 @@
 //! Nodes and deputies that do not behave, and links that end.
 
+use afield_rpc::CallError;
 use afield_rpc::endpoint::Connection;
 use afield_rpc::envelope::Envelope;
 
@@ -175,6 +176,36 @@ fn a_hostile_node_loses_its_session() {
     node.call(1, deputy.pid);
     assert_eq!(deputy.frame().unwrap().kind, Kind::Call);
     node.expect_refusal(deputy, "before it was answered");
+}
+
+/// A node that ends says how its guests ended, and closes. Who finds that nothing can be sent to it has not read that.
+#[test]
+fn what_a_node_said_before_its_end_counts() {
+    let mut node = Node::new();
+    let mut deputy = node.start_job(4_000_070);
+    for error in [
+        SessionError::Link(LinkError::Unsendable),
+        SessionError::Call(CallError::Connection("the link is at its end".to_owned())),
+    ] {
+        node.session.end(&error);
+        assert!(!node.session.is_over());
+    }
+    node.home
+        .exit(deputy.pid, libc::SIGKILL, Usage::default())
+        .unwrap();
+    node.writer.shutdown();
+    let message = deputy.told().1;
+    assert!(
+        matches!(
+            message,
+            ToDeputy::Exit {
+                status: libc::SIGKILL
+            }
+        ),
+        "{message:?}"
+    );
+    assert!(matches!(deputy.told().1, ToDeputy::Gone(_)));
+    assert!(node.session.is_over());
 }
 
 #[test]

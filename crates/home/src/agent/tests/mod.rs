@@ -140,7 +140,7 @@ impl Node {
         let session = Arc::new(session);
         for _ in 0..3 {
             let reading = Arc::clone(&session);
-            spawn("link", move || drop(reading.read_link())).unwrap();
+            spawn("link", move || reading.read_link()).unwrap();
         }
         let listening = Arc::clone(&session);
         spawn("switchboard", move || listening.listen()).unwrap();

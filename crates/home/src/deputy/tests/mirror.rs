@@ -16,7 +16,7 @@ fn change(deputy: &mut Fake, changes: &[(u32, Held)]) {
 
 /// What the deputy's descriptors lead to, by their numbers, but for its own.
 fn shown(deputy: &Fake) -> BTreeMap<i32, String> {
-    let numbers = deputy.descriptors().into_iter().filter(|number| *number < 200);
+    let numbers = deputy.descriptors().into_keys().filter(|number| *number < 200);
     let name = |number| {
         let link = std::fs::read_link(format!("/proc/{}/fd/{number}", deputy.pid));
         link.map_or_else(|_| "gone".to_owned(), |name| name.display().to_string())

@@ -6,6 +6,7 @@ mod objects;
 mod processes;
 mod signals;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -242,14 +243,16 @@ impl Fake {
         }
     }
 
-    /// Numbers of the open descriptors.
-    fn descriptors(&self) -> Vec<i32> {
-        let mut numbers: Vec<i32> = std::fs::read_dir(format!("/proc/{}/fd", self.pid))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
-            .collect();
-        numbers.sort_unstable();
-        numbers
+    /// The open descriptors: number, and what `/proc` calls it.
+    fn descriptors(&self) -> BTreeMap<i32, String> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let described = entries.map(|entry| {
+            let entry = entry.unwrap();
+            let what = std::fs::read_link(entry.path()).unwrap();
+            let number = entry.file_name().to_str().unwrap().parse().unwrap();
+            (number, what.to_str().unwrap().to_owned())
+        });
+        described.collect()
     }
 
     /// Lets it die like this; the status that its parent, the test, sees.

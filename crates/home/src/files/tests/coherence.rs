@@ -25,12 +25,14 @@ fn keeping() -> Client {
     client
 }
 
-/// Another node's client of the same agent, on the same files. The registry is the first one's.
+/// Two nodes' clients of the same agent, on the same files: the first one's directory, with `inner` in it.
 fn pair() -> (Client, Client) {
     let (mut one, mut other) = (Client::new(), Client::new());
+    fs::create_dir(one.path("inner")).unwrap();
+    let root = one.path("");
     let coherence = Coherence::start().expect("fanotify");
     for client in [&mut one, &mut other] {
-        client.service = FileService::with_budget(&std::env::temp_dir(), 10_000, Some(&coherence)).unwrap();
+        client.service = FileService::with_budget(&root, 10_000, Some(&coherence)).unwrap();
     }
     (one, other)
 }
@@ -184,11 +186,7 @@ fn what_is_listed_is_watched() {
 #[test]
 fn a_client_knows_of_its_own_changes_and_others_are_told() {
     let (one, other) = pair();
-    let name = one.home.0.file_name().unwrap().to_str().unwrap().to_owned();
-    let [(root, _), (other_root, _)] = [&one, &other].map(|client| {
-        let entry = client.lookup(ROOT_NODE, &name).unwrap();
-        (entry.node, entry)
-    });
+    let [root, other_root] = [&one, &other].map(|client| client.lookup(ROOT_NODE, "inner").unwrap().node);
     let (entry, open) = one.create(root, "file", 0o644, 0).unwrap();
     assert_eq!(
         (entry.entry_valid, entry.attributes_valid, open.open_flags & KEEP),
