@@ -6,6 +6,7 @@ user_cases! {
     files: Case::program("files");
     names: Case::program("names");
     attributes: Case::program("attributes");
+    privileged: Case::program("privileged");
     children: Case::program("children");
     senders: Case::program("senders");
     file_sizes: Case::program("file_sizes");

@@ -674,9 +674,13 @@ fn tmux(mode: Mode) {
         "tmux -L t ls -F 'session #S' | cat; tmux -L t list-windows -F '#I'",
         "session 0\n0\n1\n$",
     );
-    // (What a terminal has not taken yet when tmux attaches to it, tmux drops.)
-    pair.line("clear; echo cleared $((6))", "cleared 6\n$");
-    pair.line("tmux -L t attach", "resized 5");
+    // (What a terminal has not taken yet when tmux attaches to it, tmux drops: it comes when all has been, by a key without echo.)
+    pair.line(
+        "stty -echo; clear; echo cleared $((6)); read -rsn1; stty echo; tmux -L t attach",
+        "cleared 6",
+    );
+    pair.keys("x");
+    pair.until("resized 5");
     pair.keys("\x02d");
     pair.until("[detached (from session 0)]");
     pair.line("tmux -L t kill-server; echo over $?", "over 0\n$");

@@ -16,6 +16,10 @@ find . -exec touch -h -d '2020-02-02 02:02:02.123456789 UTC' {} +
 cd .."#;
 
 user_cases! {
+    /// What only root may do; to others it is refused, in the same words.
+    capabilities_of_files: Case::guest("cp /bin/true f; setcap cap_net_raw,cap_chown+ep f; echo $?; getcap f; cp --preserve=all f g 2>&1; getcap g; tar --xattrs --xattrs-include='*' -cf t.tar f; mkdir x; tar --xattrs --xattrs-include='*' -xf t.tar -C x 2>&1; getcap -r .; echo y >> f; getcap f; setcap -r g; echo $?; setfattr -n trusted.overlay.opaque -v y x; getfattr -d -m '^trusted' x; rm t.tar").tools(&["setcap", "getcap", "setfattr"]);
+    locked_by_flags: Case::guest("echo x > f; mkdir d; chattr +i f d 2>&1; lsattr f; lsattr -d d; echo y >> f; echo z > d/z; rm -f f 2>&1; touch d/y 2>&1; mv f g 2>&1; chattr -R -i f d g; chattr +a g 2>&1; echo more >> g; echo over > g; truncate -s 0 g 2>&1; chattr -a g; cat g; ls").tools(&["chattr"]);
+    devices: Case::guest("mknod c c 1 3; mknod -m 640 b b 7 200; mkfifo p; stat -c '%A %t %T %n' c b p; tar cf t.tar c b p; mkdir x; tar xf t.tar -C x 2>&1; ls -l x | awk '{print $1, $5, $6}' | cut -c1-20; cp -a c d 2>&1; stat -c '%A %t %T' d; rm -rf t.tar x");
     access_lists: Case::guest("umask 022; echo x > f; mkdir d; setfacl -m u:12345:rw,g:54321:r f; setfacl -d -m u:12345:rwx d; getfacl -n f d; cp -p f g; getfacl -n g; echo y > d/h; getfacl -n d/h; ls -l f g d/h | cut -c1-11; tar --acls -cf t f; rm f; tar --acls -xf t; rm t; getfacl -n f; setfacl -x u:12345 f; getfacl -n f; setfacl -b f; getfacl -n f; getfattr -n system.posix_acl_access f; getfattr -d -m - f g; setfacl -m u:nobody:x nosuch; cd d; getfacl -n . h; ln -s h l; getfacl -n l").tools(&["setfacl", "getfattr", "tar"]);
     find: Case::guest("find tree -printf '%P %y %s %m %n %l %Ts\\n' | LC_ALL=C sort").setup(TREE).mask(without_directory_sizes);
     tar: Case::guest("tar -C tree --sort=name -cf t.tar . && mkdir out && tar -C out -xpf t.tar && tar tf t.tar | md5sum; rm t.tar").setup(TREE);

@@ -1,6 +1,6 @@
 //! Descriptors, the node's own objects behind them (pipes, events, private sockets), and input and output.
 
-use super::Arg::{Fd, In, InOut, Out, Value};
+use super::Arg::{Fd, In, InOut, Out, String, Value};
 use super::Class::{Event, File, Home, Never, Node};
 use super::Door::{Notify, Trace};
 use super::Len::{Argument, Fixed, Pointee};
@@ -16,6 +16,10 @@ const COMMANDS: &[u32] = &[
     libc::TIOCSIG as u32,
     libc::SIOCGIFCONF as u32,
 ];
+/// `FS_IOC_SETFLAGS`, whose argument is an `int` whatever its number says.
+pub const SET_FILE_FLAGS: u32 = 0x4008_6602;
+/// `FS_IOC_FSSETXATTR`, with a `struct fsxattr`.
+pub const SET_FILE_ATTRIBUTES: u32 = 0x401c_5820;
 /// `F_SETSIG`, `F_GETSIG`, `F_SETOWN_EX` and `F_GETOWN_EX`.
 const OWNER_COMMANDS: &[u32] = &[libc::F_SETOWN as u32, libc::F_GETOWN as u32, 10, 11, 15, 16];
 
@@ -100,9 +104,23 @@ pub(super) const ROWS: &[Row] = &[
             ),
             rule(1, Equal(libc::TIOCGPTPEER as u32), Home, "request is TIOCGPTPEER")
                 .shaped([Fd, Value, Value]),
+            rule(
+                1,
+                Equal(SET_FILE_FLAGS),
+                Event(Notify),
+                "request is FS_IOC_SETFLAGS",
+            )
+            .shaped([String, Value, In(Fixed(4))]),
+            rule(
+                1,
+                Equal(SET_FILE_ATTRIBUTES),
+                Event(Notify),
+                "request is FS_IOC_FSSETXATTR",
+            )
+            .shaped([String, Value, In(Fixed(28))]),
         ])
         .opens(Some(2), false)
-        .note("on home objects by the deputy"),
+        .note("on home objects by the deputy; a privileged user's flags of files by the deputy"),
     call(nr::POLL, Node),
     call(nr::PPOLL, Node),
     call(nr::SELECT, Node),

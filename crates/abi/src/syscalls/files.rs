@@ -4,10 +4,19 @@ use super::Arg::{Fd, In, Out, String, Value};
 use super::Class::{Both, Event, File, Home, Never};
 use super::Door::{Notify, Trace};
 use super::Len::{self, Argument};
-use super::{Restart, Row, call, nr};
+use super::Test::MaskSet;
+use super::{Restart, Row, call, nr, rule};
 
 /// Why extended attributes are an event.
-const LISTS: &str = "access lists by the deputy, the others by the file door";
+const LISTS: &str =
+    "access lists and what only privileged users may set by the deputy, the others by the file door";
+
+/// The bit of a mode that devices have, and no other file that can be made with it.
+const DEVICE: u32 = libc::S_IFCHR;
+/// When it is set.
+const IS_DEVICE: &str = "mode is a device's";
+/// Why that is an event.
+const DEVICES: &str = "FIFOs, sockets and regular files; devices by the deputy";
 
 /// `XATTR_SIZE_MAX`, counted by the fourth argument.
 const ATTRIBUTE: Len = Argument {
@@ -84,8 +93,12 @@ pub(super) const ROWS: &[Row] = &[
     call(nr::SYMLINKAT, File),
     call(nr::READLINK, Event(Notify)).note(LINKS),
     call(nr::READLINKAT, Event(Notify)).note(LINKS),
-    call(nr::MKNOD, File).note("FIFOs, sockets and regular files"),
-    call(nr::MKNODAT, File).note("FIFOs, sockets and regular files"),
+    call(nr::MKNOD, File)
+        .rules(&[rule(1, MaskSet(DEVICE), Event(Notify), IS_DEVICE).shaped([String, Value, Value])])
+        .note(DEVICES),
+    call(nr::MKNODAT, File)
+        .rules(&[rule(2, MaskSet(DEVICE), Event(Notify), IS_DEVICE)])
+        .note(DEVICES),
     call(nr::CHMOD, File),
     call(nr::FCHMOD, File),
     call(nr::FCHMODAT, File),
@@ -103,7 +116,7 @@ pub(super) const ROWS: &[Row] = &[
         .shaped([String, String, In(ATTRIBUTE), Value, Value])
         .note(LISTS),
     call(nr::FSETXATTR, Event(Notify)).note(LISTS),
-    call(nr::SETXATTRAT, File),
+    call(nr::SETXATTRAT, Event(Notify)).note(LISTS),
     call(nr::GETXATTR, Event(Notify))
         .shaped([String, String, Out(ATTRIBUTE), Value])
         .note(LISTS),
@@ -111,7 +124,7 @@ pub(super) const ROWS: &[Row] = &[
         .shaped([String, String, Out(ATTRIBUTE), Value])
         .note(LISTS),
     call(nr::FGETXATTR, Event(Notify)).note(LISTS),
-    call(nr::GETXATTRAT, File),
+    call(nr::GETXATTRAT, Event(Notify)).note(LISTS),
     call(nr::LISTXATTR, File),
     call(nr::LLISTXATTR, File),
     call(nr::FLISTXATTR, File),
@@ -123,7 +136,7 @@ pub(super) const ROWS: &[Row] = &[
         .shaped([String, String])
         .note(LISTS),
     call(nr::FREMOVEXATTR, Event(Notify)).note(LISTS),
-    call(nr::REMOVEXATTRAT, File),
+    call(nr::REMOVEXATTRAT, Event(Notify)).note(LISTS),
     call(nr::FILE_GETATTR, File),
     call(nr::FILE_SETATTR, File),
     call(nr::EXECVE, File),

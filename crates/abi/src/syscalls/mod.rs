@@ -22,7 +22,7 @@ use std::fmt::Write as _;
 use crate::arch::x86_64::CALLS;
 pub use crate::arch::x86_64::nr;
 use crate::errno;
-pub use descriptors::OPTION_BYTES_MAX;
+pub use descriptors::{OPTION_BYTES_MAX, SET_FILE_ATTRIBUTES, SET_FILE_FLAGS};
 pub use process::{HOME_LIMITS, TRACERS_FILTER};
 
 /// Where a call is executed.
@@ -248,6 +248,11 @@ impl Row {
         self.rule(arguments)
             .and_then(|rule| rule.shape.as_ref())
             .unwrap_or(&self.shape)
+    }
+
+    /// What the new descriptor of a home object is that the call returns with these arguments; `None` if it returns none.
+    pub fn gives(&self, arguments: &[u64; 6]) -> Option<Opens> {
+        self.opens.filter(|_| self.class(arguments) == Class::Home)
     }
 
     fn rule(&self, arguments: &[u64; 6]) -> Option<&Rule> {

@@ -1,16 +1,19 @@
 //! Forwarded system calls.
 
+use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use afield_abi::syscalls::nr;
+use afield_abi::syscalls::{SET_FILE_FLAGS, nr};
 use afield_link::wire::{self, CallHeader, NODE_HANDLE, WireError};
+use rustix::fs::{Mode, OFlags};
 
 use super::operations::never_waits;
 use super::workers::Worker;
 use super::{Deputy, lock, out_of_the_way};
 use crate::sys::call::Prepared;
 use crate::sys::interrupt::Flag;
-use crate::sys::process;
+use crate::sys::{object, process};
 
 const EINTR: i64 = -(libc::EINTR as i64);
 
@@ -121,6 +124,7 @@ impl Deputy {
                 }
                 call.make(&Flag::default())
             }
+            nr::IOCTL if !call.opens() => set_file_flags(call).unwrap_or_else(|errno| -i64::from(errno)),
             // The filter is the guest's; whether it may have one is asked.
             nr::SECCOMP => may_filter(),
             nr::PRCTL if call.register(0) == libc::PR_SET_SECCOMP as u64 => may_filter(),
@@ -150,6 +154,41 @@ impl Deputy {
             self.fail_call(id, errno);
         }
     }
+}
+
+/// Sets the flags of a file that is named by a path: the deputy has not what the guest has open.
+fn set_file_flags(call: &mut Prepared) -> Result<i64, i32> {
+    /// `FS_APPEND_FL` and `FS_IMMUTABLE_FL`.
+    const LOCKS_FLAGS: u32 = 0x30;
+    /// `FS_XFLAG_APPEND` and `FS_XFLAG_IMMUTABLE`.
+    const LOCKS_ATTRIBUTES: u32 = 0x18;
+    let path = CStr::from_bytes_until_nul(call.memory(0).ok_or(libc::EFAULT)?).map_err(|_| libc::EFAULT)?;
+    let open = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| errno.raw_os_error())?;
+    let command = call.register(1) as u32;
+    let locks = match command {
+        SET_FILE_FLAGS => LOCKS_FLAGS,
+        _ => LOCKS_ATTRIBUTES,
+    };
+    let argument = call.memory(2).ok_or(libc::EFAULT)?;
+    let locks = argument
+        .first_chunk()
+        .is_some_and(|flags| u32::from_ne_bytes(*flags) & locks != 0);
+    // The kernel tells nobody of the file's new time. It does tell of a mode that is set, be it the same, which is not possible while the
+    // file is locked.
+    let tell = || {
+        if let Ok(stat) = rustix::fs::fstat(&file) {
+            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(stat.st_mode));
+        }
+    };
+    if locks {
+        tell();
+    }
+    let result = object::control(&Flag::default(), file.as_fd(), command, 0, argument)?;
+    if !locks {
+        tell();
+    }
+    Ok(result)
 }
 
 /// 0 if this process may install a system-call filter, as the kernel judges, else a negated errno.

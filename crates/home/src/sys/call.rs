@@ -58,8 +58,9 @@ impl CallError {
 }
 
 /// Calls that the table calls events, because the session looks at them first, and which it may then send home: signals to
-/// threads that are not the guest's own, and access lists.
-const PASSED_ON: [u32; 9] = [
+/// threads that are not the guest's own, and what the node's kernel does not ask the file door for (access lists, and what only
+/// privileged users may do to files).
+const PASSED_ON: [u32; 11] = [
     nr::TKILL,
     nr::TGKILL,
     nr::RT_TGSIGQUEUEINFO,
@@ -69,6 +70,8 @@ const PASSED_ON: [u32; 9] = [
     nr::LSETXATTR,
     nr::REMOVEXATTR,
     nr::LREMOVEXATTR,
+    nr::MKNOD,
+    nr::IOCTL,
 ];
 
 /// One argument's memory.
@@ -115,7 +118,7 @@ impl Prepared {
             numbers: [false; 6],
             files: Vec::new(),
             blocks: row.blocks,
-            opens: row.opens.is_some(),
+            opens: row.gives(&registers).is_some(),
             made: None,
         };
         if matches!(number, nr::SETSOCKOPT | nr::GETSOCKOPT) {
@@ -311,7 +314,11 @@ fn check_option(number: u32, registers: &[u64; 6]) -> Result<(), CallError> {
 fn shape_of<'a>(row: &'a Row, registers: &[u64; 6]) -> Result<&'a [Arg; 6], CallError> {
     match row.class(registers) {
         Class::Home | Class::Both => Ok(row.shape(registers)),
-        _ if PASSED_ON.contains(&row.number) => Ok(row.shape(registers)),
+        _ if PASSED_ON.contains(&row.number) => match row.shape(registers) {
+            // With these arguments it is not passed on.
+            [Arg::None, ..] => Err(CallError::NotHome(row.number)),
+            shape => Ok(shape),
+        },
         _ => Err(CallError::NotHome(row.number)),
     }
 }

@@ -231,6 +231,10 @@ const COMMANDS: &[(u64, Operand)] = &[
     (0x8955, Operand::Memory(68)),
     // FIOQSIZE.
     (0x5460, Operand::Memory(8)),
+    // FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR.
+    (0x4008_6602, Operand::Memory(4)),
+    (0x801c_581f, Operand::Memory(28)),
+    (0x401c_5820, Operand::Memory(28)),
     // FS_IOC_GETFLAGS, FS_IOC_GETVERSION, BLKGETSIZE64, BLKSSZGET, BLKROGET, RNDGETENTCNT.
     (0x8008_6601, Operand::Memory(8)),
     (0x8008_7601, Operand::Memory(8)),

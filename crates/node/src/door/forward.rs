@@ -169,7 +169,7 @@ impl Door {
             }
         }
         let mut result = 0;
-        if let Some(opens) = row.opens {
+        if let Some(opens) = row.gives(&arguments) {
             result = self.shared.installer.new_handles(1);
             self.shared.files.handles.add(result, true, 0);
             let mut access = libc::O_RDWR as u32;
@@ -198,6 +198,7 @@ impl Door {
         };
         payload[..size_of::<CallHeader>()].copy_from_slice(header.as_bytes());
         let call = Call {
+            number,
             measured,
             ..self.call(notification, (tid, pid), (then, outputs), row.restart, object)
         };

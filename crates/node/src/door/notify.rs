@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use afield_abi::syscalls::{self, Class, nr};
+use afield_abi::syscalls::{self, Class, SET_FILE_ATTRIBUTES, SET_FILE_FLAGS, nr};
 use afield_link::wire::HandleOp;
 use tracing::{debug, warn};
 
@@ -204,6 +204,15 @@ impl Door {
             nr::SYNCFS if look_up(tid, arguments[0] as u32).is_some() => {
                 self.forward(notification, tid, pid, nr::SYNC, [0; 6], Then::Execute)
             }
+            nr::GETXATTRAT | nr::SETXATTRAT | nr::REMOVEXATTRAT => {
+                self.attribute_at(notification, (tid, pid), number, &arguments)
+            }
+            nr::MKNOD => self.make_device(notification, (tid, pid), libc::AT_FDCWD as u32, arguments),
+            nr::MKNODAT => {
+                let [directory, path, mode, device, ..] = arguments;
+                let call = [path, mode, device, 0, 0, 0];
+                self.make_device(notification, (tid, pid), directory as u32, call)
+            }
             nr::GETXATTR
             | nr::LGETXATTR
             | nr::FGETXATTR
@@ -307,6 +316,9 @@ impl Door {
                         Some(_) => Err(libc::ENOTTY),
                         None => Err(libc::EBADF),
                     }
+                }
+                None if matches!(arguments[1] as u32, SET_FILE_FLAGS | SET_FILE_ATTRIBUTES) => {
+                    self.set_file_flags(notification, (tid, pid), arguments)
                 }
                 None => EXECUTE,
             },

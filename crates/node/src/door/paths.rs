@@ -50,6 +50,40 @@ pub(super) fn descriptor_of_link(
     Some((process, number))
 }
 
+/// The path by which the deputy finds what a guest names by a directory's descriptor and a path from there, or without a path by a
+/// descriptor. `None` for what is the node's own, and what has no name any more.
+fn deputys_path(tid: i32, directory: u32, path: Vec<u8>) -> Option<Vec<u8>> {
+    let base = match directory as i32 {
+        _ if path.starts_with(b"/") => None,
+        libc::AT_FDCWD => Some("cwd".to_owned()),
+        number => Some(format!("fd/{number}")),
+    };
+    let whole = match base {
+        None => path.clone(),
+        Some(base) => {
+            let link = std::fs::read_link(format!("/proc/{tid}/{base}")).ok()?;
+            let link = link.into_os_string().into_vec();
+            match path.is_empty() {
+                true => link,
+                false => [&link, &b"/"[..], &path].concat(),
+            }
+        }
+    };
+    let of_node = [HIDDEN_DIRECTORY, "proc"]
+        .map(|name| format!("/{name}/"))
+        .into_iter()
+        .chain(NODE_DIRECTORIES.map(str::to_owned));
+    if !whole.starts_with(b"/")
+        || whole.ends_with(b" (deleted)")
+        || of_node.into_iter().any(|own| whole.starts_with(own.as_bytes()))
+    {
+        return None;
+    }
+    // The deputy is in the guest's working directory.
+    let is_relative = directory as i32 == libc::AT_FDCWD && !path.is_empty();
+    Some(if is_relative { path } else { whole })
+}
+
 /// The address of a UNIX socket by a path that leads through one of the caller's descriptors (`/proc/self/fd/3/name`): of the
 /// descriptors of that number the deputy's is another. `None` for other addresses, and where the name does not fit into one.
 ///
@@ -147,8 +181,8 @@ impl Door {
         }
     }
 
-    /// Access lists as extended attributes: the node's kernel does not ask the file door for them, so the deputy reads and sets
-    /// them, by the path that the guest gives or that its descriptor has.
+    /// Extended attributes for which the node's kernel does not ask the file door: the deputy reads and sets them, by the path that
+    /// the guest gives or that its descriptor has.
     pub(super) fn attribute(
         &mut self,
         notification: &Notification,
@@ -158,29 +192,131 @@ impl Door {
         arguments: [u64; 6],
     ) -> Result<Verdict, i32> {
         const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
-        let name = memory::read_string(tid, arguments[1], 255).unwrap_or_default();
-        if !name.starts_with(b"system.posix_acl_") {
-            return EXECUTE;
-        }
-        let by_path = match number {
-            nr::FGETXATTR => nr::GETXATTR,
-            nr::FSETXATTR => nr::SETXATTR,
-            nr::FREMOVEXATTR => nr::REMOVEXATTR,
-            _ => return self.forward(notification, tid, pid, number, arguments, Then::Answer),
+        let (by_path, by_descriptor) = match number {
+            nr::FGETXATTR => (nr::GETXATTR, true),
+            nr::FSETXATTR => (nr::SETXATTR, true),
+            nr::FREMOVEXATTR => (nr::REMOVEXATTR, true),
+            number => (number, false),
         };
-        let link = std::fs::read_link(format!("/proc/{tid}/fd/{}", arguments[0] as u32));
-        let path = link.unwrap_or_default().into_os_string().into_encoded_bytes();
-        if !path.starts_with(b"/") || path.ends_with(b" (deleted)") {
+        if !self.is_deputys(tid, by_path, arguments[1]) {
             return EXECUTE;
         }
-        self.forward_named(
-            notification,
-            (tid, pid),
-            by_path,
-            arguments,
-            Some(path),
-            Then::Answer,
-        )
+        let path = match by_descriptor {
+            true => deputys_path(tid, arguments[0] as u32, vec![]),
+            false => match memory::read_string(tid, arguments[0], libc::PATH_MAX as usize - 1) {
+                Ok(path) => deputys_path(tid, libc::AT_FDCWD as u32, path),
+                Err(error) => return Err(errno(&error)),
+            },
+        };
+        match path {
+            Some(path) => self.forward_named(
+                notification,
+                (tid, pid),
+                by_path,
+                arguments,
+                Some(path),
+                Then::Answer,
+            ),
+            None => EXECUTE,
+        }
+    }
+
+    /// Whether an extended attribute is the deputy's to get, set or remove.
+    fn is_deputys(&self, tid: i32, number: u32, name: u64) -> bool {
+        let name = memory::read_string(tid, name, 255).unwrap_or_default();
+        let gets = matches!(number, nr::GETXATTR | nr::LGETXATTR);
+        if name.starts_with(b"system.posix_acl_") || name.starts_with(b"trusted.") {
+            true
+        } else if gets {
+            // The kernel shows a file's capabilities as those of a world that knows home's root.
+            name == b"security.capability" && self.shared.files.home.owners().is_some()
+        } else {
+            name.starts_with(b"security.")
+        }
+    }
+
+    /// The calls about extended attributes that take a directory, flags and a structure. It has the value's address, its size and
+    /// how it is to be set.
+    pub(super) fn attribute_at(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        number: u32,
+        arguments: &[u64; 6],
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
+        let &[directory, path, flags, name, structure, size] = arguments;
+        let flags = flags as i32;
+        let follows = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+        let by_path = match (number, follows) {
+            (nr::GETXATTRAT, true) => nr::GETXATTR,
+            (nr::GETXATTRAT, false) => nr::LGETXATTR,
+            (nr::SETXATTRAT, true) => nr::SETXATTR,
+            (nr::SETXATTRAT, false) => nr::LSETXATTR,
+            (_, true) => nr::REMOVEXATTR,
+            (_, false) => nr::LREMOVEXATTR,
+        };
+        if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0
+            || !self.is_deputys(tid, by_path, name)
+        {
+            return EXECUTE;
+        }
+        let mut value = [0; 16];
+        // What is wrong with the call, the kernel says best.
+        if number != nr::REMOVEXATTRAT
+            && (size != value.len() as u64 || memory::read(tid, structure, &mut value).is_err())
+        {
+            return EXECUTE;
+        }
+        let path = match memory::read_string(tid, path, libc::PATH_MAX as usize - 1) {
+            Ok(path) if !path.is_empty() || flags & libc::AT_EMPTY_PATH != 0 => path,
+            _ => return EXECUTE,
+        };
+        let Some(path) = deputys_path(tid, directory as u32, path) else {
+            return EXECUTE;
+        };
+        let [address, rest] = [&value[..8], &value[8..]].map(|half| {
+            let half = half.try_into().unwrap_or_default();
+            u64::from_ne_bytes(half)
+        });
+        let call = [0, name, address, rest & 0xffff_ffff, rest >> 32, 0];
+        self.forward_named(notification, (tid, pid), by_path, call, Some(path), Then::Answer)
+    }
+
+    /// `mknod` of a device, with these arguments and relative to a directory: no world's user may make one.
+    pub(super) fn make_device(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        directory: u32,
+        arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        let path = memory::read_string(tid, arguments[0], libc::PATH_MAX as usize - 1)
+            .ok()
+            .filter(|path| !path.is_empty())
+            .and_then(|path| deputys_path(tid, directory, path));
+        match path {
+            Some(_) => self.forward_named(notification, (tid, pid), nr::MKNOD, arguments, path, Then::Answer),
+            None => Ok(Verdict::Answer(Answer::Continue)),
+        }
+    }
+
+    /// `ioctl` that sets the flags of a file: no world's user may make one immutable, or change one that is.
+    pub(super) fn set_file_flags(
+        &mut self,
+        notification: &Notification,
+        (tid, pid): (i32, u32),
+        arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        if !self.shared.files.home.is_privileged() {
+            return Ok(Verdict::Answer(Answer::Continue));
+        }
+        match deputys_path(tid, arguments[0] as u32, vec![]) {
+            path @ Some(_) => {
+                self.forward_named(notification, (tid, pid), nr::IOCTL, arguments, path, Then::Answer)
+            }
+            None => Ok(Verdict::Answer(Answer::Continue)),
+        }
     }
 
     /// `getcwd`: the deputy's, unless the guest is in one of the few places that are the node's.

@@ -118,6 +118,8 @@ pub struct Home {
     mounted: Mutex<HashSet<u64>>,
     /// Owners, where the world cannot show them.
     owners: Option<Owners>,
+    /// The home user is root.
+    privileged: bool,
     /// The kernel can map files that it reads and writes past its cache.
     direct: AtomicBool,
     /// Open files through which nothing can be written: closing one tells home nothing.
@@ -136,6 +138,7 @@ impl Home {
                 Ids::Below(below) => Some(Owners::new(owner, Some(below))),
                 Ids::Single => Some(Owners::new(owner, None)),
             },
+            privileged: owner.0 == 0,
             direct: AtomicBool::new(false),
             readers: Mutex::default(),
             locked: Mutex::default(),
@@ -214,6 +217,11 @@ impl Home {
     /// Whether a guest may hold a lock, so that home must learn of closed files in good time.
     pub fn has_locks(&self) -> bool {
         !lock(&self.locked).is_empty()
+    }
+
+    /// Whether the home user may do what the node's kernel refuses to everybody in a world.
+    pub fn is_privileged(&self) -> bool {
+        self.privileged
     }
 
     /// The owners, if they have to be corrected.

@@ -266,9 +266,14 @@ impl Coherent {
                     question.map_or_else(|| means(request), |question| Means::Answer(question, asked));
                 let touched = Touched::by(request, &means, &state.kept);
                 back = state.touch(&touched);
+                let opcode = match request.opcode {
+                    // The lock of a directory, see `serve`.
+                    Opcode::Ioctl if request.header.opcode != Opcode::Ioctl as u32 => Opcode::SetLockWait,
+                    opcode => opcode,
+                };
                 let sent = Sent {
                     inner: header.pid,
-                    opcode: request.opcode,
+                    opcode,
                     node: header.node,
                     means,
                     touched,
@@ -519,7 +524,7 @@ impl Coherent {
         lock(&self.state)
             .sent
             .get(&unique)
-            .is_none_or(|sent| !matches!(sent.opcode, Opcode::SetLockWait | Opcode::Ioctl))
+            .is_none_or(|sent| sent.opcode != Opcode::SetLockWait)
     }
 
     /// Requests that home has not answered.
