@@ -192,9 +192,28 @@ static void devices(void) {
     close(directory);
 }
 
+// By descriptors, whose names are other ones in another root directory.
+static void inside_another_root(void) {
+    title("chroot");
+    MUST(mkdir("root", 0755));
+    write_file("root/f", "x");
+    int outside = MUST(open("d/g", O_RDONLY));
+    MUST(chdir("root"));
+    CALL(chroot("."));
+    int fd = MUST(open("f", O_RDONLY)), here = MUST(open(".", O_RDONLY | O_DIRECTORY));
+    char value[10];
+    CALL(fsetxattr(fd, "trusted.one", "inside", 6, 0));
+    CALL(fgetxattr(fd, "trusted.one", value, sizeof value));
+    CALL(getxattr("f", "trusted.one", value, sizeof value));
+    CALL(mknodat(here, "null", S_IFCHR | 0600, makedev(1, 3)));
+    print_device("null");
+    WORKS(fgetxattr(outside, "user.one", value, sizeof value));
+}
+
 int main(void) {
     attributes();
     capabilities();
     locked_files();
     devices();
+    inside_another_root();
 }

@@ -61,8 +61,11 @@ fn deputys_path(tid: i32, directory: u32, path: Vec<u8>) -> Option<Vec<u8>> {
     let whole = match base {
         None => path.clone(),
         Some(base) => {
-            let link = std::fs::read_link(format!("/proc/{tid}/{base}")).ok()?;
-            let link = link.into_os_string().into_vec();
+            let read = |entry: &str| std::fs::read_link(format!("/proc/{tid}/{entry}")).ok();
+            let (root, link) = (read("root")?, read(&base)?);
+            // The deputy's root directory is the guest's.
+            let inside = link.strip_prefix(root).ok()?;
+            let link = std::path::Path::new("/").join(inside).into_os_string().into_vec();
             match path.is_empty() {
                 true => link,
                 false => [&link, &b"/"[..], &path].concat(),
