@@ -172,6 +172,10 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Item<'_>>, WireError> {
         rest = after;
         let (node, number, errno) = (head.node.get(), head.number.get(), head.errno.get());
         let is_named = matches!(head.tag, TAG_NAME | TAG_EXTENDED);
+        let has_number = !matches!(head.tag, TAG_NAME | TAG_LINK | TAG_EXTENDED);
+        if !has_number && number != 0 {
+            return Err(malformed());
+        }
         if is_named == name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(&0) {
             return Err(malformed());
         }

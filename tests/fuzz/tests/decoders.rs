@@ -9,6 +9,7 @@ use afield_link::control::{
     DescriptorChange, HOME_INTERFACE, Held, Home, HomeClient, NODE_INTERFACE, Node, NodeClient, Statistics,
     dispatch_home, dispatch_node,
 };
+use afield_link::early::{self, Item, Question};
 use afield_link::frame::{self, Decoder, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use afield_link::invalidation::{self, Change};
 use afield_link::secure::Fingerprint;
@@ -180,6 +181,70 @@ fn contents_of_files() {
             contents::append(&mut again, &contents);
             assert_eq!(again, bytes);
             assert!(contents.size <= contents::FILE_BYTES_MAX);
+        }
+    });
+}
+
+#[test]
+fn early_answers() {
+    let name = |name| Question::Name { directory: 1, name };
+    let open = Question::Open {
+        node: 3,
+        executes: true,
+        directory: false,
+    };
+    let items = [
+        Item::Answer {
+            question: name(b"usr"),
+            result: Ok(&[7; 128]),
+        },
+        Item::Answer {
+            question: name(b"none"),
+            result: Err(2),
+        },
+        Item::Answer {
+            question: Question::Link { node: 2 },
+            result: Ok(b"target"),
+        },
+        Item::Answer {
+            question: open,
+            result: Ok(&[1; 16]),
+        },
+        Item::Answer {
+            question: Question::Access { node: 4, mask: 5 },
+            result: Ok(b""),
+        },
+        Item::Answer {
+            question: Question::Extended {
+                node: 5,
+                name: b"security.x",
+            },
+            result: Err(61),
+        },
+        Item::Pieces {
+            node: 3,
+            first: 0,
+            end: 7,
+        },
+        Item::Listing {
+            node: 6,
+            full: true,
+            entries: &[0; 200],
+        },
+    ];
+    let said = |items: &[Item<'_>]| {
+        let mut payload = Vec::new();
+        items.iter().for_each(|item| early::append(&mut payload, item));
+        payload
+    };
+    let good: Vec<_> = items
+        .chunks(1)
+        .map(said)
+        .chain([said(&items), Vec::new()])
+        .collect();
+    run(&good, |_, bytes| {
+        if let Ok(items) = early::decode(bytes) {
+            assert_eq!(said(&items), bytes);
         }
     });
 }

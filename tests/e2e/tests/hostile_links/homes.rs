@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use afield_link::carrier::{Carrier, Dial, Redial};
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
+use afield_link::early::{self, Item, Question};
 use afield_link::frame::Kind;
+use afield_link::invalidation::FOREVER_SECONDS;
 use afield_link::preamble::SessionId;
 use afield_link::resume::greeting::Greeting;
 use afield_link::resume::proof::Secret;
 use afield_link::resume::{Limits, ProtocolError};
 use afield_link::secure::Identity;
-use afield_link::stream::{self, Reader, Socket, Writer};
+use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::wire::{self, Hello, Welcome};
 use afield_rpc::endpoint::Endpoint;
 
@@ -134,6 +136,99 @@ fn session(scene: &Scene, identity: &Identity, hello: &Hello) -> (Reader, Writer
     assert_eq!(frame.kind, Kind::Welcome);
     let welcome = wire::decode(&frame.payload).unwrap();
     (reader, writer, welcome)
+}
+
+/// Whether a node goes on after it has been told this ahead of being asked.
+fn is_believed(scene: &Scene, identity: &Identity, epoch: u64, payload: &[u8]) -> bool {
+    let (mut reader, writer, welcome) = session(scene, identity, &hello(11, epoch));
+    assert_eq!(welcome.refusal, None);
+    let calls = Endpoint::new(writer.clone(), &[], &[&NODE_INTERFACE], &welcome.interfaces).unwrap();
+    writer.write_frame(Kind::Early, 0, &[payload]).unwrap();
+    let node = NodeClient::new(calls.remote(0));
+    let mut guests = match node.begin_guests() {
+        Ok(guests) => guests,
+        Err(_) => return false,
+    };
+    loop {
+        match reader.read_frame() {
+            Ok(frame) if frame.kind == Kind::Control => drop(calls.receive(&frame.payload).unwrap()),
+            Ok(_) => {}
+            Err(LinkError::Io(error)) => panic!("neither answered nor ended: {error}"),
+            Err(_) => return false,
+        }
+        if let Some(answer) = guests.poll() {
+            return answer.is_ok();
+        }
+    }
+}
+
+fn said(question: Question<'_>, result: Result<&[u8], i32>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    early::append(&mut payload, &Item::Answer { question, result });
+    payload
+}
+
+fn name(name: &[u8]) -> Question<'_> {
+    Question::Name { directory: 77, name }
+}
+
+/// Answers that nobody has asked for yet: what cannot be ends the session, what is only not true does no harm.
+#[test]
+fn answer_before_they_are_asked() {
+    let mut scene = Scene::new();
+    let identity = scene.admitted();
+    let open = |node| Question::Open {
+        node,
+        executes: false,
+        directory: false,
+    };
+    // Flags: kept in the cache; past the cache.
+    let [kept, direct] =
+        [2u8, 1].map(|flags| [[9, 0, 0, 0, 0, 0, 0, 0], [flags, 0, 0, 0, 0, 0, 0, 0]].concat());
+    let (mut listing, mut pieces) = (Vec::new(), Vec::new());
+    let entries = &[0xff; 300];
+    early::append(
+        &mut listing,
+        &Item::Listing {
+            node: 77,
+            full: true,
+            entries,
+        },
+    );
+    let (node, first, end) = (78, 0, 60_000);
+    early::append(&mut pieces, &Item::Pieces { node, first, end });
+    let impossible = [
+        vec![0],
+        [[0xaa; 64], [0; 64]].concat(),
+        said(name(b".."), Err(libc::ENOENT)),
+        said(name(b"a/b"), Err(libc::ENOENT)),
+        said(name(b"short"), Ok(b"entry")),
+        // Of a node, but valid for no time.
+        said(name(b"brief"), Ok(&[5; 128])),
+        said(name(b"odd"), Err(-1)),
+        said(Question::Link { node: 77 }, Ok(b"")),
+        said(Question::Link { node: u64::MAX }, Ok(b"of the node's own")),
+        said(open(77), Ok(&direct)),
+        said(open(77), Ok(&[&kept[..], b"garbage"].concat())),
+        said(Question::Access { node: 77, mask: 4 }, Ok(b"more")),
+        listing,
+    ];
+    for (at, payload) in impossible.iter().enumerate() {
+        assert!(!is_believed(&scene, &identity, 1 + at as u64, payload), "{at}");
+        scene.step();
+    }
+    // A name that is not there: an entry without a node, valid until further notice.
+    let mut absent = [0; 128];
+    absent[16..24].copy_from_slice(&FOREVER_SECONDS.to_ne_bytes());
+    let many: Vec<u8> = (0..3000)
+        .flat_map(|at| said(name(format!("name {at}").as_bytes()), Ok(&absent)))
+        .collect();
+    let twice = said(open(77), Ok(&kept)).repeat(2);
+    for (at, payload) in [many, twice, pieces].iter().enumerate() {
+        assert!(is_believed(&scene, &identity, 100 + at as u64, payload), "{at}");
+        scene.step();
+    }
+    scene.end();
 }
 
 /// What names another home's incarnation or guests means nothing in this home's session.
