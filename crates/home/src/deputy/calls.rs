@@ -158,6 +158,9 @@ impl Deputy {
 
 /// Sets the flags of a file that is named by a path: the deputy has not what the guest has open.
 fn set_file_flags(call: &mut Prepared) -> Result<i64, i32> {
+    /// `FS_IOC_GETFLAGS` and `FS_IOC_FSGETXATTR`.
+    const GET_FILE_FLAGS: u32 = 0x8008_6601;
+    const GET_FILE_ATTRIBUTES: u32 = 0x801c_581f;
     /// `FS_APPEND_FL` and `FS_IMMUTABLE_FL`.
     const LOCKS_FLAGS: u32 = 0x30;
     /// `FS_XFLAG_APPEND` and `FS_XFLAG_IMMUTABLE`.
@@ -166,14 +169,21 @@ fn set_file_flags(call: &mut Prepared) -> Result<i64, i32> {
     let open = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| errno.raw_os_error())?;
     let command = call.register(1) as u32;
-    let locks = match command {
-        SET_FILE_FLAGS => LOCKS_FLAGS,
-        _ => LOCKS_ATTRIBUTES,
+    let (read, locks) = match command {
+        SET_FILE_FLAGS => (GET_FILE_FLAGS, LOCKS_FLAGS),
+        _ => (GET_FILE_ATTRIBUTES, LOCKS_ATTRIBUTES),
     };
+    let locks = |flags: &[u8]| {
+        let flags = flags.first_chunk().map(|flags| u32::from_ne_bytes(*flags));
+        flags.is_some_and(|flags| flags & locks != 0)
+    };
+    let control =
+        |command, memory: &mut [u8]| object::control(&Flag::default(), file.as_fd(), command, 0, memory);
     let argument = call.memory(2).ok_or(libc::EFAULT)?;
-    let locks = argument
-        .first_chunk()
-        .is_some_and(|flags| u32::from_ne_bytes(*flags) & locks != 0);
+    // Room for either structure, and for the "long" that one of them is called.
+    let mut before = [0; 32];
+    control(read, &mut before)?;
+    let result = control(command, argument)?;
     // The kernel tells nobody of the file's new time. It does tell of a mode that is set, be it the same, which is not possible while the
     // file is locked.
     let tell = || {
@@ -181,12 +191,14 @@ fn set_file_flags(call: &mut Prepared) -> Result<i64, i32> {
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(stat.st_mode));
         }
     };
-    if locks {
-        tell();
-    }
-    let result = object::control(&Flag::default(), file.as_fd(), command, 0, argument)?;
-    if !locks {
-        tell();
+    match (locks(&before), locks(argument)) {
+        (_, false) => tell(),
+        (false, true) if control(command, &mut before).is_ok() => {
+            tell();
+            control(command, argument)?;
+        }
+        // It stays locked, and its time unknown elsewhere.
+        _ => {}
     }
     Ok(result)
 }
