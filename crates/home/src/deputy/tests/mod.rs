@@ -246,11 +246,12 @@ impl Fake {
     /// The open descriptors: number, and what `/proc` calls it.
     fn descriptors(&self) -> BTreeMap<i32, String> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
-        let described = entries.map(|entry| {
+        let described = entries.filter_map(|entry| {
             let entry = entry.unwrap();
-            let what = std::fs::read_link(entry.path()).unwrap();
+            // It may have been closed meanwhile.
+            let what = std::fs::read_link(entry.path()).ok()?;
             let number = entry.file_name().to_str().unwrap().parse().unwrap();
-            (number, what.to_str().unwrap().to_owned())
+            Some((number, what.to_str().unwrap().to_owned()))
         });
         described.collect()
     }
