@@ -48,6 +48,8 @@ static void attributes(void) {
     CALL(lremovexattr("l", "trusted.two"));
     CALL(setxattr("d", "trusted.two", "d", 1, 0));
     CALL(setxattr("nosuch", "trusted.two", "d", 1, 0));
+    CALL(setxattr("", "trusted.two", "d", 1, 0));
+    CALL(getxattr("", "system.posix_acl_access", value, sizeof value));
     CALL(setxattr("f", "security.other", "s", 1, 0));
     CALL(getxattr("f", "security.other", value, sizeof value));
     CALL(setxattr("f", "trusted.", "s", 1, 0));

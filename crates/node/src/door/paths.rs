@@ -207,6 +207,8 @@ impl Door {
         let path = match by_descriptor {
             true => deputys_path(tid, arguments[0] as u32, vec![]),
             false => match memory::read_string(tid, arguments[0], libc::PATH_MAX as usize - 1) {
+                // It is the working directory to `deputys_path`, and nothing to the kernel.
+                Ok(path) if path.is_empty() => return Err(libc::ENOENT),
                 Ok(path) => deputys_path(tid, libc::AT_FDCWD as u32, path),
                 Err(error) => return Err(errno(&error)),
             },
