@@ -9,6 +9,8 @@
 //! * [`trust`]: the nodes that this home trusts, and the keys by which it knows them.
 
 pub mod agent;
+#[cfg(test)]
+mod beside;
 mod channel;
 pub mod coherence;
 pub mod deputy;

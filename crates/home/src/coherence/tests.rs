@@ -12,6 +12,7 @@ use afield_link::ahead::Ahead;
 use afield_link::invalidation::decode;
 
 use super::*;
+use crate::beside;
 
 /// What a test's node knows: ways to its nodes.
 #[derive(Default)]
@@ -110,16 +111,17 @@ impl Home {
 
     /// Has another process do something in the directory.
     fn foreign(&self, script: &str) {
-        let status = Command::new("sh")
-            .args(["-ec", script])
-            .current_dir(&self.directory)
-            .status()
-            .unwrap();
+        let status = beside::run(
+            Command::new("sh")
+                .args(["-ec", script])
+                .current_dir(&self.directory),
+        )
+        .unwrap();
         assert!(status.success(), "{script}");
     }
 
     fn make(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
+        beside::write(&self.path(name), text);
     }
 }
 
@@ -270,13 +272,14 @@ impl Storer {
     fn of(home: &Home, name: &str) -> Self {
         let script = "import mmap,sys,os\nf=os.open(sys.argv[1],os.O_RDWR)\nm=mmap.mmap(f,4)\nos.close(f)\nprint(flush=True)\n\
             for line in sys.stdin:\n m[0:1]=b'x'\n print(flush=True)\n";
-        let child = Command::new("python3")
-            .args(["-c", script])
-            .arg(home.path(name))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = beside::start(
+            Command::new("python3")
+                .args(["-c", script])
+                .arg(home.path(name))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped()),
+        )
+        .unwrap();
         let mut storer = Self(child);
         storer.answer();
         storer
@@ -376,13 +379,14 @@ fn own_writers_are_told_from_others() {
     drop(file);
     let mark = home.session.watch(2, libc::S_IFREG, on, open.as_fd()).unwrap();
     assert_eq!(home.session.settle_own_writer(&mark, open.as_fd()), Writers::None);
-    let storer = Command::new("sh")
-        .args(["-c", "exec 3>> file; echo; read line"])
-        .current_dir(&home.directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let storer = beside::start(
+        Command::new("sh")
+            .args(["-c", "exec 3>> file; echo; read line"])
+            .current_dir(&home.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped()),
+    )
+    .unwrap();
     let mut storer = Storer(storer);
     storer.answer();
     home.told();
@@ -469,11 +473,12 @@ fn an_overflow_is_everything() {
         return;
     }
     let script = format!("import os\nfor n in range({}): os.mkfifo(str(n))", max + 10);
-    let status = Command::new("python3")
-        .args(["-c", &script])
-        .current_dir(&home.directory)
-        .status()
-        .unwrap();
+    let status = beside::run(
+        Command::new("python3")
+            .args(["-c", &script])
+            .current_dir(&home.directory),
+    )
+    .unwrap();
     assert!(status.success());
     assert_eq!(home.told(), [Told::Everything]);
     assert!(!mark.is_alive());
@@ -518,11 +523,12 @@ fn another_mount_of_it_changes_the_same_file() {
     home.watch(3, ".");
     home.told();
     let script = "mount --bind . mounted && echo x > mounted/file && echo > mounted/new";
-    let status = Command::new("unshare")
-        .args(["-rm", "sh", "-ec", script])
-        .current_dir(&home.directory)
-        .stderr(Stdio::null())
-        .status();
+    let status = beside::run(
+        Command::new("unshare")
+            .args(["-rm", "sh", "-ec", script])
+            .current_dir(&home.directory)
+            .stderr(Stdio::null()),
+    );
     if !status.is_ok_and(|status| status.success()) {
         eprintln!("not tested: no mounts in a user namespace");
         return;

@@ -176,7 +176,7 @@ mod tests {
                 while !quit.load(Ordering::SeqCst) {
                     let now = round.load(Ordering::SeqCst);
                     if now == done.load(Ordering::SeqCst) {
-                        std::hint::spin_loop();
+                        std::thread::yield_now();
                         continue;
                     }
                     loop {

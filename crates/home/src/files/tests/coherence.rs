@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::super::FileService;
 use super::{Client, encode, record, z};
+use crate::beside;
 use crate::coherence::Coherence;
 
 const KEEP: u32 = open_reply_flag::KEEP_CACHE;
@@ -60,11 +61,12 @@ fn text(payload: &[u8]) -> Vec<String> {
 }
 
 fn foreign(client: &Client, script: &str) {
-    let status = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(&client.home.0)
-        .status()
-        .unwrap();
+    let status = beside::run(
+        Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(&client.home.0),
+    )
+    .unwrap();
     assert!(status.success(), "{script}");
 }
 
@@ -81,7 +83,7 @@ fn attributes(client: &Client, node: u64) -> AttributesReply {
 #[test]
 fn what_is_watched_is_valid_until_further_notice() {
     let client = keeping();
-    fs::write(client.path("file"), "text").unwrap();
+    beside::write(&client.path("file"), "text");
     fs::create_dir(client.path("d")).unwrap();
     symlink("x", client.path("link")).unwrap();
     for name in ["file", "d", "link"] {
@@ -120,7 +122,7 @@ fn what_is_watched_is_valid_until_further_notice() {
 #[test]
 fn without_a_registry_nothing_is_valid() {
     let client = Client::new();
-    fs::write(client.path("file"), "text").unwrap();
+    beside::write(&client.path("file"), "text");
     let entry = client.lookup(ROOT_NODE, "file").unwrap();
     assert_eq!((entry.entry_valid, entry.attributes_valid), (0, 0));
     assert_eq!(client.lookup(ROOT_NODE, "nothing"), Err(libc::ENOENT));
@@ -148,8 +150,8 @@ fn files_without_events_are_not_valid() {
 #[test]
 fn what_is_listed_is_watched() {
     let client = keeping();
-    fs::write(client.path("one"), "1").unwrap();
-    fs::write(client.path("two"), "22").unwrap();
+    beside::write(&client.path("one"), "1");
+    beside::write(&client.path("two"), "22");
     let opened = client.open_directory(ROOT_NODE).unwrap();
     let request = ReadRequest {
         handle: opened.handle,
@@ -225,7 +227,7 @@ fn a_client_knows_of_its_own_changes_and_others_are_told() {
 #[test]
 fn an_answer_that_was_overtaken_is_followed_by_what_overtook_it() {
     let client = keeping();
-    fs::write(client.path("file"), "text").unwrap();
+    beside::write(&client.path("file"), "text");
     let node = client.node("file");
     let request = encode(
         Opcode::GetAttributes as u32,
@@ -249,18 +251,19 @@ fn an_answer_that_was_overtaken_is_followed_by_what_overtook_it() {
 #[test]
 fn what_is_read_of_a_file_that_others_can_store_into_is_not_kept_for_long() {
     let client = keeping();
-    fs::write(client.path("file"), "text").unwrap();
+    beside::write(&client.path("file"), "text");
     let node = client.node("file");
     let open: OpenReply = client.open(node, libc::O_RDONLY).unwrap();
     assert_eq!(open.open_flags & KEEP, KEEP);
     let script = "import mmap,os\nf=os.open('file',os.O_RDWR)\nm=mmap.mmap(f,4)\nos.close(f)\nprint(flush=True)\nimport sys\nsys.stdin.read()\n";
-    let mut storer = Command::new("python3")
-        .args(["-c", script])
-        .current_dir(&client.home.0)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut storer = beside::start(
+        Command::new("python3")
+            .args(["-c", script])
+            .current_dir(&client.home.0)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped()),
+    )
+    .unwrap();
     let mut byte = [0];
     std::io::Read::read_exact(storer.stdout.as_mut().unwrap(), &mut byte).unwrap();
     assert_eq!(told(&client), [format!("{node} contents")]);
@@ -301,7 +304,7 @@ fn what_is_read_of_a_file_that_others_can_store_into_is_not_kept_for_long() {
 fn what_is_forgotten_is_not_watched() {
     let client = keeping();
     for name in ["a", "b"] {
-        fs::write(client.path(name), "").unwrap();
+        beside::write(&client.path(name), "");
     }
     let (a, b) = (client.node("a"), client.node("b"));
     client.forget(a, 1);
@@ -317,7 +320,7 @@ fn what_is_forgotten_is_not_watched() {
 fn names_in_a_directory_that_not_all_may_search_are_the_callers_own() {
     let client = keeping();
     fs::create_dir(client.path("d")).unwrap();
-    fs::write(client.path("d/file"), "").unwrap();
+    beside::write(&client.path("d/file"), "");
     fs::set_permissions(client.path("d"), fs::Permissions::from_mode(0o700)).unwrap();
     let d = client.node("d");
     // As long as all guests are the service's own user.
