@@ -160,7 +160,11 @@ impl Spawner {
 
         // The end of the channel is its execve.
         match ours.read(&mut tag) {
-            Ok(0) => Ok(()),
+            Ok(0) => {
+                // Or its end.
+                self.shared.orders.give(Order::Executing { pid: spawn.pid });
+                Ok(())
+            }
             Ok(_) => Err(said_failure(&mut ours, tag[0] == b'E')),
             Err(error) => Err(step("execve")(error)),
         }
@@ -204,6 +208,10 @@ fn said_failure(channel: &mut UnixStream, said: bool) -> SpawnError {
     if said && let Err(error) = channel.take(4096).read_to_end(&mut text) {
         debug!("a guest's last words: {error}");
     }
-    afield_link::wire::decode(&text)
-        .unwrap_or_else(|_| failure("the guest died while it was being prepared", libc::EIO))
+    afield_link::wire::decode(&text).unwrap_or_else(|_| died())
+}
+
+/// Somebody has killed a guest before it was one.
+pub fn died() -> SpawnError {
+    failure("the guest died while it was being prepared", libc::EIO)
 }

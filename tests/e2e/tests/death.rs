@@ -8,6 +8,7 @@ use afield_e2e::{Arena, Ended, Mode, Process, Random, modes, need};
 
 modes! {
     fifty_kills in kills_at_random;
+    as_they_begin in guest_killed_as_it_begins;
     newcomers in jobs_in_a_dying_world;
     words in session_killed_under_children;
     stops in agent_stopped_after_a_job;
@@ -182,6 +183,54 @@ fn starts(mode: Mode) {
         assert!(left.is_empty(), "round {round}: {left:?}");
         arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
     }
+    arena.expect_clean();
+}
+
+/// A guest that is killed before it is one, while it is being prepared or executes its program, is no job that nobody hears of.
+fn as_they_begin(mode: Mode) {
+    let mut random = Random::seeded(&format!("as_they_begin {mode:?}"));
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    let mut hits = [0; 2];
+    for round in 0..40 {
+        let job = arena.start(&arena.afield_script("exec sleep 1000"));
+        let pid = job.pid();
+        let until = Instant::now() + Duration::from_secs(20);
+        let guest = loop {
+            let all = arena.watch().all();
+            if let Some(guest) = all.into_iter().find(|process| process.inner_pid == Some(pid)) {
+                break guest;
+            }
+            assert!(Instant::now() < until, "round {round}: no guest");
+        };
+        let moment = Duration::from_micros(random.below(8_000));
+        let until = Instant::now() + moment;
+        while Instant::now() < until {
+            std::thread::yield_now();
+        }
+        guest.kill();
+        let outcome = job.wait();
+        let what = format!(
+            "round {round}, after {moment:?}: {}\n{}",
+            outcome.ended,
+            outcome.message()
+        );
+        assert!(
+            outcome.trouble.is_empty(),
+            "{what}\n{}",
+            outcome.trouble.join("\n")
+        );
+        let was_guest = match outcome.ended {
+            Ended::Signal { number: 9, .. } => true,
+            Ended::Exit(125) => {
+                assert!(outcome.message().contains("afield: "), "{what}");
+                false
+            }
+            _ => panic!("{what}"),
+        };
+        hits[usize::from(was_guest)] += 1;
+    }
+    println!("before they were guests, and as guests: {hits:?}");
     arena.expect_clean();
 }
 

@@ -32,6 +32,7 @@ pub use truths::Truths;
 
 use crate::admission::Seat;
 use crate::session::Shared;
+use crate::spawner;
 use crate::sys::ptrace::{self, Registers, Waited};
 
 /// What the tracer knows of a thread.
@@ -96,6 +97,8 @@ struct Process {
     held: bool,
     /// It has executed its program; before that, its end is not a guest's end.
     executed: bool,
+    /// Whoever has prepared it has nothing more to tell home of it.
+    executing: bool,
     /// It is to be ended as soon as it is there.
     killed: bool,
     /// Signals that came before it had executed its program, or was there at all.
@@ -206,6 +209,10 @@ impl Tracer {
             Order::Unexpect { pid } => {
                 self.unborn.remove(&pid);
             }
+            Order::Executing { pid } => match self.processes.get_mut(&pid) {
+                Some(process) => process.executing = true,
+                None => self.killed_at_its_start(pid),
+            },
             Order::Seize {
                 pid,
                 tid,
@@ -431,15 +438,20 @@ impl Tracer {
         }
         self.shared.guests.lock().remove_process(thread.pid);
         self.shared.truths.forget(thread.pid);
-        let executed = self
-            .processes
-            .remove(&thread.pid)
-            .is_some_and(|process| process.executed);
-        if executed {
-            let pid = thread.pid;
-            self.settle_files();
-            self.tell(self.shared.home.exit(pid, status, usage_of(&usage)));
+        let pid = thread.pid;
+        match self.processes.remove(&pid) {
+            Some(process) if process.executed => {
+                self.settle_files();
+                self.tell(self.shared.home.exit(pid, status, usage_of(&usage)));
+            }
+            Some(process) if process.executing => self.killed_at_its_start(pid),
+            _ => {}
         }
+    }
+
+    /// Somebody has killed a guest before it had executed its program. Not if home knows that it has.
+    fn killed_at_its_start(&self, pid: u32) {
+        self.shared.started(pid, Err(spawner::died()));
     }
 
     /// Home learns what guests have closed before it learns what the tracer has to say.

@@ -22,6 +22,8 @@ pub enum Order {
     Expect { pid: u32 },
     /// It could not be started.
     Unexpect { pid: u32 },
+    /// It is executing its program, or has ended in that: nobody else will tell home of it.
+    Executing { pid: u32 },
     /// Trace this process, which init has just made.
     Seize {
         pid: u32,
