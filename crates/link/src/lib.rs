@@ -1,5 +1,6 @@
 //! The link between a home and a node: one ordered stream of frames.
 //!
+//! * [`aftermath`]: what a change has left, behind the reply to it.
 //! * [`ahead`]: what goes before and after frames, found out where they get their order.
 //! * [`carrier`]: a session on connections that come and go: the transport around [`resume`].
 //! * [`contents`]: what home says of a file's contents, for nodes that keep them.
@@ -19,6 +20,7 @@
 //! Order is the contract. Both ends hand frames to the stream in the order in which things happened, and handle
 //! them in the order in which they arrive; coherence (what was written before is seen before) rests on this.
 
+pub mod aftermath;
 pub mod ahead;
 pub mod byte_stream;
 pub mod carrier;
@@ -37,4 +39,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;

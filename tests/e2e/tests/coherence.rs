@@ -47,6 +47,82 @@ while True:
 END
 "#;
 
+/// A guest that changes files as it is told, and looks at them; and home, which looks as well and says what is not the same.
+const AFTER: &str = r#"
+cat > see.py <<'END'
+import os
+def look(name):
+    try: s = os.lstat(name)
+    except OSError as e: return type(e).__name__
+    return [s.st_mode, s.st_nlink, s.st_uid, s.st_size, s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns]
+def see(): return {n: look(n) for n in ('w', 'w/d', 'w/f', 'w/g', 'w/d/f', 'w/l', 'w/new')}
+END
+cat > g.py <<'END'
+import os, sys, json, mmap, threading
+from see import see
+open_files = {}
+for line in sys.stdin:
+    try: exec(line)
+    except OSError as e: pass
+    print(json.dumps([see(), see()]), flush=True)
+END
+cat > h.py <<'END'
+import os, subprocess, json
+from see import see
+steps = """
+os.mkdir('w'); os.mkdir('w/d')
+f = open('w/f', 'w'); f.write('one')
+f.flush()
+f.close()
+f = open('w/f', 'a+b', buffering=0); f.write(b'two')
+f.seek(0); print(f.read(), file=sys.stderr)
+f.write(b'three'); f.seek(0); print(f.read(), file=sys.stderr)
+f.truncate(5); f.seek(0, 2); print(f.tell(), file=sys.stderr)
+f.close()
+f = open('w/f', 'r+b', buffering=0); f.seek(3); f.write(b'0123456789'); f.seek(1); print(f.read(4), f.seek(0, 2), file=sys.stderr)
+f.seek(9000); f.write(b'far'); f.seek(8000); print(len(f.read()), file=sys.stderr); f.seek(100); f.write(b'z'); f.seek(90); print(f.read(20), file=sys.stderr)
+os.fsync(f.fileno())
+m = mmap.mmap(f.fileno(), 0); m[2:4] = b'MM'; m.flush(); m.close()
+f.close(); print(open('w/f', 'rb').read()[:9], file=sys.stderr)
+os.link('w/f', 'w/g')
+os.rename('w/f', 'w/g')
+os.rename('w/f', 'w/d/f')
+os.unlink('w/g')
+os.symlink('d/f', 'w/l')
+os.readlink('w/l')
+open('w/l', 'w').write('by the link')
+open('w/l').read()
+os.listdir('w'); os.listdir('w/d')
+open('w/new', 'x').close()
+open('w/new', 'x')
+os.unlink('w/new')
+open('w/new')
+open('w/new', 'w').write('again')
+os.chmod('w/new', 0o600)
+os.utime('w/new', (1, 2))
+open('w/new').read()
+os.setxattr('w/new', 'user.a', b'b')
+os.removexattr('w/new', 'user.a')
+os.replace('w/new', 'w/d/f')
+os.mkdir('w/new'); os.rmdir('w/new')
+os.truncate('w/d/f', 2)
+os.posix_fallocate(os.open('w/d/f', os.O_RDWR), 0, 100)
+t = [threading.Thread(target=lambda i=i: [(open(f'w/d/{i}.{k}', 'w').write('x' * k), os.stat('w/d'), os.rename(f'w/d/{i}.{k}', f'w/d/n{i}'), os.stat('w/d'), os.unlink(f'w/d/n{i}')) for k in range(40)]) for i in range(4)]; [x.start() for x in t]; [x.join() for x in t]
+t = [threading.Thread(target=lambda i=i: [(os.pwrite(1000, b'y' * 10, i * 1000 + k * 10), os.pread(1000, 20, i * 1000), os.fstat(1000)) for k in range(40)]) for i in range(4)]; os.dup2(os.open('w/d/f', os.O_RDWR), 1000); [x.start() for x in t]; [x.join() for x in t]; print(os.lseek(1000, 0, 2), file=sys.stderr); os.close(1000)
+os.unlink('w/d/f')
+""".strip().split('\n')
+g = subprocess.Popen(os.environ['AF'].split() + ['python3', 'g.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+for step in steps:
+    g.stdin.write(step + '\n')
+    seen, home = json.loads(g.stdout.readline()), see()
+    for one in seen:
+        for name in one:
+            if one[name] != home[name]: print(step, name, one[name], home[name])
+print(len(steps))
+g.stdin.close(); g.wait()
+END
+"#;
+
 /// Home changes what the guest has looked at, in the way of `changes`, which are separated by `;;`.
 fn home_changes(changes: &str) -> Case {
     let steps: String = changes
@@ -75,6 +151,8 @@ user_cases! {
     told_by_a_socket: Case::home("cat > s.py <<'END'\nimport socket,os,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\nif sys.argv[1]=='home':\n  s.bind('sock'); s.listen(); c=s.accept()[0]\n  for i in range(40):\n    open('n','w').write(str(i)); os.rename('n','v%d'%(i%3)); open('w','a').write('x')\n    if i%2: os.unlink('v%d'%((i+1)%3)) if os.path.exists('v%d'%((i+1)%3)) else None\n    c.send(b'x'); print(c.recv(9999).decode())\nelse:\n  s.connect('sock')\n  while s.recv(9):\n    s.send(repr([open('v%d'%i).read() if os.path.exists('v%d'%i) else None for i in range(3)]+[os.stat('w').st_size,sorted(n for n in os.listdir('.') if n[0]=='v')]).encode())\nEND\npython3 s.py home & until [ -S sock ]; do sleep 0.02; done; $AF python3 s.py guest; wait");
     guest_changes: Case::home("cat > g.py <<'END'\nimport os,sys\nr,w=os.fdopen(0),os.fdopen(1,'w',1)\nfor line in r:\n  try: exec(line)\n  except OSError as e: print(type(e).__name__,file=w,flush=True); continue\n  print('ok',file=w,flush=True)\nEND\ncat > h.py <<'END'\nimport os,subprocess\ng=subprocess.Popen(os.environ['AF'].split()+['python3','g.py'],stdin=subprocess.PIPE,stdout=subprocess.PIPE,text=True,bufsize=1)\ndef see():\n  for n in 'f','g','d','d/x','l': print(n, os.path.lexists(n) and (oct(os.lstat(n).st_mode), os.lstat(n).st_nlink if n!='d' else 0, os.lstat(n).st_size if n!='d' else 0), end=' ')\n  print(sorted(os.listdir('.')), open('f').read() if os.path.isfile('f') else None)\nfor c in ['open(\"f\",\"w\").write(\"a\")','os.link(\"f\",\"g\")','open(\"g\",\"a\").write(\"bc\")','os.truncate(\"f\",2)','os.chmod(\"f\",0o600)','os.unlink(\"f\")','os.rename(\"g\",\"f\")','os.mkdir(\"d\")','os.rename(\"f\",\"d/x\")','os.rmdir(\"d\")','os.symlink(\"d/x\",\"l\")','open(\"l\",\"a\").write(\"link\")','os.replace(\"d/x\",\"f\")','os.unlink(\"l\")','os.rmdir(\"d\")','open(\"f\",\"r+\").write(\"Z\")']:\n  g.stdin.write(c+'\\n'); print(c, g.stdout.readline().strip()); see(); see()\ng.stdin.close(); g.wait()\nEND\npython3 h.py");
     modes_of_opening: Case::guest("cat > m.py <<'END'\nimport os,mmap\ndef rd(p='f'):\n  with open(p,'rb') as f: return f.read()\nopen('f','w').write('abc'); print(rd(),rd())\na=os.open('f',os.O_RDWR|os.O_APPEND); os.write(a,b'def'); print(rd(),os.stat('f').st_size)\nb=os.open('f',os.O_RDONLY); print(os.read(b,3)); os.write(a,b'ghi'); print(os.read(b,99))\nt=os.open('f',os.O_WRONLY|os.O_TRUNC); print(rd(),os.fstat(b).st_size); os.write(t,b'0123456789'); print(rd())\ntry: os.open('f',os.O_CREAT|os.O_EXCL)\nexcept FileExistsError: print('exists')\nm=mmap.mmap(os.open('f',os.O_RDWR),10); print(m[:]); os.pwrite(t,b'X',3); print(m[:],rd()); m[5]=89; print(rd(), os.pread(b,10,0)); m.flush(); print(rd())\nos.ftruncate(t,4); print(rd(),os.stat('f').st_size); os.pwrite(t,b'end',8); print(rd())\nos.unlink('f'); print(os.path.exists('f'),os.fstat(b).st_nlink,os.pread(b,99,0)); open('f','w').write('new'); print(rd(),os.pread(b,2,0))\nos.rename('f','g'); print(os.path.exists('f'),rd('g')); os.mkdir('f'); print(os.path.isdir('f')); os.rmdir('f')\nimport fcntl\nx=open('g'); y=open('g'); fcntl.flock(x,fcntl.LOCK_EX)\ntry: fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nx.close(); fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('free',y.read())\nd=os.open('.',os.O_RDONLY); e=os.open('.',os.O_RDONLY); fcntl.flock(d,fcntl.LOCK_EX)\ntry: fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nos.close(d); fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print(sorted(os.listdir(e)))\nEND\npython3 m.py; python3 m.py");
+    /// After each of its own changes, and after reading what it has changed, a guest sees the attributes that home has.
+    attributes_after_changes: Case::home("python3 h.py; rm -rf w __pycache__").setup(AFTER).tools(&["python3"]).seconds(60);
     working_directories: home_changes("say 'cd d; pwd; ls'; mv d dd; say 'pwd -P; ls; cat g; cd ..; ls d dd; cd dd; pwd -P'; mv dd d; say 'cd ..; pwd -P'");
     /// Files that home opens all the time, any of which may be for writing: a program that needs parts of several at a time gets on.
     opened_all_the_time: Case::home("python3 opener.py & until [ -e up ]; do sleep 0.01; done; for i in 1 2 3 4 5; do $AF ./compare a b c d || echo $?; done; kill $!; wait; rm up").setup(COMPARE).tools(&["cc", "python3"]).seconds(60);

@@ -21,10 +21,10 @@ const TREE: &str = "mkfifo go; mkdir tree; cd tree; for i in $(seq 20); do mkdir
 
 /// A command, and how often it may ask home when it runs for the third time: for what was not there or may have changed, and for changes.
 const COMMANDS: &[(&str, u64, u64)] = &[
-    ("python3 -c pass", 60, 8),
-    ("git -C tree status", 60, 12),
-    ("grep -r --exclude-dir=.git nosuch tree", 60, 8),
-    ("gcc -c a.c", 100, 20),
+    ("python3 -c pass", 3, 0),
+    ("git -C tree status", 4, 4),
+    ("grep -r --exclude-dir=.git nosuch tree", 7, 0),
+    ("gcc -c a.c", 9, 7),
 ];
 
 fn trips(arena: &Arena, pid: i32) -> Value {

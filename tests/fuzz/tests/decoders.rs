@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use afield_fuzz::{Random, run};
+use afield_link::aftermath::{self, AFTER_MAX, After, NAMES, PLAIN};
 use afield_link::contents::{self, Contents, Told, hash};
 use afield_link::control::{
     DescriptorChange, HOME_INTERFACE, Held, Home, HomeClient, NODE_INTERFACE, Node, NodeClient, Statistics,
@@ -245,6 +246,29 @@ fn early_answers() {
     run(&good, |_, bytes| {
         if let Ok(items) = early::decode(bytes) {
             assert_eq!(said(&items), bytes);
+        }
+    });
+}
+
+#[test]
+fn what_changes_have_left() {
+    let one = |node, flags| After {
+        node,
+        flags,
+        ..After::default()
+    };
+    let lists = [
+        vec![],
+        vec![one(1, NAMES)],
+        vec![one(1, NAMES), one(9, PLAIN)],
+        vec![one(1, 0), one(2, NAMES), one(3, 0)],
+    ];
+    let said = |list: &[After]| list.iter().flat_map(|after| after.as_bytes().to_vec()).collect();
+    let good: Vec<Vec<u8>> = lists.iter().map(|list| said(list)).collect();
+    run(&good, |_, bytes| {
+        if let Ok(list) = aftermath::decode(bytes) {
+            assert!(list.len() <= AFTER_MAX);
+            assert_eq!(said(&list), bytes);
         }
     });
 }

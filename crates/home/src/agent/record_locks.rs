@@ -7,8 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use afield_abi::fuse::ReplyHeader;
 use afield_link::ahead::Answer;
 use afield_link::frame::Kind;
+
+use zerocopy::FromBytes;
 
 use super::deputies::DeputyEntry;
 use super::lock;
@@ -100,16 +103,7 @@ impl Session {
                 self.answered(id);
                 Ok(())
             }
-            Outcome::Reply => {
-                self.answered(id);
-                let answer = Answer {
-                    about: promise.and_then(|promise| promise.about()),
-                    behind: &mut |payload: &mut Vec<u8>| self.files.behind(promise, payload),
-                };
-                Ok(self
-                    .writer
-                    .write_data_then(asker, Kind::FileReply, id, &[&reply], answer)?)
-            }
+            Outcome::Reply => self.reply_then(id, asker, &reply, promise),
             Outcome::RecordLock {
                 unique,
                 pid,
@@ -128,7 +122,7 @@ impl Session {
             }
             Outcome::Flush { pid, node, owner: _ } => {
                 let Some(deputy) = self.deputy(pid) else {
-                    return self.reply_file(id, &reply);
+                    return self.reply_then(id, asker, &reply, promise);
                 };
                 let held = {
                     let mut status = lock(&deputy.status);
@@ -137,12 +131,13 @@ impl Session {
                     before != status.lock_files.len()
                 };
                 if !held {
-                    return self.reply_file(id, &reply);
+                    return self.reply_then(id, asker, &reply, promise);
                 }
                 self.answered(id);
                 let waiting = Waiting::Flush {
                     deputy: Arc::clone(&deputy),
-                    reply,
+                    // What is left now may not be when the deputy has answered.
+                    reply: without_aftermath(reply),
                 };
                 self.expect(id, Outstanding::File(waiting))?;
                 self.tell(&deputy, id, &ToDeputy::Unlock { node }, None)
@@ -167,6 +162,24 @@ impl Session {
             }
             Outcome::Wait(wait) => self.begin_wait(id, wait),
         }
+    }
+
+    /// The reply, with what has changed while it was made.
+    fn reply_then(
+        &self,
+        id: u64,
+        asker: u32,
+        reply: &[u8],
+        promise: Option<Promise>,
+    ) -> Result<(), SessionError> {
+        self.answered(id);
+        let answer = Answer {
+            about: promise.and_then(|promise| promise.about()),
+            behind: &mut |payload: &mut Vec<u8>| self.files.behind(promise, payload),
+        };
+        Ok(self
+            .writer
+            .write_data_then(asker, Kind::FileReply, id, &[reply], answer)?)
     }
 
     fn reply_file(&self, id: u64, reply: &[u8]) -> Result<(), SessionError> {
@@ -318,4 +331,10 @@ impl Session {
             None => Ok(()),
         }
     }
+}
+
+fn without_aftermath(mut reply: Vec<u8>) -> Vec<u8> {
+    let length = ReplyHeader::read_from_prefix(&reply).map_or(0, |(header, _)| header.length);
+    reply.truncate(length as usize);
+    reply
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use afield_abi::errno;
-use afield_abi::fuse::{Opcode, RequestHeader};
+use afield_abi::fuse::{Opcode, ReplyHeader, RequestHeader};
 use afield_abi::syscalls::{self, Arg, nr};
 use afield_link::control::dispatch_home;
 use afield_link::frame::{FILE_ID, Frame, Kind};
@@ -20,7 +20,7 @@ use super::lock;
 use super::record_locks::Waiting;
 use super::server::Server;
 use super::session::{Outstanding, Session, SessionError};
-use super::trips::{Operation, cause_of_file};
+use super::trips::{Cause, Operation, cause_of_file};
 use crate::messages::ToDeputy;
 
 /// Most calls of one job of which its user is told.
@@ -128,6 +128,9 @@ impl Session {
             return;
         };
         if let Some((cause, operation)) = cause_of_file(&self.files, &request.payload, reply) {
+            if tracing::enabled!(tracing::Level::TRACE) {
+                trace_file(deputy.pid, cause, &request.payload, reply);
+            }
             lock(&deputy.tally).add(cause, operation, request.payload.len() + reply.len());
         }
     }
@@ -391,4 +394,21 @@ pub(super) fn words_of(arguments: &[u8]) -> String {
         .map(|&byte| if byte == 0 { b' ' } else { byte })
         .collect();
     String::from_utf8_lossy(&line).into_owned()
+}
+
+/// Says what a guest waits for, to whoever wants to know why.
+fn trace_file(pid: u32, cause: Cause, request: &[u8], reply: &[u8]) {
+    let Ok((header, body)) = RequestHeader::ref_from_prefix(request) else {
+        return;
+    };
+    let error = ReplyHeader::read_from_prefix(reply).map_or(0, |(reply, _)| reply.error);
+    tracing::trace!(
+        pid,
+        ?cause,
+        opcode = ?Opcode::from_wire(header.opcode),
+        node = header.node,
+        error,
+        "waits: {}",
+        body[..body.len().min(64)].escape_ascii()
+    );
 }

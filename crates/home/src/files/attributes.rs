@@ -1,6 +1,7 @@
 //! Attributes of files: examining and changing them, permission, and the figures of a file system.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use afield_abi::fuse::{
     ATTRIBUTES_SETTLED, Attributes, AttributesReply, FileSystemReply, GET_HANDLE, GetAttributesRequest,
@@ -12,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::decode::{Reply, Request};
-use super::nodes::device_of;
+use super::nodes::{Node, device_of};
 use super::validity::{Standing, seconds};
 use super::{FileService, Result, proc_path, sys};
 
@@ -64,6 +65,12 @@ impl FileService {
     fn is_settled(&self, stat: &Statx) -> bool {
         let session = self.coherence();
         session.is_some_and(|session| self.mounts.is_settled(stat, session.resets()))
+    }
+
+    /// The same of a node as it is now.
+    pub(super) fn is_settled_by_reading(&self, node: &Arc<Node>) -> bool {
+        let stat = self.nodes.stat(node, &self.credentials);
+        stat.is_ok_and(|stat| self.is_settled(&stat))
     }
 
     fn attributes_reply(&self, stat: &Statx, standing: Standing, reply: &mut Reply<'_>) {

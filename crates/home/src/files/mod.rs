@@ -23,6 +23,7 @@
 //! | `reading` | what reading does to times of access |
 //! | `attributes`, `names`, `open`, `data`, `directory`, `extended`, `locks`, `working` | the operations |
 
+mod aftermath;
 mod attributes;
 mod behind;
 mod contents;
@@ -236,6 +237,7 @@ impl FileService {
             }
         };
         let opcode = Opcode::from_wire(request.header.opcode);
+        let (whole, start) = (request.clone(), reply.len());
         let mut answer = Reply::new(reply, request.header.unique);
         let result = match opcode {
             Some(opcode) => self.execute(opcode, &mut request, &mut answer),
@@ -248,6 +250,9 @@ impl FileService {
             }
             Ok(outcome @ (Outcome::Reply | Outcome::Flush { .. } | Outcome::Directory { .. })) => {
                 answer.finish(Ok(()));
+                if let Some(opcode) = opcode {
+                    self.tell_aftermath(opcode, whole, reply, start);
+                }
                 outcome
             }
             Ok(outcome) => {

@@ -335,6 +335,9 @@ impl Home {
                 // Nobody waits for home's reply.
                 shared.files.coherent.unsent(unique);
             }
+            if course.is_err() {
+                shared.files.coherent.forget_attributes(request.header.node);
+            }
             match course? {
                 Some(Course::Answer(reply)) => answer = Some(reply),
                 Some(Course::Wait(settling)) => {
@@ -360,6 +363,9 @@ impl Home {
             return Ok(outcome);
         }
         let sent = self.send(shared, &request, request.bytes)?;
+        if answer.is_some() {
+            shared.files.coherent.sent_behind(&request);
+        }
         Ok(answer.map_or(sent, Outcome::Reply))
     }
 

@@ -37,6 +37,7 @@ use afield_abi::fuse::{
     InitReply, InitRequest, InterruptRequest, MINOR_OF_EXPIRY, Opcode, ROOT_NODE, ReplyHeader, RequestHeader,
     VERSION_MAJOR, VERSION_MINOR, init_flag,
 };
+use afield_link::aftermath;
 use afield_link::frame::FILE_ID;
 use afield_link::stream::LinkError;
 use afield_link::sys::Data;
@@ -313,9 +314,15 @@ impl Files {
         let Ok((header, _)) = ReplyHeader::read_from_prefix(&reply) else {
             return Err(malformed.into());
         };
-        if header.unique != unique || header.length as usize != reply.len() {
+        let length = header.length as usize;
+        if header.unique != unique || !(size_of::<ReplyHeader>()..=reply.len()).contains(&length) {
             return Err(malformed.into());
         }
+        let after = aftermath::decode(&reply[length..])?;
+        if after.iter().any(|after| after.node & OWN != 0) {
+            return Err(malformed.into());
+        }
+        reply.truncate(length);
         let word = self.behind.replied(
             unique,
             header.error,
@@ -326,6 +333,7 @@ impl Files {
             None => {}
             Some(Word::Done) => return Ok(Vec::new()),
             Some(Word::Failed { node }) => {
+                self.coherent.forget_attributes(node);
                 let places = Vec::new();
                 return Ok(vec![Notice::Contents { node, places }]);
             }
@@ -341,7 +349,7 @@ impl Files {
             Some(Pending::Handle(_)) => return Err(malformed.into()),
             None => {}
         }
-        let (inner, notices) = match self.coherent.replied(shared, unique, &mut reply, passing) {
+        let (inner, notices) = match self.coherent.replied(shared, unique, &mut reply, &after, passing) {
             Delivery::Drop => return Ok(Vec::new()),
             Delivery::Give(inner) => (inner, Vec::new()),
             Delivery::GiveAndTell(inner, notices) => (inner, notices),

@@ -637,10 +637,19 @@ impl<'a> Round<'a> {
         if !known.is_directory() || !way.is_ok_and(|way| files.names_hold(&known, &way)) {
             return;
         }
-        let record = OpenRequest::default();
-        let Ok(body) = self.execute(Opcode::OpenDirectory, node, [record.as_bytes(), &[], &[]]) else {
-            return;
+        // Nobody has asked for the listing yet, so its time of access is not to tell of it.
+        let quietly = OpenRequest {
+            flags: OFlags::NOATIME.bits(),
+            ..OpenRequest::default()
         };
+        let mut opened = self.execute(Opcode::OpenDirectory, node, [quietly.as_bytes(), &[], &[]]);
+        if let Err(libc::EPERM) = opened
+            && files.is_settled_by_reading(&known)
+        {
+            let record = OpenRequest::default();
+            opened = self.execute(Opcode::OpenDirectory, node, [record.as_bytes(), &[], &[]]);
+        }
+        let Ok(body) = opened else { return };
         let Ok((open, _)) = OpenReply::read_from_prefix(&body) else {
             return;
         };

@@ -19,7 +19,7 @@ use crate::coherence::Coherence;
 const KEEP: u32 = open_reply_flag::KEEP_CACHE;
 
 /// A client that may keep what it is told.
-fn keeping() -> Client {
+pub fn keeping() -> Client {
     let mut client = Client::new();
     let coherence = Coherence::start().expect("fanotify");
     client.service = FileService::with_budget(&client.home.0, 10_000, Some(&coherence)).unwrap();
@@ -39,7 +39,7 @@ fn pair() -> (Client, Client) {
 }
 
 /// What goes ahead of the next message, as text.
-fn told(client: &Client) -> Vec<String> {
+pub fn told(client: &Client) -> Vec<String> {
     let mut payload = Vec::new();
     client
         .service

@@ -1,5 +1,6 @@
 //! The service driven by encoded requests on a temporary directory.
 
+mod aftermath_of_changes;
 mod attributes;
 mod coherence;
 mod data;
@@ -18,6 +19,7 @@ use afield_abi::fuse::{
     CreateRequest, EntryReply, ForgetRequest, GetAttributesRequest, Opcode, OpenReply, OpenRequest,
     ROOT_NODE, ReadRequest, ReleaseRequest, ReplyHeader, RequestHeader, WriteReply, WriteRequest,
 };
+use afield_link::aftermath::{self, After};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{FileService, Outcome};
@@ -115,6 +117,17 @@ impl Client {
 
     /// Sends a request; gives the outcome and the checked reply.
     pub fn send(&self, opcode: Opcode, node: u64, parts: &[&[u8]]) -> (Outcome, Result<Vec<u8>, i32>) {
+        let (outcome, reply, _) = self.change(opcode, node, parts);
+        (outcome, reply)
+    }
+
+    /// The same, with what it has left.
+    pub fn change(
+        &self,
+        opcode: Opcode,
+        node: u64,
+        parts: &[&[u8]],
+    ) -> (Outcome, Result<Vec<u8>, i32>, Vec<After>) {
         let request = encode(opcode as u32, node, (self.uid, self.gid), parts);
         let mut bytes = b"before".to_vec();
         let outcome = self.service.handle(&request, &mut bytes);
@@ -122,16 +135,18 @@ impl Client {
         let bytes = bytes.split_off(6);
         if !matches!(outcome, Outcome::Reply | Outcome::Flush { .. }) {
             assert_eq!(bytes, b"");
-            return (outcome, Ok(bytes));
+            return (outcome, Ok(bytes), Vec::new());
         }
         let header: ReplyHeader = record(&bytes);
-        assert_eq!((header.length as usize, header.unique), (bytes.len(), 77));
-        let body = bytes[size_of::<ReplyHeader>()..].to_vec();
+        let (reply, after) = bytes.split_at(header.length as usize);
+        assert_eq!(header.unique, 77);
+        let after = aftermath::decode(after).unwrap();
+        let body = reply[size_of::<ReplyHeader>()..].to_vec();
         if header.error == 0 {
-            return (outcome, Ok(body));
+            return (outcome, Ok(body), after);
         }
-        assert!(header.error < 0 && body.is_empty());
-        (outcome, Err(-header.error))
+        assert!(header.error < 0 && body.is_empty() && after.is_empty());
+        (outcome, Err(-header.error), after)
     }
 
     pub fn call(&self, opcode: Opcode, node: u64, parts: &[&[u8]]) -> Result<Vec<u8>, i32> {

@@ -424,11 +424,6 @@ impl Early {
         self.doubt(node)
     }
 
-    /// Whether guests do.
-    pub fn is_own(&self, node: u64) -> bool {
-        self.own.contains(&node)
-    }
-
     /// The kernel does not know a node any more.
     pub fn forgotten(&mut self, node: u64) {
         self.own.remove(&node);

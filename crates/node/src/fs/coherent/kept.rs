@@ -218,6 +218,11 @@ impl Kept {
         }
     }
 
+    /// True if the kernel knows the node.
+    pub fn is_known(&self, node: u64) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
     /// True if home says when the node changes.
     pub fn is_lasting(&self, node: u64) -> bool {
         self.nodes.get(&node).is_some_and(|known| known.lasting)

@@ -43,6 +43,7 @@ use afield_abi::fuse::{
     SetAttributesRequest, SetExtendedRequest, StatxReply, entry_bytes, open_reply_flag, set_flag,
 };
 use afield_abi::fuse::{CreateRequest, GetAttributesRequest};
+use afield_link::aftermath::{After, NAMES, PLAIN};
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::invalidation::{self, FOREVER_SECONDS};
 use afield_link::stream::LinkError;
@@ -77,6 +78,12 @@ const IDLE_LOOKS_MAX: u64 = 5;
 
 /// Most bytes of links that are remembered.
 const LINKS_BYTES_MAX: usize = 8 << 20;
+
+/// Most nodes of which it is remembered when guests changed them.
+const CHANGED_MAX: usize = 1 << 14;
+
+/// Where what a program may do is kept, for which the kernel asks before it writes to a file.
+const CAPABILITIES: &[u8] = b"security.capability";
 
 /// A request that home has been asked.
 #[derive(Debug)]
@@ -130,6 +137,9 @@ struct State {
     settled: Settled,
     /// Changes that guests have asked for, and those that home has made.
     changes: u64,
+    /// The last of them, by node; of all others it was before `changed_before`.
+    changed: HashMap<u64, u64>,
+    changed_before: u64,
     /// Targets of links, by node, and the sum of their lengths.
     links: HashMap<u64, Box<[u8]>>,
     links_bytes: usize,
@@ -145,15 +155,55 @@ impl State {
             return Vec::new();
         }
         self.changes += 1;
+        for node in touched.nodes() {
+            self.changed.insert(node, self.changes);
+        }
+        if touched.is_all() || self.changed.len() > CHANGED_MAX {
+            self.changed.clear();
+            self.changed_before = self.changes;
+        }
         touched.doubt(&mut self.early, &mut self.settled)
+    }
+
+    /// Whether no guest has changed a node, nor has home done it for one, since a request that was made at this number of changes.
+    fn is_fresh(&self, node: u64, changes: u64) -> bool {
+        let last = self.changed.get(&node).copied().unwrap_or(self.changed_before);
+        last <= changes
     }
 
     /// Home has said what a node is, to a request that was made at this number of changes.
     fn learn(&mut self, node: u64, attributes: &mut Attributes, lasting: bool, changes: u64) {
         // What guests change meanwhile home tells others, and it may have looked before.
-        let lasting = lasting && changes == self.changes && !self.early.is_own(node);
+        let lasting = lasting && self.is_fresh(node, changes);
         self.settled.learn(node, attributes, lasting, Instant::now());
         attributes.flags &= !ATTRIBUTES_SETTLED;
+    }
+
+    /// Home has said what a change has left of a node, and that it says when that changes.
+    fn learn_after(&mut self, after: &After) {
+        if !self.kept.is_known(after.node) {
+            return;
+        }
+        self.settled
+            .learn_after(after.node, &after.attributes, Instant::now());
+        self.kept.looked_at(after.node, true);
+        if after.flags & PLAIN != 0 {
+            let asked = self.answers.now();
+            let question = Question::Extended(CAPABILITIES.into());
+            self.answers.learn(after.node, question, libc::ENODATA, asked);
+        }
+    }
+
+    /// A guest has removed a name, and home says when there is one again.
+    fn is_gone(&mut self, directory: u64, name: Box<[u8]>) {
+        let nothing = EntryReply {
+            entry_valid: FOREVER_SECONDS,
+            ..EntryReply::default()
+        };
+        let question = early::Question::Name(directory, name);
+        let answer = Ok(nothing.as_bytes().to_vec());
+        // It takes the place of no other: the name was in doubt.
+        let _ = self.early.hold(question, answer, Brought::Nothing);
     }
 
     fn forget_link(&mut self, node: u64) {
@@ -325,7 +375,22 @@ impl Coherent {
                 }
             }
             Opcode::GetAttributes => {
-                if let Some(attributes) = state.settled.get(node, Instant::now()) {
+                let record: GetAttributesRequest = request.record()?;
+                let now = Instant::now();
+                if record.flags & GET_HANDLE != 0
+                    && let None = state.settled.get(node, now)
+                    && let Some(attributes) = state.settled.of_pages(node, now)
+                {
+                    // By an open file the kernel asks only to read pages, or where the file ends.
+                    let reply = AttributesReply {
+                        valid: 0,
+                        valid_nanoseconds: 0,
+                        padding: 0,
+                        attributes,
+                    };
+                    return Ok(Some(Outcome::Reply(data_reply(unique, &[reply.as_bytes()]))));
+                }
+                if let Some(attributes) = state.settled.get(node, now) {
                     let reply = AttributesReply {
                         valid: FOREVER_SECONDS,
                         valid_nanoseconds: 0,
@@ -340,12 +405,17 @@ impl Coherent {
                 if let Some(target) = state.links.get(&node) {
                     return Ok(Some(Outcome::Reply(data_reply(unique, &[target]))));
                 }
+                state.settled.read(node);
             }
             Opcode::Access | Opcode::GetExtended if self.is_common(&request.header) => {
                 let known = Question::of(request).and_then(|question| state.answers.get(node, &question));
                 if let Some(errno) = known {
                     return Ok(Some(Outcome::Reply(error_reply(unique, errno))));
                 }
+            }
+            Opcode::Read | Opcode::ReadDirectory | Opcode::ReadDirectoryPlus => {
+                state.settled.read(node);
+                translate(state, request)?;
             }
             // Device control of a directory is its lock by now, unless it is what it says.
             Opcode::Ioctl if request.header.opcode == Opcode::Ioctl as u32 => translate(state, request)?,
@@ -577,8 +647,28 @@ impl Coherent {
         Ok(notices)
     }
 
-    /// Home has answered. The reply is made what the kernel is to get; with `passing` it is not to rely on it.
-    pub fn replied(&self, shared: &Arc<Shared>, unique: u64, reply: &mut [u8], passing: bool) -> Delivery {
+    /// A write of a guest, of which home's reply is not waited for, is in the stream: whatever home has said before does not know of it.
+    pub fn sent_behind(&self, request: &Request<'_>) {
+        let mut state = lock(&self.state);
+        let touched = Touched::by(request, &Means::Nothing, &state.kept);
+        let back = state.touch(&touched);
+        debug_assert!(back.is_empty(), "nothing early is held of what guests write to");
+    }
+
+    /// What is known of a node's attributes is not so.
+    pub fn forget_attributes(&self, node: u64) {
+        lock(&self.state).settled.forget(node);
+    }
+
+    /// Home has answered, and said what it has left. The reply is made what the kernel is to get; with `passing` it is not to rely on it.
+    pub fn replied(
+        &self,
+        shared: &Arc<Shared>,
+        unique: u64,
+        reply: &mut [u8],
+        after: &[After],
+        passing: bool,
+    ) -> Delivery {
         let mut state = lock(&self.state);
         let Some(sent) = state.sent.remove(&unique) else {
             return match unique & OWN_REQUEST {
@@ -586,11 +676,19 @@ impl Coherent {
                 _ => Delivery::Drop,
             };
         };
+        let fresh: Vec<&After> = after
+            .iter()
+            .filter(|after| !passing && state.is_fresh(after.node, sent.changes))
+            .collect();
         let back = state.touch(&sent.touched);
         early_answers::give_back_later(shared, back);
         let Ok((header, body)) = ReplyHeader::mut_from_prefix(reply) else {
             return Delivery::Give(sent.inner);
         };
+        if sent.opcode == Opcode::Write {
+            // Not all may have been written.
+            state.settled.forget(sent.node);
+        }
         if let Means::Own(handle, way) = sent.means {
             self.locks_go_on(shared, state, (handle, way), header.error, body);
             return Delivery::Drop;
@@ -613,7 +711,12 @@ impl Coherent {
             return Delivery::Give(sent.inner);
         }
         let mut notices = Vec::new();
+        let mut closings = Vec::new();
         let directory = sent.node;
+        let names_hold = |of: u64| {
+            let directory = fresh.iter().find(|after| after.node == of);
+            directory.is_some_and(|after| after.flags & NAMES != 0)
+        };
         match sent.means {
             Means::Entry(name) => {
                 if let Ok((entry, rest)) = EntryReply::mut_from_prefix(body) {
@@ -635,13 +738,23 @@ impl Coherent {
                     }
                 }
             }
-            Means::Removed(name) => state.kept.removed(directory, &name),
+            Means::Removed(name) => {
+                state.kept.removed(directory, &name);
+                if names_hold(directory) {
+                    state.is_gone(directory, name);
+                }
+            }
             Means::Moved {
                 old,
                 to,
                 new,
                 exchanged,
-            } => state.kept.moved((directory, &old), (to, &new), exchanged),
+            } => {
+                state.kept.moved((directory, &old), (to, &new), exchanged);
+                if names_hold(directory) && !exchanged && (directory, &old) != (to, &new) {
+                    state.is_gone(directory, old);
+                }
+            }
             Means::Link => {
                 let target: Box<[u8]> = (*body).into();
                 if state.kept.is_lasting(sent.node) && state.links_bytes + target.len() <= LINKS_BYTES_MAX {
@@ -671,10 +784,8 @@ impl Coherent {
                 {
                     (reply.valid, reply.valid_nanoseconds) = (0, 0);
                 }
-                let closings = state.opens.doubt(sent.node);
+                closings = state.opens.doubt(sent.node);
                 state.kept.drop_names(sent.node, &mut notices);
-                drop(state);
-                self.close_later(shared, closings);
             }
             Means::Attributes => {
                 if let Ok((reply, _)) = AttributesReply::mut_from_prefix(body) {
@@ -690,6 +801,11 @@ impl Coherent {
             }
             Means::Nothing | Means::Closed | Means::Answer(..) | Means::Own(..) => {}
         }
+        for after in fresh {
+            state.learn_after(after);
+        }
+        drop(state);
+        self.close_later(shared, closings);
         match notices.is_empty() {
             true => Delivery::Give(sent.inner),
             false => Delivery::GiveAndTell(sent.inner, notices),

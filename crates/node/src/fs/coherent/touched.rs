@@ -1,6 +1,6 @@
 //! What a request of a guest changes, as far as that puts in doubt what home has answered early: pure.
 
-use afield_abi::fuse::{CopyRangeRequest, LinkRequest, Opcode, OpenRequest};
+use afield_abi::fuse::{CopyRangeRequest, LinkRequest, Opcode, OpenRequest, WriteRequest, write_flag};
 
 use super::Means;
 use super::attributes::Settled;
@@ -17,6 +17,8 @@ pub struct Touched {
     nodes: Vec<u64>,
     /// Contents of these, perhaps without waiting for home.
     own: Vec<u64>,
+    /// A file's contents, up to this place.
+    written: Option<(u64, u64)>,
     /// It is not known what.
     all: bool,
 }
@@ -31,11 +33,21 @@ impl Touched {
                 Opcode::SetAttributes
                 | Opcode::SetExtended
                 | Opcode::RemoveExtended
-                | Opcode::Write
                 | Opcode::Allocate
                 | Opcode::Ioctl,
                 _,
             ) => touched.own.push(node),
+            (Opcode::Write, _) => {
+                touched.own.push(node);
+                if let Ok(write) = request.record::<WriteRequest>()
+                    && write.flags & libc::O_APPEND as u32 == 0
+                    // Home cuts off what is beyond the end.
+                    && write.write_flags & write_flag::CACHE == 0
+                    && let Some(end) = write.offset.checked_add(u64::from(write.size))
+                {
+                    touched.written = Some((node, end));
+                }
+            }
             (Opcode::CopyRange | Opcode::CopyRange64, _) => match request.record::<CopyRangeRequest>() {
                 Ok(record) => touched.own.push(record.node_out),
                 Err(_) => touched.all = true,
@@ -89,11 +101,24 @@ impl Touched {
         *self != Self::default()
     }
 
+    /// All whose attributes are not as they were, as far as that is known.
+    pub fn nodes(&self) -> impl Iterator<Item = u64> {
+        let directories = self.names.iter().map(|(directory, _)| directory);
+        directories.chain(&self.nodes).chain(&self.own).copied()
+    }
+
+    /// Whether anything may be changed.
+    pub fn is_all(&self) -> bool {
+        self.all
+    }
+
     /// Puts it in doubt: before home is asked, and when it has answered.
     pub fn doubt(&self, early: &mut Early, settled: &mut Settled) -> Vec<Brought> {
-        let directories = self.names.iter().map(|(directory, _)| directory);
-        for node in directories.chain(&self.nodes).chain(&self.own) {
-            settled.forget(*node);
+        for node in self.nodes() {
+            match self.written {
+                Some((written, end)) if written == node => settled.written(node, end),
+                _ => settled.forget(node),
+            }
         }
         if self.all {
             settled.forget_all();

@@ -21,6 +21,8 @@ pub(super) struct Known {
     pub(super) offset: i64,
     /// Job control applies to it.
     pub(super) terminal: bool,
+    /// Home has said that it is none, which it stays.
+    pub(super) no_terminal: bool,
     /// Open files of it in the world.
     pub(super) opens: u32,
     /// What it is ready for (`POLL*`); whatever is missing, home will tell. `None` if that has to be asked.

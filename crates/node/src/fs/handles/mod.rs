@@ -101,6 +101,19 @@ enum What {
     Plain,
 }
 
+impl What {
+    /// By this programs find out whether something is a terminal.
+    fn asks_for_terminal(&self) -> bool {
+        matches!(
+            self,
+            Self::Ioctl {
+                command: TERMINAL,
+                ..
+            }
+        )
+    }
+}
+
 /// Name, in the hidden directory, of the place where the world's own `/proc` is mounted.
 pub const HIDDEN_PROC: &str = "proc";
 
@@ -337,6 +350,9 @@ fn poll_reply(unique: u64, events: u32) -> Vec<u8> {
     data_reply(unique, &[reply.as_bytes()])
 }
 
+/// The attributes of a terminal.
+const TERMINAL: u32 = libc::TCGETS as u32;
+
 fn ioctl(
     shared: &Arc<Shared>,
     header: &RequestHeader,
@@ -344,6 +360,10 @@ fn ioctl(
     request: &IoctlRequest,
     input: &[u8],
 ) -> Result<Outcome, i32> {
+    let known = shared.files.handles.get(request.handle);
+    if request.command == TERMINAL && known.is_some_and(|known| known.no_terminal) {
+        return Err(libc::ENOTTY);
+    }
     let encoded = request.in_size != 0 || request.out_size != 0;
     let legacy = if encoded {
         None

@@ -43,6 +43,10 @@ pub fn replied(
             .ok()
             .filter(|errno| *errno < 512)
             .unwrap_or(libc::EIO);
+        if errno == libc::ENOTTY && request.kind.asks_for_terminal() {
+            let handle = request.handle;
+            files.handles.change(handle, |known| known.no_terminal = true);
+        }
         let reply = error_reply(unique, errno);
         raise_signals(shared, (request.pid, request.tid), notes);
         // Waiting for output to be sent is not made again after a signal.
