@@ -24,7 +24,7 @@ macro_rules! over_the_cable {
     )* };
 }
 
-over_the_cable! { cold changed }
+over_the_cable! { cold changed filled }
 
 fn run(test: &str, user: bool, test_of: fn(&mut Arena)) {
     let mode = Mode {
@@ -138,3 +138,59 @@ fn changed(arena: &mut Arena) {
 
 const CHANGE: &str = "echo more > written; echo other > new; mv new replaced; rm removed; echo made > made; ln -sfn d/g link; \
     chmod -x rights; mv d/h d/n; echo n > d/e/n";
+
+/// Makes a directory and fills it; then home changes names there, and it looks again.
+const FILL: &str = r#"
+mkfifo to; cat > fill.py <<'END'
+import os
+def see(): print(*(name + '+' * os.path.exists('made/' + name) for name in ('home', 'a7', 'b7', 'b8', 'new')), flush=True)
+os.mkdir('made'); os.mkdir('made/in')
+for i in range(200):
+    with open(f'made/a{i}', 'x') as file: file.write('text')
+    os.stat(f'made/a{i}')
+    os.rename(f'made/a{i}', f'made/b{i}')
+    os.stat(f'made/b{i}')
+see(); print(len(os.listdir('made')), flush=True)
+open('to').read()
+see(); open('made/a7', 'x').close(); os.rename('made/b8', 'made/in/b8'); see()
+print(len(os.listdir('made')), os.listdir('made/in'), 'done', flush=True)
+END
+"#;
+
+/// Who fills a directory that it has made is not asked what else might be in it, and sees what home puts there.
+fn filled(arena: &mut Arena) {
+    const FILES: u64 = 200;
+    arena.start_node();
+    arena.prepare(FILL);
+    for _ in 0..2 {
+        let mut job = Job::new(Duration::from_secs(60));
+        job.arguments = arena.prefix();
+        job.arguments.extend(["python3", "fill.py"].map(Into::into));
+        job.environment.push(("AFIELD_FILES_CACHE".into(), "true".into()));
+        let mut running = arena.start(&job);
+        running.until_output("201\n");
+        arena.prepare("echo x > made/home; rm made/b7; echo x > made/new; : > to");
+        let pid = running.pid().to_string();
+        running.until_output("done\n");
+        let outcome = running.wait();
+        outcome.expect_exit(0);
+        assert_eq!(
+            outcome.output(),
+            "home a7 b7+ b8+ new\n201\nhome+ a7 b7 b8+ new+\nhome+ a7+ b7 b8 new+\n202 ['b8'] done\n"
+        );
+        let explained = arena.run(&arena.afield(&["explain", "--json", &pid]));
+        explained.expect_exit(0);
+        let explained: Value = serde_json::from_slice(&explained.stdout).expect("JSON");
+        let trips = |cause: &str| {
+            explained["all"]["causes"][cause]["trips"]
+                .as_u64()
+                .expect("a count")
+        };
+        // The program is new to the node the first time.
+        assert!(trips("miss") + trips("revalidation") < FILES, "{explained:#}");
+        // Making, closing and renaming each file.
+        assert!(trips("change") < 3 * FILES + 20, "{explained:#}");
+        arena.prepare("rm -r made");
+        arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
+    }
+}

@@ -389,7 +389,7 @@ impl FileService {
         is_due(&self.early.lately, Arc::clone(program))
     }
 
-    /// After a name has been looked up: says what else is in its directory, and what is in the one that was found, unless it has
+    /// After a name has been looked up, or a directory made: says what else is in its directory, and what is in the one that was found, unless it has
     /// just done so. `send` is given that.
     ///
     /// # Errors
@@ -403,7 +403,9 @@ impl FileService {
         let Ok((header, _)) = RequestHeader::read_from_prefix(request) else {
             return Ok(());
         };
-        if self.early.is_off() || Opcode::from_wire(header.opcode) != Some(Opcode::Lookup) {
+        // In what has just been made there is nothing, which is worth knowing for who is going to fill it.
+        let opcode = Opcode::from_wire(header.opcode);
+        if self.early.is_off() || !matches!(opcode, Some(Opcode::Lookup | Opcode::MakeDirectory)) {
             return Ok(());
         }
         let found = reply.get(size_of::<ReplyHeader>()..).unwrap_or_default();

@@ -96,10 +96,21 @@ impl Answers {
         }
     }
 
-    /// A guest changes something of a node: to be told when home is asked to, and when it has.
-    pub fn change(&mut self, node: u64) {
+    /// A guest changes something of a node, if that is what this request does: to be told when home is asked to, and when it has.
+    pub fn change_by(&mut self, opcode: Opcode, node: u64) {
+        match opcode {
+            Opcode::SetExtended | Opcode::RemoveExtended => {
+                self.of.remove(&node);
+            }
+            // Whose it is and what its mode is has to do with who may use it; attributes that are not there do not come by it.
+            Opcode::SetAttributes => {
+                if let Some(of) = self.of.get_mut(&node) {
+                    of.retain(|(question, _)| matches!(question, Question::Extended(_)));
+                }
+            }
+            _ => return,
+        }
         self.changes += 1;
-        self.of.remove(&node);
     }
 
     /// What home has said of a node does not hold any more.
@@ -145,13 +156,28 @@ mod tests {
     fn what_was_asked_before_a_change_is_not_learned_after_it() {
         let mut answers = Answers::default();
         let asked = answers.now();
-        answers.change(9);
+        answers.change_by(Opcode::SetAttributes, 9);
         answers.learn(7, Question::Access(4), 0, asked);
         assert_eq!(answers.get(7, &Question::Access(4)), None);
         let asked = answers.now();
         answers.learn(7, Question::Access(4), 0, asked);
-        answers.change(7);
+        answers.change_by(Opcode::SetExtended, 7);
         assert_eq!(answers.get(7, &Question::Access(4)), None);
+    }
+
+    #[test]
+    fn what_a_change_has_to_do_with_is_forgotten() {
+        let mut answers = Answers::default();
+        let asked = answers.now();
+        answers.learn(7, Question::Access(4), 0, asked);
+        answers.learn(7, absent("user.a"), libc::ENODATA, asked);
+        answers.change_by(Opcode::Write, 7);
+        assert_eq!(answers.now(), asked);
+        answers.change_by(Opcode::SetAttributes, 7);
+        assert_eq!(answers.get(7, &Question::Access(4)), None);
+        assert_eq!(answers.get(7, &absent("user.a")), Some(libc::ENODATA));
+        answers.change_by(Opcode::RemoveExtended, 7);
+        assert_eq!(answers.get(7, &absent("user.a")), None);
     }
 
     #[test]

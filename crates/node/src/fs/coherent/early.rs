@@ -22,6 +22,9 @@ const ANSWERS_MAX: usize = 1 << 14;
 /// Most bytes of them.
 const BYTES_MAX: usize = 16 << 20;
 
+/// Longest listing that new names are added to.
+const LISTING_BYTES_MAX: usize = 1 << 20;
+
 /// For how many looks (one per second) an answer waits for its question.
 const LOOKS_MAX: u64 = 30;
 
@@ -392,12 +395,38 @@ impl Early {
         self.drop_where(node, |_| true)
     }
 
-    /// A name in a directory is not, nor are the directory's listing and attributes.
+    /// A name in a directory is not, nor are the directory's attributes; what other names in it are is known as before.
     pub fn doubt_name(&mut self, directory: u64, name: &[u8]) -> Vec<Brought> {
-        self.drop_where(directory, |question| match question {
+        let mut back = self.drop_where(directory, |question| match question {
             Question::Name(of, other) => *of != directory || **other == *name,
+            Question::Names(of) => *of != directory,
             _ => true,
-        })
+        });
+        let Some(number) = self.numbers.get(&Question::Names(directory)).copied() else {
+            return back;
+        };
+        let Some(held) = self.held.get_mut(&number) else {
+            return back;
+        };
+        let before = held.bytes();
+        let Said::Listing(listing) = &mut held.said else {
+            return back;
+        };
+        let node = listing.doubt_name(name);
+        let is_left =
+            node.is_some_and(|node| node == directory || listing.nodes().any(|other| other == node));
+        let is_long = listing.bytes() > LISTING_BYTES_MAX;
+        self.bytes += held.bytes().saturating_sub(before);
+        back.extend(node.map(Brought::Node));
+        if let Some(node) = node
+            && !is_left
+        {
+            self.is_not_about(node, number);
+        }
+        if is_long {
+            back.extend(self.give_back(number));
+        }
+        back
     }
 
     /// Nothing is.

@@ -25,6 +25,8 @@ pub struct Listing {
     names: HashMap<Box<[u8]>, usize>,
     /// Entries have attributes where they can have any.
     full: bool,
+    /// A name has come to mean something else: what all others mean is known, but not what there is in which order.
+    changed: bool,
     bytes: usize,
 }
 
@@ -35,6 +37,7 @@ impl Listing {
             entries: Vec::new(),
             names: HashMap::new(),
             full,
+            changed: false,
             bytes: 2 * rest.len(),
         };
         while !rest.is_empty() {
@@ -115,9 +118,24 @@ impl Listing {
         count
     }
 
+    /// A name is not what it was, and perhaps there where it was not. The node to be given back, if there is one.
+    pub fn doubt_name(&mut self, name: &[u8]) -> Option<u64> {
+        self.changed = true;
+        let Some(at) = self.names.get(name) else {
+            let record = DirectoryEntryPlus::default();
+            self.bytes += 2 * (size_of::<Entry>() + name.len());
+            self.names.insert(name.into(), self.entries.len());
+            let name = name.into();
+            self.entries.push(Entry { record, name });
+            return None;
+        };
+        let entry = std::mem::take(&mut self.entries[*at].record.entry);
+        (entry.node != 0).then_some(entry.node)
+    }
+
     /// What a listing gives from a cookie on, at most `size` bytes, with (`plus`) or without nodes, and which nodes count as given. `None` if it cannot say.
     pub fn give(&mut self, offset: u64, size: usize, plus: bool) -> Option<(Vec<u8>, Vec<u64>)> {
-        if plus && !self.full {
+        if plus && !self.full || self.changed {
             return None;
         }
         let start = match offset {
@@ -195,6 +213,23 @@ pub(super) mod tests {
         assert_eq!((nothing.node, nothing.entry_valid), (0, FOREVER_SECONDS));
         assert_eq!(listing.doubt(8), 1);
         assert_eq!(listing.nodes().count(), 0);
+    }
+
+    #[test]
+    fn names_that_change_are_not_known_and_others_are() {
+        let mut listing = Listing::parse(&said(&[("a", 7), ("b", 8)]), true).unwrap();
+        let before = listing.bytes();
+        assert_eq!(listing.doubt_name(b"new"), None);
+        assert!(listing.bytes() > before);
+        assert_eq!(listing.take(b"new"), None);
+        assert_eq!(listing.take(b"other").map(|entry| entry.node), Some(0));
+        assert_eq!(listing.doubt_name(b"a"), Some(7));
+        assert_eq!((listing.doubt_name(b"a"), listing.take(b"a")), (None, None));
+        assert_eq!(listing.take(b"b").map(|entry| entry.node), Some(8));
+        assert_eq!(
+            (listing.give(0, 4096, false), listing.give(0, 4096, true)),
+            (None, None)
+        );
     }
 
     #[test]

@@ -73,8 +73,12 @@ const PLAIN_FLAGS: u32 = (libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_NOFOLLO
 const LARGE_FILE: u32 = 0o100000;
 const EXECUTION: u32 = afield_abi::fuse::OPEN_FOR_EXECUTION;
 
-/// For how many looks (one per second) a file that nobody has open is held open at home.
+/// For how many looks (one per second) a file that nobody has open is held open at home: it keeps its file system from being unmounted.
 const IDLE_LOOKS_MAX: u64 = 5;
+
+/// The same on the file system that is home's root, which is not unmounted: who goes through a tree again after a while asks for none of its
+/// files.
+const IDLE_LOOKS_OF_ROOT_MAX: u64 = 600;
 
 /// Most bytes of links that are remembered.
 const LINKS_BYTES_MAX: usize = 8 << 20;
@@ -436,7 +440,7 @@ impl Coherent {
             }
             Opcode::SetAttributes | Opcode::SetExtended | Opcode::RemoveExtended => {
                 closings.extend(state.opens.doubt(node));
-                state.answers.change(node);
+                state.answers.change_by(request.opcode, node);
                 translate(state, request)?;
             }
             Opcode::Unlink | Opcode::RemoveDirectory => {
@@ -537,7 +541,14 @@ impl Coherent {
     pub fn trim(&self, shared: &Shared) {
         let (closings, back) = {
             let mut state = lock(&self.state);
-            (state.opens.trim(IDLE_LOOKS_MAX), state.early.trim())
+            let State {
+                opens, kept, early, ..
+            } = &mut *state;
+            let most = |node| match kept.connections(node) == ConnectionSet::ROOT {
+                true => IDLE_LOOKS_OF_ROOT_MAX,
+                false => IDLE_LOOKS_MAX,
+            };
+            (opens.trim(most), early.trim())
         };
         self.close(shared, closings);
         early_answers::give_back(shared, back);
@@ -696,9 +707,7 @@ impl Coherent {
         if let Means::Closed = sent.means {
             return Delivery::Drop;
         }
-        if let Opcode::SetAttributes | Opcode::SetExtended | Opcode::RemoveExtended = sent.opcode {
-            state.answers.change(sent.node);
-        }
+        state.answers.change_by(sent.opcode, sent.node);
         if let Means::Answer(question, asked) = sent.means {
             if !passing && state.kept.is_lasting(sent.node) {
                 state
