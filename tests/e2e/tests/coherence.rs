@@ -123,6 +123,57 @@ g.stdin.close(); g.wait()
 END
 "#;
 
+/// A file that two guests and home write in turn, in many ways, after each has seen what the one before has written.
+const IN_TURN: &str = r#"
+cat > step.py <<'END'
+import mmap, os, random
+def step(n, who):
+    r = random.Random(f'{who} {n}')
+    text = (b'%d ' % n) * r.choice([1, 20, 3000])
+    for i in range(r.choice([1, 2])):
+        with open('F', 'rb') as f: seen = f.read()
+        assert int(seen.split()[0]) == n - 1 and len(set(seen.split())) == 1, (who, n, seen[:40], len(seen))
+    way = r.choice(['new', 'cut', 'over', 'append', 'twice', 'mapped', 'renamed'])
+    if way == 'new': open('F', 'wb').write(text)
+    elif way == 'renamed': open('F.new', 'wb').write(text); os.rename('F.new', 'F')
+    elif way == 'mapped':
+        with open('F', 'r+b') as f:
+            f.truncate(len(text)); m = mmap.mmap(f.fileno(), 0); m[:] = text; m.flush(); m.close()
+    else:
+        fd = os.open('F', os.O_RDWR)
+        if way == 'cut': os.truncate('F', 0); os.pwrite(fd, text, 0)
+        if way == 'over': os.pwrite(fd, text, 0); os.ftruncate(fd, len(text))
+        if way == 'append': os.ftruncate(fd, 0); g = os.open('F', os.O_WRONLY | os.O_APPEND); os.write(g, text[:5]); os.write(g, text[5:]); os.close(g)
+        if way == 'twice': os.ftruncate(fd, 0); os.write(fd, b'x' * 9); assert open('F', 'rb').read() == b'x' * 9; os.pwrite(fd, text, 0); os.ftruncate(fd, len(text))
+        if r.random() < 0.5: assert os.pread(fd, 9999999, 0) == text
+        os.close(fd)
+    if r.random() < 0.5: assert open('F', 'rb').read() == text and os.stat('F').st_size == len(text)
+END
+cat > g.py <<'END'
+import os, sys
+from step import step
+r, w = os.pipe()
+if os.fork():
+    while line := sys.stdin.readline():
+        step(int(line), 'one'); os.write(w, line.encode())
+    os.close(w); os.wait()
+else:
+    os.close(w)
+    for line in os.fdopen(r): step(int(line) + 1, 'two'); print(line.strip(), flush=True)
+END
+cat > h.py <<'END'
+import os, subprocess
+from step import step
+open('F', 'w').write('0')
+g = subprocess.Popen(os.environ['AF'].split() + ['python3', '-B', 'g.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+for n in range(1, 450, 3):
+    g.stdin.write(f'{n}\n')
+    if not g.stdout.readline(): break
+    step(n + 2, 'home')
+g.stdin.close(); print(n, g.wait())
+END
+"#;
+
 /// Home changes what the guest has looked at, in the way of `changes`, which are separated by `;;`.
 fn home_changes(changes: &str) -> Case {
     let steps: String = changes
@@ -153,6 +204,7 @@ user_cases! {
     modes_of_opening: Case::guest("cat > m.py <<'END'\nimport os,mmap\ndef rd(p='f'):\n  with open(p,'rb') as f: return f.read()\nopen('f','w').write('abc'); print(rd(),rd())\na=os.open('f',os.O_RDWR|os.O_APPEND); os.write(a,b'def'); print(rd(),os.stat('f').st_size)\nb=os.open('f',os.O_RDONLY); print(os.read(b,3)); os.write(a,b'ghi'); print(os.read(b,99))\nt=os.open('f',os.O_WRONLY|os.O_TRUNC); print(rd(),os.fstat(b).st_size); os.write(t,b'0123456789'); print(rd())\ntry: os.open('f',os.O_CREAT|os.O_EXCL)\nexcept FileExistsError: print('exists')\nm=mmap.mmap(os.open('f',os.O_RDWR),10); print(m[:]); os.pwrite(t,b'X',3); print(m[:],rd()); m[5]=89; print(rd(), os.pread(b,10,0)); m.flush(); print(rd())\nos.ftruncate(t,4); print(rd(),os.stat('f').st_size); os.pwrite(t,b'end',8); print(rd())\nos.unlink('f'); print(os.path.exists('f'),os.fstat(b).st_nlink,os.pread(b,99,0)); open('f','w').write('new'); print(rd(),os.pread(b,2,0))\nos.rename('f','g'); print(os.path.exists('f'),rd('g')); os.mkdir('f'); print(os.path.isdir('f')); os.rmdir('f')\nimport fcntl\nx=open('g'); y=open('g'); fcntl.flock(x,fcntl.LOCK_EX)\ntry: fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nx.close(); fcntl.flock(y,fcntl.LOCK_EX|fcntl.LOCK_NB); print('free',y.read())\nd=os.open('.',os.O_RDONLY); e=os.open('.',os.O_RDONLY); fcntl.flock(d,fcntl.LOCK_EX)\ntry: fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print('shared')\nexcept BlockingIOError: print('locked')\nos.close(d); fcntl.flock(e,fcntl.LOCK_SH|fcntl.LOCK_NB); print(sorted(os.listdir(e)))\nEND\npython3 m.py; python3 m.py");
     /// After each of its own changes, and after reading what it has changed, a guest sees the attributes that home has.
     attributes_after_changes: Case::home("python3 h.py; rm -rf w __pycache__").setup(AFTER).tools(&["python3"]).seconds(60);
+    written_in_turn: Case::home("python3 -B h.py; rm F").setup(IN_TURN).tools(&["python3"]).seconds(60);
     working_directories: home_changes("say 'cd d; pwd; ls'; mv d dd; say 'pwd -P; ls; cat g; cd ..; ls d dd; cd dd; pwd -P'; mv dd d; say 'cd ..; pwd -P'");
     /// Files that home opens all the time, any of which may be for writing: a program that needs parts of several at a time gets on.
     opened_all_the_time: Case::home("python3 opener.py & until [ -e up ]; do sleep 0.01; done; for i in 1 2 3 4 5; do $AF ./compare a b c d || echo $?; done; kill $!; wait; rm up").setup(COMPARE).tools(&["cc", "python3"]).seconds(60);
