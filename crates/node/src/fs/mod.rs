@@ -318,9 +318,14 @@ impl Files {
         if header.unique != unique || !(size_of::<ReplyHeader>()..=reply.len()).contains(&length) {
             return Err(malformed.into());
         }
-        let after = aftermath::decode(&reply[length..])?;
+        let mut after = aftermath::decode(&reply[length..])?;
         if after.iter().any(|after| after.node & OWN != 0) {
             return Err(malformed.into());
+        }
+        if let Some(owners) = self.home.owners() {
+            for after in &mut after {
+                owners.hide_in(&mut after.attributes);
+            }
         }
         reply.truncate(length);
         let word = self.behind.replied(

@@ -71,7 +71,8 @@ impl Owners {
         self.shown
     }
 
-    fn hide_in(&self, attributes: &mut Attributes) {
+    /// Hides the owners that attributes show.
+    pub fn hide_in(&self, attributes: &mut Attributes) {
         (attributes.uid, attributes.gid) = self.hide(attributes.inode, (attributes.uid, attributes.gid));
     }
 
