@@ -99,7 +99,11 @@ fn count(mode: Mode, keeps: bool) {
         ["process", "miss", "lookup"],
         ["process", "revalidation", "lookup"],
     ];
-    assert_eq!(job.step(&arena, "seen", lookups), [COUNT, 0]);
+    let [missed, revalidated] = job.step(&arena, "seen", lookups);
+    assert_eq!(revalidated, 0);
+    // A node that is far away may have been told of all names in the directory before.
+    let is_told = keeps && mode.place == Place::Tcp;
+    assert!(missed == COUNT || is_told && missed < COUNT, "{missed}");
     let again = if keeps { 0 } else { COUNT };
     assert_eq!(job.step(&arena, "seen again", lookups), [0, again]);
     let born = job.step(
