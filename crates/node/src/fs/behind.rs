@@ -240,14 +240,6 @@ impl Behind {
         lock(&self.state).mappable > 0
     }
 
-    /// Whether there is an open file through which this node can be written.
-    pub fn is_open(&self, node: u64) -> bool {
-        lock(&self.state)
-            .nodes
-            .get(&node)
-            .is_some_and(|node| node.files > 0)
-    }
-
     /// The nodes that have one.
     pub fn mappable_nodes(&self) -> Vec<u64> {
         let state = lock(&self.state);

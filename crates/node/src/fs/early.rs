@@ -129,7 +129,7 @@ fn hear(shared: &Shared, node: u64, told: &[u8], body: &mut Vec<u8>) -> Result<(
     };
     let said = contents::decode(told)?;
     let mut reply = data_reply(0, &[body, told]);
-    contents.opened(node, &mut reply, true, false)?;
+    contents.opened(node, &mut reply, true)?;
     let nothing = contents::Contents {
         told: Told::Nothing,
         ..said

@@ -364,7 +364,7 @@ impl Home {
         }
         let sent = self.send(shared, &request, request.bytes)?;
         if answer.is_some() {
-            shared.files.coherent.sent_behind(shared, &request);
+            shared.files.coherent.sent_behind(&request);
         }
         Ok(answer.map_or(sent, Outcome::Reply))
     }
@@ -539,10 +539,7 @@ pub fn replied(
                 home.opened(&shared.files, node, open, how);
             }
             if let (Some(contents), Opcode::Open) = (&shared.files.contents, how.opcode) {
-                let unique = ReplyHeader::read_from_prefix(reply).map_or(0, |(header, _)| header.unique);
-                let is_fresh = !shared.files.behind.is_open(how.node)
-                    && shared.files.coherent.is_fresh(unique, how.node);
-                contents.opened(how.node, reply, how.read_only && !passing, is_fresh)?;
+                contents.opened(how.node, reply, how.read_only && !passing)?;
             }
         }
         Asked::Write(settling) => shared.files.behind.waited(settling, error, body, Instant::now()),

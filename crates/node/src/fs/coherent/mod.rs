@@ -77,12 +77,9 @@ const PLAIN_FLAGS: u32 = (libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_NOFOLLO
 const LARGE_FILE: u32 = 0o100000;
 const EXECUTION: u32 = afield_abi::fuse::OPEN_FOR_EXECUTION;
 
-/// For how many looks (one per second) a file that nobody has open is held open at home: it keeps its file system from being unmounted.
+/// For how many looks (one per second) a file that nobody has open is held open at home: it keeps its file system from being unmounted,
+/// and who watches it there sees that late that it is closed.
 const IDLE_LOOKS_MAX: u64 = 5;
-
-/// The same on the file system that is home's root, which is not unmounted: who goes through a tree again after a while asks for none of its
-/// files.
-const IDLE_LOOKS_OF_ROOT_MAX: u64 = 600;
 
 /// What is kept, and how far.
 #[derive(Debug)]
@@ -408,14 +405,7 @@ impl Coherent {
     pub fn trim(&self, shared: &Shared) {
         let (closings, back) = {
             let mut state = lock(&self.state);
-            let State {
-                opens, kept, early, ..
-            } = &mut *state;
-            let most = |node| match kept.connections(node) == ConnectionSet::ROOT {
-                true => IDLE_LOOKS_OF_ROOT_MAX,
-                false => IDLE_LOOKS_MAX,
-            };
-            (opens.trim(most), early.trim())
+            (state.opens.trim(IDLE_LOOKS_MAX), state.early.trim())
         };
         self.close(shared, closings);
         early_answers::give_back(shared, back);
@@ -478,13 +468,6 @@ impl Coherent {
     /// Requests that home has not answered.
     pub fn take_unanswered(&self) -> Vec<u64> {
         lock(&self.state).sent.drain().map(|(unique, _)| unique).collect()
-    }
-
-    /// Whether no guest has changed a node since home was asked this.
-    pub fn is_fresh(&self, unique: u64, node: u64) -> bool {
-        let state = lock(&self.state);
-        let sent = state.sent.get(&unique);
-        sent.is_some_and(|sent| state.is_fresh(node, sent.changes))
     }
 
     /// What is known of a node's attributes is not so.

@@ -190,11 +190,11 @@ impl Opens {
         self.end_where(|_| true)
     }
 
-    /// To be called from time to time: what nobody has used for so many calls as `most` says of its node.
-    pub fn trim(&mut self, most: impl Fn(u64) -> u64) -> Vec<Closing> {
+    /// To be called from time to time: what nobody has used for `most` calls.
+    pub fn trim(&mut self, most: u64) -> Vec<Closing> {
         self.now += 1;
         let now = self.now;
-        self.end_where(|held| held.users == 0 && now - held.used > most(held.way.node))
+        self.end_where(|held| held.users == 0 && now - held.used > most)
     }
 }
 
@@ -230,10 +230,10 @@ mod tests {
     fn what_nobody_uses_is_closed_after_a_while() {
         let mut opens = Opens::default();
         let open = opens.hold(WAY, 40).unwrap();
-        assert!(opens.trim(|_| 0).is_empty());
+        assert!(opens.trim(0).is_empty());
         assert_eq!(opens.release(open), Ok(None));
-        assert!(opens.trim(|_| 1).is_empty());
-        assert_eq!(opens.trim(|_| 1), [(40, WAY)]);
+        assert!(opens.trim(1).is_empty());
+        assert_eq!(opens.trim(1), [(40, WAY)]);
         let open = opens.hold(WAY, 41).unwrap();
         opens.release(open).unwrap();
         assert_eq!(opens.doubt_all(), [(41, WAY)]);

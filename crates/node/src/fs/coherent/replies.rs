@@ -68,11 +68,10 @@ impl Coherent {
     }
 
     /// A write of a guest, of which home's reply is not waited for, is in the stream: whatever home has said before does not know of it.
-    pub fn sent_behind(&self, shared: &Shared, request: &Request<'_>) {
+    pub fn sent_behind(&self, request: &Request<'_>) {
         let mut state = lock(&self.state);
         let touched = Touched::by(request, &Means::Nothing, &state.kept);
         let back = state.touch(&touched);
-        doubt_contents(shared, &touched);
         debug_assert!(back.is_empty(), "nothing early is held of what guests write to");
     }
 
@@ -97,7 +96,6 @@ impl Coherent {
             .filter(|after| !passing && state.is_fresh(after.node, sent.changes))
             .collect();
         let back = state.touch(&sent.touched);
-        doubt_contents(shared, &sent.touched);
         early_answers::give_back_later(shared, back);
         let Ok((header, body)) = ReplyHeader::mut_from_prefix(reply) else {
             return Delivery::Give(sent.inner);
@@ -267,14 +265,5 @@ impl Coherent {
                 }
             }
         }));
-    }
-}
-
-/// What home has said of contents may not know of a change that has been made since.
-fn doubt_contents(shared: &Shared, touched: &Touched) {
-    if let Some(contents) = &shared.files.contents {
-        for node in touched.contents() {
-            contents.written(*node);
-        }
     }
 }

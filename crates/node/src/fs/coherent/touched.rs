@@ -1,9 +1,6 @@
 //! What a request of a guest changes, as far as that puts in doubt what home has answered early: pure.
 
-use afield_abi::fuse::{
-    CopyRangeRequest, LinkRequest, Opcode, OpenRequest, SetAttributesRequest, WriteRequest, set_flag,
-    write_flag,
-};
+use afield_abi::fuse::{CopyRangeRequest, LinkRequest, Opcode, OpenRequest, WriteRequest, write_flag};
 
 use super::Means;
 use super::attributes::Settled;
@@ -20,8 +17,6 @@ pub struct Touched {
     nodes: Vec<u64>,
     /// Contents of these, perhaps without waiting for home.
     own: Vec<u64>,
-    /// What is changed of those are contents, indeed.
-    contents: bool,
     /// A file's contents, up to this place.
     written: Option<(u64, u64)>,
     /// It is not known what.
@@ -34,19 +29,16 @@ impl Touched {
         let node = request.header.node;
         let mut touched = Self::default();
         match (request.opcode, means) {
-            (Opcode::SetExtended | Opcode::RemoveExtended | Opcode::Ioctl, _) => touched.own.push(node),
-            (Opcode::SetAttributes, _) => {
-                touched.own.push(node);
-                let record = request.record::<SetAttributesRequest>();
-                touched.contents = record.map_or(true, |set| set.valid & set_flag::SIZE != 0);
-            }
-            (Opcode::Allocate, _) => {
-                touched.own.push(node);
-                touched.contents = true;
-            }
+            (
+                Opcode::SetAttributes
+                | Opcode::SetExtended
+                | Opcode::RemoveExtended
+                | Opcode::Allocate
+                | Opcode::Ioctl,
+                _,
+            ) => touched.own.push(node),
             (Opcode::Write, _) => {
                 touched.own.push(node);
-                touched.contents = true;
                 if let Ok(write) = request.record::<WriteRequest>()
                     && write.flags & libc::O_APPEND as u32 == 0
                     // Home cuts off what is beyond the end.
@@ -57,10 +49,7 @@ impl Touched {
                 }
             }
             (Opcode::CopyRange | Opcode::CopyRange64, _) => match request.record::<CopyRangeRequest>() {
-                Ok(record) => {
-                    touched.own.push(record.node_out);
-                    touched.contents = true;
-                }
+                Ok(record) => touched.own.push(record.node_out),
                 Err(_) => touched.all = true,
             },
             (Opcode::Open, _) => {
@@ -69,7 +58,6 @@ impl Touched {
                     .map_or(u32::MAX, |open| open.flags);
                 if flags & (libc::O_ACCMODE | libc::O_TRUNC) as u32 != libc::O_RDONLY as u32 {
                     touched.own.push(node);
-                    touched.contents = true;
                 }
             }
             (
@@ -117,14 +105,6 @@ impl Touched {
     pub fn nodes(&self) -> impl Iterator<Item = u64> {
         let directories = self.names.iter().map(|(directory, _)| directory);
         directories.chain(&self.nodes).chain(&self.own).copied()
-    }
-
-    /// Those whose contents are, or may be from now on.
-    pub fn contents(&self) -> &[u64] {
-        match self.contents {
-            true => &self.own,
-            false => &[],
-        }
     }
 
     /// Whether anything may be changed.

@@ -4,8 +4,8 @@
 //! that they have changed, a read is answered here as far as the pieces are at hand. What has to be asked for is asked for in whole
 //! pieces, and kept.
 //!
-//! A file that this session has opened for writing, or has cut, is home's alone from then on, since what home says of its contents may have
-//! been overtaken by what was written; until nobody can write to it any more, and home says so to who opens it after that.
+//! A file that this session has opened for writing, or has cut, is home's alone from then on: what home says of its contents may have
+//! been overtaken by what was written.
 //!
 //! Who reads a file from one end to the other has home asked for what follows before the kernel asks for it.
 //!
@@ -217,15 +217,8 @@ impl Contents {
         lock(&self.table).forget_known();
     }
 
-    /// Takes what home says of the contents out of its reply to an open (a body that begins with an [`OpenReply`]). `is_fresh`: it knows
-    /// of all that this session has written to the file, which nobody here can write to any more.
-    pub fn opened(
-        &self,
-        node: u64,
-        reply: &mut Vec<u8>,
-        read_only: bool,
-        is_fresh: bool,
-    ) -> Result<(), LinkError> {
+    /// Takes what home says of the contents out of its reply to an open (a body that begins with an [`OpenReply`]).
+    pub fn opened(&self, node: u64, reply: &mut Vec<u8>, read_only: bool) -> Result<(), LinkError> {
         let at = size_of::<ReplyHeader>() + size_of::<OpenReply>();
         let Some((open, said)) = reply
             .get(size_of::<ReplyHeader>()..)
@@ -242,7 +235,7 @@ impl Contents {
             let said = contents::decode(said)?;
             let mut table = lock(&self.table);
             match table.files.get(&node) {
-                Some(State::Written) if !is_fresh => {}
+                Some(State::Written) => {}
                 Some(State::Known(known)) if known.is_as(&said) => {}
                 _ => {
                     let known = Arc::new(Known::new(said.size, said.path));
