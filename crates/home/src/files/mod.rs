@@ -52,6 +52,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use afield_abi::fuse::Opcode;
@@ -159,6 +160,8 @@ pub struct FileService {
     /// The node keeps contents.
     tells_contents: bool,
     early: Early,
+    /// How often what a guest has made was gone before the node could be told of it.
+    gone: AtomicU64,
 }
 
 impl FileService {
@@ -188,6 +191,7 @@ impl FileService {
             starts: Starts::default(),
             tells_contents: false,
             early: Early::new(Generosity::NONE),
+            gone: AtomicU64::new(0),
         })
     }
 

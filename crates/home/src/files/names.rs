@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use afield_abi::fuse::{
     BatchForgetRequest, EntryReply, ForgetOne, ForgetRequest, LinkRequest, MakeDirectoryRequest,
@@ -128,17 +129,31 @@ impl FileService {
         Ok(())
     }
 
-    /// Replies with an entry that was just made.
+    /// Replies with an entry of this kind (`S_IFMT` bits) that was just made.
     fn made(
         &self,
         parent: u64,
         directory: &Arc<PathDescriptor>,
         name: &CStr,
+        kind: u32,
         reply: &mut Reply<'_>,
     ) -> Result<()> {
         let named = self.names_hold(&self.nodes.get(parent)?, directory);
-        let (node, stat, standing) = self.find(parent, directory, name)?;
-        reply.record(&self.entry(node.id, &stat, standing, named));
+        match self.find(parent, directory, name) {
+            Ok((node, _, _)) if node.identity.kind != kind => self.forget_node(node.id, 1),
+            Ok((node, stat, standing)) => {
+                reply.record(&self.entry(node.id, &stat, standing, named));
+                return Ok(());
+            }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        // Somebody has removed it already. The caller has made it all the same; what the node's kernel gets is one that nothing leads to.
+        let mut stat = stat_descriptor(&**directory)?;
+        stat.stx_ino = u64::MAX - self.gone.fetch_add(1, Ordering::Relaxed);
+        stat.stx_mode = (kind | 0o777) as u16;
+        let node = self.nodes.enter(Identity::of(&stat), None);
+        reply.record(&self.entry(node.id, &stat, Standing::default(), false));
         Ok(())
     }
 
@@ -175,7 +190,7 @@ impl FileService {
         let parent = request.header.node;
         let directory = self.descriptor(parent)?;
         rustix::fs::symlinkat(target, &*directory, name)?;
-        self.made(parent, &directory, name, reply)
+        self.made(parent, &directory, name, libc::S_IFLNK, reply)
     }
 
     pub(super) fn make_node(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
@@ -190,7 +205,7 @@ impl FileService {
         let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
         let (major, minor) = device_parts(record.device);
         rustix::fs::mknodat(&*directory, name, kind, mode, rustix::fs::makedev(major, minor))?;
-        self.made(parent, &directory, name, reply)
+        self.made(parent, &directory, name, kind.as_raw_mode(), reply)
     }
 
     pub(super) fn make_directory(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
@@ -200,7 +215,7 @@ impl FileService {
         let directory = self.descriptor(parent)?;
         let mode = Mode::from_raw_mode(apply_umask(record.mode & 0o7777, record.umask));
         rustix::fs::mkdirat(&*directory, name, mode)?;
-        self.made(parent, &directory, name, reply)
+        self.made(parent, &directory, name, libc::S_IFDIR, reply)
     }
 
     /// Before a name goes: if the node's kernel knows the file, it may still use it afterwards.
@@ -270,7 +285,8 @@ impl FileService {
         let record: LinkRequest = request.record()?;
         let name = request.name()?;
         let parent = request.header.node;
-        let old = self.descriptor(record.old_node)?;
+        let old_node = self.nodes.get(record.old_node)?;
+        let old = self.nodes.descriptor(&old_node, &self.credentials)?;
         let directory = self.descriptor(parent)?;
         // Following the link in /proc leads to the inode itself, even if that is a symbolic link.
         rustix::fs::linkat(
@@ -280,7 +296,7 @@ impl FileService {
             name,
             AtFlags::SYMLINK_FOLLOW,
         )?;
-        self.made(parent, &directory, name, reply)
+        self.made(parent, &directory, name, old_node.identity.kind, reply)
     }
 }
 

@@ -270,3 +270,45 @@ fn root_serves_others_with_their_own_rights() {
     assert_eq!((entry.attributes.uid, entry.attributes.gid), (0, 0));
     client.open(node, libc::O_RDONLY).unwrap();
 }
+
+/// Who has made something is not told that it is not there because somebody else has removed it since.
+#[test]
+fn what_is_removed_at_once_was_made() {
+    let client = Client::new();
+    let path = client.path("flag");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = std::fs::remove_file(&path);
+                let _ = std::fs::remove_dir(&path);
+            }
+        });
+        let directory = MakeDirectoryRequest {
+            mode: 0o755,
+            umask: 0,
+        };
+        let made: Vec<_> = (0..4000)
+            .map(|turn| match turn % 2 {
+                0 => client.ask::<EntryReply>(Opcode::SymbolicLink, ROOT_NODE, &[&z("flag"), &z("x")]),
+                _ => client.ask(
+                    Opcode::MakeDirectory,
+                    ROOT_NODE,
+                    &[directory.as_bytes(), &z("flag")],
+                ),
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for (turn, result) in made.into_iter().enumerate() {
+            let kind = if turn % 2 == 0 {
+                libc::S_IFLNK
+            } else {
+                libc::S_IFDIR
+            };
+            match result {
+                Ok(entry) => assert_eq!(entry.attributes.mode & libc::S_IFMT, kind),
+                Err(errno) => assert_eq!(errno, libc::EEXIST, "{turn}"),
+            }
+        }
+    });
+}
