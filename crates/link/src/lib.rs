@@ -39,4 +39,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;

@@ -1,7 +1,7 @@
-//! Memory: what home and its embedded node share, for the contents of large operations on home objects; and the C library's.
+//! Memory: what home and its embedded node share, for the contents of large operations on home objects and files; and the C library's.
 //!
-//! Only kernels touch it: what is in it is read and written by system calls on both sides and never looked at. So neither side has to
-//! trust the other not to change it meanwhile.
+//! Only kernels touch it, and who copies in or out: what is in it is read and written by system calls on both sides and never looked at in
+//! its place. So neither side has to trust the other not to change it meanwhile.
 
 use std::ffi::c_void;
 use std::io;
@@ -22,7 +22,7 @@ pub fn keep_freed_memory() {
 }
 
 /// Bytes of the shared memory.
-pub const AREA_BYTES: usize = 4 << 20;
+pub const AREA_BYTES: usize = 16 << 20;
 
 /// Bytes for a system call to read.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +96,17 @@ impl Room<'_> {
     /// Address of the first byte.
     pub fn start(&self) -> *mut u8 {
         self.start
+    }
+
+    /// What follows the first `count` bytes.
+    #[must_use]
+    pub fn after(self, count: usize) -> Self {
+        let count = count.min(self.length);
+        Self {
+            start: self.start.wrapping_add(count),
+            length: self.length - count,
+            owner: PhantomData,
+        }
     }
 
     /// Count of bytes.
@@ -186,6 +197,16 @@ impl Area {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
         true
     }
+
+    /// Copies bytes from there. False if they are not in the memory.
+    pub fn get(&self, place: usize, bytes: &mut [u8]) -> bool {
+        let Some(start) = self.at(place, bytes.len()) else {
+            return false;
+        };
+        // SAFETY: as in `put`.
+        unsafe { std::ptr::copy_nonoverlapping(start, bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
 }
 
 impl Drop for Area {
@@ -209,11 +230,15 @@ mod tests {
             assert!(area.room(place, length).is_none());
         }
         assert!(!area.put(AREA_BYTES - 1, &[1, 2]));
+        assert!(!area.get(AREA_BYTES - 1, &mut [1, 2]));
         assert!(area.put(70_000, b"some"));
         let mut bytes = [0; 4];
         rustix::io::pread(&file, &mut bytes, 70_000).unwrap();
         assert_eq!(&bytes, b"some");
         assert!(rustix::fs::ftruncate(&file, 1).is_err());
+        let mut bytes = [0; 4];
+        assert!(area.get(70_000, &mut bytes));
+        assert_eq!(&bytes, b"some");
         let other = rustix::fs::memfd_create("other", MemfdFlags::CLOEXEC).unwrap();
         assert!(Area::map(other.as_fd()).is_err());
     }

@@ -1,4 +1,4 @@
-//! Places in the memory that an embedded node shares with its home, for the contents of large operations on home objects.
+//! Places in the memory that an embedded node shares with its home, for the contents of large operations on home objects and files.
 //!
 //! The place of an operation is lent until home has answered it, whatever has become of the guest: until then a deputy may use it.
 
@@ -7,25 +7,28 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use afield_link::sys::{AREA_BYTES, Area, Data};
+use afield_link::sys::{AREA_BYTES, Area, Data, Room};
 
 use crate::sys::memory;
 
 /// A place is a row of these.
-const SLOT_BYTES: usize = AREA_BYTES / u64::BITS as usize;
+const SLOT_BYTES: usize = 64 << 10;
+
+/// How many there are.
+const SLOTS: usize = AREA_BYTES / SLOT_BYTES;
 
 /// Operations with less than that have their contents in their frames.
-const LENGTH_MIN: usize = 8 << 10;
+pub const LENGTH_MIN: usize = 8 << 10;
 
 /// Longest place.
-const LENGTH_MAX: usize = 16 * SLOT_BYTES;
+pub const LENGTH_MAX: usize = 16 * SLOT_BYTES;
 
 /// The memory and what of it is lent.
 #[derive(Debug)]
 pub struct Leases {
     area: Area,
-    /// A bit for each slot that is lent.
-    lent: Mutex<u64>,
+    /// Which slots are lent.
+    lent: Mutex<[bool; SLOTS]>,
     /// By the frame that asked home.
     asked: Mutex<HashMap<u64, Lease>>,
 }
@@ -34,8 +37,9 @@ pub struct Leases {
 #[derive(Debug)]
 pub struct Lease {
     leases: Arc<Leases>,
-    slots: u64,
-    place: usize,
+    /// Its first slot, and how many it has.
+    first: usize,
+    count: usize,
     length: usize,
 }
 
@@ -48,7 +52,7 @@ impl Leases {
     pub fn new(file: BorrowedFd<'_>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             area: Area::map(file)?,
-            lent: Mutex::new(0),
+            lent: Mutex::new([false; SLOTS]),
             asked: Mutex::default(),
         }))
     }
@@ -59,15 +63,14 @@ impl Leases {
             return None;
         }
         let count = length.div_ceil(SLOT_BYTES);
-        let row = u64::MAX >> (u64::BITS as usize - count);
         let mut lent = lock(&self.lent);
         // The lowest, so that little of the memory is ever used.
-        let first = (0..=u64::BITS as usize - count).find(|first| *lent & row << first == 0)?;
-        *lent |= row << first;
+        let first = lent.windows(count).position(|row| !row.contains(&true))?;
+        lent[first..first + count].fill(true);
         Some(Lease {
             leases: Arc::clone(self),
-            slots: row << first,
-            place: first * SLOT_BYTES,
+            first,
+            count,
             length,
         })
     }
@@ -86,25 +89,48 @@ impl Leases {
 impl Lease {
     /// Where, and how many bytes.
     pub fn place(&self) -> (usize, usize) {
-        (self.place, self.length)
+        (self.first * SLOT_BYTES, self.length)
     }
 
     /// Puts these bytes there, of which there must be no more than the place has.
     pub fn put(&self, bytes: &[u8]) {
-        let fits = bytes.len() <= self.length && self.leases.area.put(self.place, bytes);
+        let fits = bytes.len() <= self.length && self.leases.area.put(self.first * SLOT_BYTES, bytes);
         debug_assert!(fits);
+    }
+
+    /// Copies as many of the first bytes that are there as `bytes` has, of which there must be no more than the place has.
+    pub fn get(&self, bytes: &mut [u8]) {
+        let fits = bytes.len() <= self.length && self.leases.area.get(self.first * SLOT_BYTES, bytes);
+        debug_assert!(fits);
+    }
+
+    /// Gives back what lies behind so many bytes.
+    pub fn shrink(&mut self, length: usize) {
+        self.length = self.length.min(length);
+        let count = self.length.div_ceil(SLOT_BYTES).clamp(1, self.count);
+        lock(&self.leases.lent)[self.first + count..self.first + self.count].fill(false);
+        self.count = count;
+    }
+
+    /// All of it, for a system call to write to.
+    pub fn room(&self) -> Room<'_> {
+        let room = self.leases.area.room(self.first * SLOT_BYTES, self.length);
+        room.unwrap_or_else(|| (&mut [][..]).into())
     }
 
     /// The first `count` bytes that are there.
     pub fn data(&self, count: usize) -> Data<'_> {
-        let data = self.leases.area.data(self.place, count.min(self.length));
+        let data = self
+            .leases
+            .area
+            .data(self.first * SLOT_BYTES, count.min(self.length));
         data.unwrap_or_else(|| (&[][..]).into())
     }
 
     /// Fills it, from `start`, with guest memory.
     pub fn read_guest(&self, tid: i32, address: u64, start: usize, length: usize) -> io::Result<()> {
         let length = length.min(self.length.saturating_sub(start));
-        match self.leases.area.room(self.place + start, length) {
+        match self.leases.area.room(self.first * SLOT_BYTES + start, length) {
             Some(room) => memory::read_to(tid, address, &room),
             None => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -113,7 +139,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        *lock(&self.leases.lent) &= !self.slots;
+        lock(&self.leases.lent)[self.first..self.first + self.count].fill(false);
     }
 }
 
@@ -135,14 +161,22 @@ mod tests {
         }
         let mut places: Vec<_> = lent.iter().map(|lease| lease.place().0).collect();
         places.dedup();
-        assert_eq!(places.len(), 32);
+        assert_eq!(places.len(), SLOTS / 2);
         lent.swap_remove(3);
         lent.swap_remove(0);
         assert!(leases.lend(LENGTH_MAX).is_none());
         assert_eq!(leases.lend(LENGTH_MIN).map(|lease| lease.place().0), Some(0));
         lent.clear();
-        let all: Vec<_> = (0..4).map_while(|_| leases.lend(LENGTH_MAX)).collect();
-        assert_eq!(all.len(), 4);
+        let mut all: Vec<_> = (0..SLOTS).map_while(|_| leases.lend(LENGTH_MAX)).collect();
+        assert_eq!(all.len(), SLOTS / 16);
+        let mut last = all.pop().unwrap();
+        assert!(leases.lend(LENGTH_MIN).is_none());
+        last.shrink(SLOT_BYTES + 1);
+        assert_eq!(last.place().1, SLOT_BYTES + 1);
+        let rest = leases.lend(14 * SLOT_BYTES).unwrap();
+        assert_eq!(rest.place().0, last.place().0 + 2 * SLOT_BYTES);
+        drop((last, rest));
+        assert!(leases.lend(LENGTH_MAX).is_some());
         leases.keep(7, all.into_iter().next().unwrap());
         assert!(leases.take(8).is_none());
         assert_eq!(leases.take(7).map(|lease| lease.place()), Some((0, LENGTH_MAX)));

@@ -371,6 +371,8 @@ pub mod write_flag {
     pub const BEHIND: u32 = 1 << 31;
     /// A session's word to home: the answer is to say whether later writes may be [behind](BEHIND).
     pub const ASKS: u32 = 1 << 30;
+    /// A session's word to home: the data does not follow, it is in shared memory.
+    pub const SHARED: u32 = 1 << 29;
 }
 
 /// Bit of [`WriteReply::padding`], home's word to a session, which the kernel does not get to see: later writes may be
@@ -379,6 +381,10 @@ pub const WRITE_AMPLE: u32 = 1 << 0;
 
 /// Bit of [`ReadRequest::read_flags`]: `lock_owner` is valid.
 pub const READ_LOCK_OWNER: u32 = 1 << 1;
+
+/// Bit of [`ReadRequest::read_flags`], a session's word to home: the data is to be put into shared memory, and the reply is a
+/// [`SharedReadReply`].
+pub const READ_SHARED: u32 = 1 << 31;
 
 /// A request of device control that is a directory's `flock`, whose operation is the argument: the kernel keeps such locks to itself.
 pub const FLOCK_DIRECTORY: u32 = 0xfa66;

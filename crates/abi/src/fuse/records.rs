@@ -290,14 +290,14 @@ records! {
         offset: u64,
         /// At most so many bytes.
         size: u32,
-        /// [`READ_LOCK_OWNER`](super::READ_LOCK_OWNER) or zero.
+        /// [`READ_LOCK_OWNER`](super::READ_LOCK_OWNER) and [`READ_SHARED`](super::READ_SHARED).
         read_flags: u32,
         /// Owner of locks, if so flagged.
         lock_owner: u64,
         /// Flags of the open file.
         flags: u32,
-        /// Zero.
-        padding: u32,
+        /// Zero to the kernel; where in shared memory, if so flagged.
+        place: u32,
     }
 
     /// Writes to a file; the data follows.
@@ -314,6 +314,14 @@ records! {
         lock_owner: u64,
         /// Flags of the open file.
         flags: u32,
+        /// Zero to the kernel; where in shared memory, if so flagged.
+        place: u32,
+    }
+
+    /// Data was read into shared memory: home's reply to a session, never the kernel's.
+    SharedReadReply, 8 {
+        /// So many bytes of it.
+        size: u32,
         /// Zero.
         padding: u32,
     }

@@ -6,7 +6,7 @@
 //! said it.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
 use afield_link::frame::Kind;
 use afield_link::stream::{LinkError, Writer};
+use afield_link::sys::Area;
 use afield_link::turns::Turns;
 use afield_link::wire::{CallReply, DESCRIPTORS_MAX, HandleReply, Inherited, Welcome, plain_error};
 use afield_rpc::endpoint::{Endpoint, ReceiveError, Remote};
@@ -228,7 +229,9 @@ impl Session {
             Some(_) => Generosity::NONE,
             None => generosity,
         };
+        let area = embedded.as_ref().and_then(|embedded| embedded.area.as_ref());
         let files = FileService::new(Path::new("/"), coherence)?
+            .sharing(area.map(|area| Area::map(area.as_fd())).transpose()?)
             .telling_contents(tells_contents)
             .answering_early(generosity);
         files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());

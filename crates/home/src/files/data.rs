@@ -1,14 +1,14 @@
 //! What is in files: reading, writing, space, and control.
 
-use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use afield_abi::fuse::{
     AllocateRequest, CopyRange64Reply, CopyRangeRequest, IoctlReply, IoctlRequest, PollReply, PollRequest,
-    ReadRequest, SYNC_DATA_ONLY, SeekReply, SeekRequest, SyncRequest, WRITE_AMPLE, WriteReply, WriteRequest,
-    ioctl_flag, write_flag,
+    READ_SHARED, ReadRequest, SYNC_DATA_ONLY, SeekReply, SeekRequest, SharedReadReply, SyncRequest,
+    WRITE_AMPLE, WriteReply, WriteRequest, ioctl_flag, write_flag,
 };
+use afield_link::sys::{Data, Room};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -46,24 +46,48 @@ impl FileService {
         let file = self.handles.file(record.handle, request.header.node)?;
         let size = (record.size as usize).min(DATA_BYTES_MAX);
         check_alignment(&file, record.flags, record.offset | u64::from(record.size))?;
-        // The node's kernel takes a short read for the end of the file, so it must be.
-        let mut done = 0;
-        while done < size {
-            let offset = record.offset.checked_add(done as u64).ok_or(Errno::INVAL)?;
-            match sys::read_append(file.as_fd(), reply.buffer(), size - done, offset) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(errno) if done == 0 => return Err(errno),
-                Err(_) => break,
-            }
+        if record.read_flags & READ_SHARED == 0 {
+            read_all(size, record.offset, |left, offset| {
+                sys::read_append(file.as_fd(), reply.buffer(), left, offset)
+            })?;
+            return Ok(());
         }
+        let mut room = self.room(record.place, size)?;
+        let done = read_all(size, record.offset, |_, offset| {
+            let count = sys::read_to(file.as_fd(), &room, offset)?;
+            room = std::mem::replace(&mut room, Room::from(&mut [][..])).after(count);
+            Ok(count)
+        })?;
+        reply.record(&SharedReadReply {
+            size: done as u32,
+            padding: 0,
+        });
         Ok(())
+    }
+
+    /// A place in the memory that the node shares.
+    fn room(&self, place: u32, length: usize) -> Result<Room<'_>> {
+        let room = self
+            .area
+            .as_ref()
+            .and_then(|area| area.room(place as usize, length));
+        room.ok_or(Errno::INVAL)
+    }
+
+    /// What is to be written: what follows the request, or is in memory that the node shares.
+    fn written<'a, 'r: 'a>(&'a self, request: &mut Request<'r>, record: &WriteRequest) -> Result<Data<'a>> {
+        if record.write_flags & write_flag::SHARED == 0 {
+            return request.data(record.size).map(Data::from);
+        }
+        request.data(0)?;
+        let (place, size) = (record.place as usize, record.size as usize);
+        let area = self.area.as_ref().filter(|_| size <= DATA_BYTES_MAX);
+        area.and_then(|area| area.data(place, size)).ok_or(Errno::INVAL)
     }
 
     pub(super) fn write(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<Outcome> {
         let record: WriteRequest = request.record()?;
-        let data = request.data(record.size)?;
+        let data = self.written(request, &record)?;
         let file = self.handles.file(record.handle, request.header.node)?;
         // A page of a mapped file changes what there is of the file, and no more, whatever has become of its size.
         let data = match record.write_flags & write_flag::CACHE != 0 {
@@ -76,13 +100,18 @@ impl FileService {
         let is_behind = record.write_flags & write_flag::BEHIND != 0;
         let asks = record.write_flags & write_flag::ASKS != 0;
         let began = asks.then(Instant::now).or_else(|| is_behind.then(Instant::now));
-        let mut count = match data.is_empty() {
-            true => 0,
-            false => write_at(&file, data, record.offset, record.flags)?,
+        let mut count = match data.length() {
+            0 => 0,
+            _ => write_at(&file, data, record.offset, record.flags)?,
         };
         // Nobody is there to go on with what is left.
-        while is_behind && count < data.len() {
-            count += write_at(&file, &data[count..], record.offset + count as u64, record.flags)?;
+        while is_behind && count < data.length() {
+            count += write_at(
+                &file,
+                data.after(count),
+                record.offset + count as u64,
+                record.flags,
+            )?;
         }
         let is_slow = began.is_some_and(|began| began.elapsed() >= behind::SLOW);
         if is_behind && !asks && !is_slow {
@@ -91,7 +120,7 @@ impl FileService {
         let is_ample = asks && !is_slow && behind::is_ample(&file);
         reply.record(&WriteReply {
             // What lay beyond the end is done with.
-            size: if count == data.len() {
+            size: if count == data.length() {
                 record.size
             } else {
                 count as u32
@@ -226,15 +255,32 @@ fn check_alignment(file: &OpenFile, flags: u32, both: u64) -> Result<()> {
 }
 
 /// What of the data for this place lies before the end of a file.
-fn within<'a>(file: &OpenFile, data: &'a [u8], offset: u64) -> Result<&'a [u8]> {
+fn within<'a>(file: &OpenFile, data: Data<'a>, offset: u64) -> Result<Data<'a>> {
     let end = stat_descriptor(file)?.stx_size;
-    let length = end.saturating_sub(offset).min(data.len() as u64);
-    Ok(&data[..length as usize])
+    let length = end.saturating_sub(offset).min(data.length() as u64);
+    Ok(data.cut(length as usize))
+}
+
+/// Reads until there is no more: the node's kernel takes a short read for the end of the file, so it must be. `read` is given how much is
+/// left, and from where.
+fn read_all(size: usize, offset: u64, mut read: impl FnMut(usize, u64) -> Result<usize>) -> Result<usize> {
+    let mut done = 0;
+    while done < size {
+        let offset = offset.checked_add(done as u64).ok_or(Errno::INVAL)?;
+        match read(size - done, offset) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
 }
 
 /// Writes at an offset or at the end, and through to the disk or not, as the node's open file has it now, which `fcntl` may have
 /// changed since the file was opened, and the call itself may demand.
-fn write_at(file: &OpenFile, data: &[u8], offset: u64, flags: u32) -> Result<usize> {
+fn write_at(file: &OpenFile, data: Data<'_>, offset: u64, flags: u32) -> Result<usize> {
     let asked = OFlags::from_bits_retain(flags);
     let mut how = match (asked.contains(OFlags::APPEND), file.appends) {
         (true, true) | (false, false) => ReadWriteFlags::empty(),
@@ -246,8 +292,5 @@ fn write_at(file: &OpenFile, data: &[u8], offset: u64, flags: u32) -> Result<usi
     } else if asked.contains(OFlags::DSYNC) {
         how |= ReadWriteFlags::DSYNC;
     }
-    rustix::io::retry_on_intr(|| match how.is_empty() {
-        true => rustix::io::pwrite(file.as_fd(), data, offset),
-        false => rustix::io::pwritev2(file.as_fd(), &[IoSlice::new(data)], offset, how),
-    })
+    rustix::io::retry_on_intr(|| sys::write(file.as_fd(), data, offset, how))
 }

@@ -56,6 +56,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use afield_abi::fuse::Opcode;
+use afield_link::sys::Area;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -159,6 +160,8 @@ pub struct FileService {
     session: Option<coherence::Session>,
     /// The node keeps contents.
     tells_contents: bool,
+    /// Memory that an embedded node shares.
+    area: Option<Area>,
     early: Early,
     /// How often what a guest has made was gone before the node could be told of it.
     gone: AtomicU64,
@@ -190,6 +193,7 @@ impl FileService {
             credentials: Credentials::of_this_thread()?,
             starts: Starts::default(),
             tells_contents: false,
+            area: None,
             early: Early::new(Generosity::NONE),
             gone: AtomicU64::new(0),
         })
@@ -201,6 +205,11 @@ impl FileService {
             tells_contents,
             ..self
         }
+    }
+
+    /// The same service, for a node with which it shares memory: contents may be there in place of their messages.
+    pub fn sharing(self, area: Option<Area>) -> Self {
+        Self { area, ..self }
     }
 
     /// The same service, which answers so much before it is asked.

@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use rustix::io::Errno;
+use afield_link::sys::{Data, Room};
+use rustix::io::{Errno, ReadWriteFlags};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -29,6 +30,36 @@ pub fn read_append(file: BorrowedFd<'_>, target: &mut Vec<u8>, size: usize, offs
     // SAFETY: `pread` initialised `count` bytes from the vector's end on, within its capacity.
     unsafe { target.set_len(target.len() + count) };
     Ok(count)
+}
+
+/// `pread` of at most as much as the room has. Gives the count; 0 is the end of the file.
+pub fn read_to(file: BorrowedFd<'_>, room: &Room<'_>, offset: u64) -> Result<usize> {
+    // SAFETY: the kernel writes to the room, no more than its length.
+    let count = unsafe {
+        libc::pread(
+            file.as_raw_fd(),
+            room.start().cast(),
+            room.length(),
+            offset as i64,
+        )
+    };
+    check(count as libc::c_long)
+}
+
+/// `pwrite`, or `pwritev2` with flags.
+pub fn write(file: BorrowedFd<'_>, data: Data<'_>, offset: u64, how: ReadWriteFlags) -> Result<usize> {
+    let piece = libc::iovec {
+        iov_base: data.start().cast_mut().cast(),
+        iov_len: data.length(),
+    };
+    let (number, offset) = (file.as_raw_fd(), offset as i64);
+    let count = match how.is_empty() {
+        // SAFETY: the kernel reads the data, no more than its length.
+        true => unsafe { libc::pwrite(number, piece.iov_base, piece.iov_len, offset) },
+        // SAFETY: the same, as the vector's one piece.
+        false => unsafe { libc::pwritev2(number, &raw const piece, 1, offset, how.bits() as i32) },
+    };
+    check(count as libc::c_long)
 }
 
 /// `getdents64`: fills `buffer` with directory records and gives their bytes; 0 is the end.

@@ -18,6 +18,7 @@ use tracing::debug;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Request, lock};
+use crate::leases::Lease;
 
 /// How long home's word counts that writes will succeed.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -132,6 +133,8 @@ struct Sent {
     node: u64,
     handle: u64,
     bytes: usize,
+    /// Where what is written is, until home has written it.
+    _data: Option<Lease>,
 }
 
 impl State {
@@ -308,6 +311,7 @@ impl Behind {
             node,
             handle: record.handle,
             bytes,
+            _data: request.data.take(),
         });
         state.sent_bytes += bytes;
         if let Some(node) = state.nodes.get_mut(&node) {
@@ -442,6 +446,7 @@ mod tests {
                 opcode: Opcode::Write,
                 header,
                 bytes: &mut bytes,
+                data: None,
             };
             let course = match self.behind.write(&mut request, self.now) {
                 Err(errno) => return (Written::Failed(errno), None),

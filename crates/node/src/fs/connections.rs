@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::intake::Intake;
+use crate::leases::Lease;
 use crate::sys::memory;
 
 /// Where the connection is in a number.
@@ -123,19 +125,19 @@ impl Connections {
         retry_on_intr(|| poll(&mut [PollFd::new(any, PollFlags::IN)], None)).map(drop)
     }
 
-    /// Gives `serve` what the kernel has asked so far, request by request in `buffer`, but not more than `most`. True if there was no
-    /// more.
+    /// Gives `serve` what the kernel has asked so far, request by request, with the data of a write that is in shared memory, but not
+    /// more than `most`. True if there was no more.
     ///
     /// # Errors
     /// The root's, when it is not mounted any more.
     pub fn drain(
         &self,
-        buffer: &mut [u8],
+        intake: &mut Intake,
         mut most: usize,
-        mut serve: impl FnMut(&mut [u8]),
+        mut serve: impl FnMut(&mut [u8], Option<Lease>),
     ) -> Result<bool, Errno> {
         let Some(ready) = &self.ready else {
-            return self.drain_one(0, buffer, &mut most, &mut serve);
+            return self.drain_one(0, intake, &mut most, &mut serve);
         };
         let none = epoll::Event {
             flags: EventFlags::empty(),
@@ -150,7 +152,7 @@ impl Connections {
         let mut all = true;
         for event in events.iter().take(count) {
             let connection = event.data.u64() as usize;
-            match self.drain_one(connection, buffer, &mut most, &mut serve) {
+            match self.drain_one(connection, intake, &mut most, &mut serve) {
                 Ok(drained) => all &= drained,
                 Err(error) if connection == 0 => return Err(error),
                 // Home has unmounted it, and the kernel has been told.
@@ -163,19 +165,18 @@ impl Connections {
     fn drain_one(
         &self,
         connection: usize,
-        buffer: &mut [u8],
+        intake: &mut Intake,
         most: &mut usize,
-        serve: &mut impl FnMut(&mut [u8]),
+        serve: &mut impl FnMut(&mut [u8], Option<Lease>),
     ) -> Result<bool, Errno> {
         let device = self.devices.get(connection).ok_or(Errno::NODEV)?;
         while *most > 0 {
             *most -= 1;
-            match rustix::io::read(device, &mut *buffer) {
-                Ok(0) => return Err(Errno::NODEV),
-                Ok(count) => {
-                    let request = &mut buffer[..count];
+            match intake.read(device) {
+                Ok(([], _)) => return Err(Errno::NODEV),
+                Ok((request, data)) => {
                     number(request, connection);
-                    serve(request);
+                    serve(request, data);
                 }
                 Err(Errno::AGAIN) => return Ok(true),
                 // Interrupted, or the request was taken back before it was read.

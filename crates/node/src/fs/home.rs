@@ -8,8 +8,8 @@ use std::time::Instant;
 use afield_abi::fuse::{
     ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply, FLOCK_DIRECTORY,
     FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest, LOCK_DESCRIPTION, LOCK_FLOCK,
-    LockRequest, Opcode, OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, RequestHeader, init_flag,
-    ioctl_flag, open_reply_flag,
+    LockRequest, Opcode, OpenReply, OpenRequest, READ_SHARED, ReadRequest, ReleaseRequest, ReplyHeader,
+    RequestHeader, WriteRequest, init_flag, ioctl_flag, open_reply_flag, write_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::door::descriptors::{CurrentCall, current_call};
 use crate::holdings;
+use crate::leases::Lease;
 use crate::session::Shared;
 use crate::trace::Order;
 use crate::world::Ids;
@@ -49,7 +50,12 @@ pub enum Asked {
     /// The reply says how the kernel is to treat an open file.
     Open(Opening),
     /// A write that its caller waits for.
-    Write(Settling),
+    Write {
+        /// What its reply says of those before it, if they are kept account of.
+        settling: Option<Settling>,
+        /// Where what is written is, until home has written it.
+        _data: Option<Lease>,
+    },
     /// The reply tells of failed writes before it, too.
     Settle(Settling),
     /// The reply has contents that can be kept.
@@ -284,6 +290,7 @@ impl Driver for Home {
                 opcode: request.opcode,
                 header,
                 bytes: &mut bytes,
+                data: None,
             },
         )
     }
@@ -315,9 +322,11 @@ impl Home {
             Some(Outcome::Instead(bytes)) => return self.send(shared, &request, &bytes),
             Some(outcome) => return Ok(outcome),
         }
+        let mut is_merged = false;
         if request.opcode == Opcode::Read
             && let Some(read) = shared.files.proc.reads(shared, &mut request)
         {
+            is_merged = true;
             match read {
                 proc::Read::Merge(reading) => {
                     shared.files.expect(unique, Pending::Home(Asked::Merge(reading)))
@@ -329,6 +338,7 @@ impl Home {
             }
         }
         let mut answer = None;
+        share_write(&mut request);
         if request.opcode == Opcode::Write {
             let course = shared.files.behind.write(&mut request, Instant::now());
             if !matches!(course, Ok(Some(Course::Wait(_)) | None)) {
@@ -340,10 +350,17 @@ impl Home {
             }
             match course? {
                 Some(Course::Answer(reply)) => answer = Some(reply),
-                Some(Course::Wait(settling)) => {
-                    shared.files.expect(unique, Pending::Home(Asked::Write(settling)));
+                course => {
+                    let settling = match course {
+                        Some(Course::Wait(settling)) => Some(settling),
+                        _ => None,
+                    };
+                    let asked = Asked::Write {
+                        settling,
+                        _data: request.data.take(),
+                    };
+                    shared.files.expect(unique, Pending::Home(asked));
                 }
-                None => {}
             }
         } else if let Some(asked) = self.asked(shared, &request) {
             shared.files.expect(unique, Pending::Home(asked));
@@ -361,6 +378,12 @@ impl Home {
             && let Some(outcome) = early::answer(shared, &request)
         {
             return Ok(outcome);
+        }
+        if request.opcode == Opcode::Read && !is_merged {
+            share_read(shared, &mut request);
+        }
+        if let (Some(leases), Some(data)) = (&shared.leases, request.data.take()) {
+            leases.keep(unique | FILE_ID, data);
         }
         let sent = self.send(shared, &request, request.bytes)?;
         if answer.is_some() {
@@ -402,11 +425,44 @@ impl Home {
             Err(error) => {
                 debug!("relaying {:?}: {error}", request.opcode);
                 shared.files.take(unique);
+                shared.take_lease(unique | FILE_ID);
                 shared.files.coherent.unsent(unique);
                 Err(libc::EIO)
             }
         }
     }
+}
+
+/// Says in a write where its data is, if that does not follow.
+fn share_write(request: &mut Request<'_>) {
+    let Some((place, _)) = request.data.as_ref().map(Lease::place) else {
+        return;
+    };
+    let length = request.bytes.len() as u32;
+    if let Ok((header, body)) = RequestHeader::mut_from_prefix(request.bytes)
+        && let Ok((record, _)) = WriteRequest::mut_from_prefix(body)
+    {
+        header.length = length;
+        record.write_flags |= write_flag::SHARED;
+        record.place = place as u32;
+    }
+}
+
+/// Lends home a place for what is read, if there is one.
+fn share_read(shared: &Shared, request: &mut Request<'_>) {
+    let body = request.bytes.get_mut(size_of::<RequestHeader>()..);
+    let Some(Ok((record, _))) = body.map(ReadRequest::mut_from_prefix) else {
+        return;
+    };
+    let lease = shared
+        .leases
+        .as_ref()
+        .and_then(|leases| leases.lend(record.size as usize));
+    if let Some(lease) = &lease {
+        record.read_flags |= READ_SHARED;
+        record.place = lease.place().0 as u32;
+    }
+    request.data = lease;
 }
 
 /// A directory's `flock`, as home takes it. The tracer has made it what it is (`trace::locks`).
@@ -542,7 +598,10 @@ pub fn replied(
                 contents.opened(how.node, reply, how.read_only && !passing)?;
             }
         }
-        Asked::Write(settling) => shared.files.behind.waited(settling, error, body, Instant::now()),
+        Asked::Write {
+            settling: Some(settling),
+            ..
+        } => shared.files.behind.waited(settling, error, body, Instant::now()),
         Asked::Settle(settling) => {
             if let Some(errno) = shared.files.behind.settled(settling, error) {
                 let unique = ReplyHeader::read_from_prefix(reply).map_or(0, |(header, _)| header.unique);

@@ -68,7 +68,7 @@ impl Mapped {
         };
         if holds {
             held.uniques.insert(request.header.unique);
-            held.requests.push(request.bytes.to_vec());
+            held.requests.push(request.to_vec());
             self.more.notify_one();
         }
         holds

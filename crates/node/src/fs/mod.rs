@@ -23,6 +23,7 @@ pub mod dev;
 pub mod early;
 pub mod handles;
 pub mod home;
+mod intake;
 pub mod mapped;
 pub mod owners;
 pub mod places;
@@ -35,7 +36,7 @@ use std::time::Instant;
 
 use afield_abi::fuse::{
     InitReply, InitRequest, InterruptRequest, MINOR_OF_EXPIRY, Opcode, ROOT_NODE, ReplyHeader, RequestHeader,
-    VERSION_MAJOR, VERSION_MINOR, init_flag,
+    SharedReadReply, VERSION_MAJOR, VERSION_MINOR, init_flag,
 };
 use afield_link::aftermath;
 use afield_link::frame::FILE_ID;
@@ -45,6 +46,7 @@ use afield_link::wire::{self, HandleReply, WireError};
 use tracing::{debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::leases::{Lease, Leases};
 use crate::session::Shared;
 use crate::store::Store;
 use crate::trace::Order;
@@ -53,6 +55,7 @@ use behind::Word;
 use coherent::Delivery;
 use coherent::kept::Notice;
 use connections::Connections;
+use intake::Intake;
 
 /// Largest read or write of one request.
 pub const TRANSFER_BYTES_MAX: usize = 1 << 20;
@@ -75,8 +78,10 @@ pub struct Request<'a> {
     pub opcode: Opcode,
     /// Of whom, by whom.
     pub header: RequestHeader,
-    /// The whole request.
+    /// The whole request, but for [`data`](Self::data).
     pub bytes: &'a mut [u8],
+    /// What is to be written, where that is in memory that home shares.
+    pub data: Option<Lease>,
 }
 
 impl Request<'_> {
@@ -93,6 +98,17 @@ impl Request<'_> {
         T::read_from_prefix(self.body())
             .map(|(record, _)| record)
             .map_err(|_| libc::EINVAL)
+    }
+
+    /// The whole request, by itself.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.to_vec();
+        if let Some(data) = &self.data {
+            let start = bytes.len();
+            bytes.resize(start + data.place().1, 0);
+            data.get(&mut bytes[start..]);
+        }
+        bytes
     }
 
     /// The body as a name.
@@ -159,13 +175,48 @@ enum Pending {
     Handle(handles::Asked),
 }
 
+/// Home's reply to a request, as the kernel is to get it.
+#[derive(Debug)]
+pub enum HomeReply {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Its data is in memory that home shares.
+    Shared {
+        /// Of the request.
+        unique: u64,
+        /// Where.
+        data: Lease,
+        /// How many bytes.
+        count: usize,
+    },
+}
+
+impl HomeReply {
+    /// A reply as it came, to a read that lent home this place.
+    fn new(reply: Vec<u8>, lease: Option<Lease>) -> Result<Self, LinkError> {
+        let malformed = || WireError::Malformed("file reply");
+        let (header, body) = ReplyHeader::read_from_prefix(&reply).map_err(|_| malformed())?;
+        let Some(data) = lease.filter(|_| header.error == 0) else {
+            return Ok(Self::Whole(reply));
+        };
+        match SharedReadReply::read_from_bytes(body) {
+            Ok(SharedReadReply { size, .. }) if size as usize <= data.place().1 => Ok(Self::Shared {
+                unique: header.unique,
+                count: size as usize,
+                data,
+            }),
+            _ => Err(malformed().into()),
+        }
+    }
+}
+
 /// The file door's state.
 #[derive(Debug)]
 pub struct Files {
     /// The world's FUSE connections.
     pub connections: Connections,
     /// Held from the reading of a request until it has been served, so that what the kernel had asked before goes home before.
-    reading: Mutex<Vec<u8>>,
+    reading: Mutex<Intake>,
     /// Requests that are more than relayed, by FUSE's number.
     pending: Mutex<HashMap<u64, Pending>>,
     /// Driver of home's tree.
@@ -193,11 +244,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Files {
-    /// A door for the FUSE connections of a world; `owner` is the home user, `store` has what is kept of home's files.
-    pub fn new(connections: Connections, ids: Ids, owner: owners::Owner, store: Option<Store>) -> Self {
+    /// A door for the FUSE connections of a world; `owner` is the home user, `store` has what is kept of home's files, `leases` are of
+    /// memory that home shares.
+    pub fn new(
+        connections: Connections,
+        ids: Ids,
+        owner: owners::Owner,
+        store: Option<Store>,
+        leases: Option<Arc<Leases>>,
+    ) -> Self {
         Self {
             connections,
-            reading: Mutex::new(vec![0; REQUEST_BYTES]),
+            reading: Mutex::new(Intake::new(leases)),
             pending: Mutex::default(),
             home: home::Home::new(ids, owner),
             places: places::Places::default(),
@@ -237,6 +295,14 @@ impl Files {
                     self.reply(&error_reply(header.unique, libc::EIO));
                 }
             }
+        }
+    }
+
+    /// Gives the kernel home's reply, which may have its data in shared memory.
+    pub fn pass_on(&self, reply: &HomeReply) {
+        match reply {
+            HomeReply::Whole(reply) => self.reply(reply),
+            HomeReply::Shared { unique, data, count } => self.reply_with(*unique, data.data(*count)),
         }
     }
 
@@ -328,6 +394,7 @@ impl Files {
             }
         }
         reply.truncate(length);
+        let lease = shared.take_lease(unique | FILE_ID);
         let word = self.behind.replied(
             unique,
             header.error,
@@ -362,11 +429,12 @@ impl Files {
         if !passing && !notices.is_empty() {
             shared.orders.give(Order::Hush);
         }
+        let reply = HomeReply::new(reply, lease)?;
         match shared.guests.find_inner(inner) {
             Some((tid, _)) if passing || !notices.is_empty() => {
                 shared.orders.give(Order::ReplyHushed { tid, reply })
             }
-            _ => self.reply(&reply),
+            _ => self.pass_on(&reply),
         }
         Ok(notices)
     }
@@ -443,9 +511,9 @@ pub fn settle(shared: &Arc<Shared>) -> Result<(), rustix::io::Errno> {
 
 /// As [`settle`]; true if there was no more.
 fn settle_some(shared: &Arc<Shared>) -> Result<bool, rustix::io::Errno> {
-    let mut buffer = lock(&shared.files.reading);
-    let serve = |request: &mut [u8]| serve_bytes(shared, request);
-    shared.files.connections.drain(&mut buffer, SETTLED_MAX, serve)
+    let mut intake = lock(&shared.files.reading);
+    let serve = |request: &mut [u8], data| serve_bytes(shared, request, data);
+    shared.files.connections.drain(&mut intake, SETTLED_MAX, serve)
 }
 
 fn header_of(bytes: &[u8]) -> Option<RequestHeader> {
@@ -454,7 +522,7 @@ fn header_of(bytes: &[u8]) -> Option<RequestHeader> {
         .map(|(header, _)| header)
 }
 
-fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
+fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8], data: Option<Lease>) {
     let Some(header) = header_of(bytes) else {
         return;
     };
@@ -465,6 +533,7 @@ fn serve_bytes(shared: &Arc<Shared>, bytes: &mut [u8]) {
         opcode,
         header,
         bytes,
+        data,
     };
     if !shared.files.mapped.hold(shared, &request) {
         answer(shared, request);
@@ -482,6 +551,7 @@ fn serve_held(shared: &Arc<Shared>, bytes: &mut [u8]) {
                 opcode,
                 header,
                 bytes,
+                data: None,
             },
         );
     }

@@ -137,6 +137,7 @@ pub fn request(shared: &Arc<Shared>, request: Request<'_>) -> Result<Outcome, i3
                 opcode,
                 header,
                 bytes: &mut bytes,
+                data: None,
             };
             shared.files.home.relay(shared, request)
         }

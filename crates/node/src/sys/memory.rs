@@ -118,6 +118,23 @@ pub fn read_string(tid: i32, address: u64, length_max: usize) -> io::Result<Vec<
     Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
 }
 
+/// Reads into a head, and what does not fit there into a room, both by one call: as a FUSE device gives its requests.
+pub fn read_both(file: BorrowedFd<'_>, head: &mut [u8], room: &Room<'_>) -> io::Result<usize> {
+    let pieces = [
+        libc::iovec {
+            iov_base: head.as_mut_ptr().cast(),
+            iov_len: head.len(),
+        },
+        libc::iovec {
+            iov_base: room.start().cast(),
+            iov_len: room.length(),
+        },
+    ];
+    // SAFETY: both pieces are alive during the call, which writes no more to them than their lengths.
+    let count = unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), 2) };
+    super::check(count as libc::c_long).map(|count| count as usize)
+}
+
 /// Writes a head and data to a descriptor, both by one call: as a FUSE device wants its replies.
 pub fn write_both(file: BorrowedFd<'_>, head: &[u8], data: Data<'_>) -> io::Result<()> {
     let pieces = [

@@ -289,7 +289,7 @@ impl Tracer {
             Order::Unhush => self.unhush(),
             Order::ReplyHushed { tid, reply } => {
                 self.interrupt(tid);
-                self.shared.files.reply(&reply);
+                self.shared.files.pass_on(&reply);
             }
             Order::Statistics { answer } => self.tell_statistics(answer),
             Order::End => {}

@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::Correction;
 use crate::admission::Seat;
+use crate::fs::HomeReply;
 use crate::sys::seccomp::Listener;
 
 /// An order to the tracer. Threads are named by their id in the session's pid namespace, processes by home pid.
@@ -83,7 +84,7 @@ pub enum Order {
     /// It has been told: they go on.
     Unhush,
     /// Give the file door's `reply` to a thread, which is to stop before it gets to know it.
-    ReplyHushed { tid: i32, reply: Vec<u8> },
+    ReplyHushed { tid: i32, reply: HomeReply },
     /// Tell home who is here.
     Guests { answer: Answer<Vec<u32>> },
     /// Tell home how the session is.

@@ -9,6 +9,7 @@ mod hostile;
 mod locks;
 mod names;
 mod reach;
+mod shared;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,7 @@ use afield_abi::fuse::{
     ROOT_NODE, ReadRequest, ReleaseRequest, ReplyHeader, RequestHeader, WriteReply, WriteRequest,
 };
 use afield_link::aftermath::{self, After};
+use afield_link::sys::Area;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{FileService, Outcome};
@@ -108,6 +110,22 @@ impl Client {
             home,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
+        }
+    }
+
+    /// A client with which memory is shared.
+    pub fn sharing(area: Area) -> Self {
+        let Self {
+            service,
+            home,
+            uid,
+            gid,
+        } = Self::new();
+        Self {
+            service: service.sharing(Some(area)),
+            home,
+            uid,
+            gid,
         }
     }
 

@@ -254,6 +254,7 @@ impl Coherent {
                     opcode,
                     header,
                     bytes: &mut bytes,
+                    data: None,
                 };
                 let outcome = match errno {
                     Some(errno) => Err(errno),

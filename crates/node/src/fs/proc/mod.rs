@@ -411,6 +411,7 @@ fn look_up_unfollowed(
                     opcode,
                     header,
                     bytes: &mut bytes,
+                    data: None,
                 };
                 match door.files.home.request(&door, request) {
                     Ok(Outcome::Reply(reply)) => reply,
