@@ -1,4 +1,5 @@
 //! Memory: what home and its embedded node share, for the contents of large operations on home objects and files; and the C library's.
+//! And what threads have of processors.
 //!
 //! Only kernels touch it, and who copies in or out: what is in it is read and written by system calls on both sides and never looked at in
 //! its place. So neither side has to trust the other not to change it meanwhile.
@@ -19,6 +20,13 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 20);
     }
+}
+
+/// Has the calling thread leave processors to whoever else wants them, most of the time.
+pub fn give_way() {
+    const NICE: i32 = 10;
+    // On Linux it is a thread's own. It can always be raised.
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// Bytes of the shared memory.

@@ -96,14 +96,14 @@ impl Session {
         asker: u32,
         outcome: Outcome,
         promise: Option<Promise>,
-        reply: Vec<u8>,
+        reply: &mut Vec<u8>,
     ) -> Result<(), SessionError> {
         match outcome {
             Outcome::NoReply => {
                 self.answered(id);
                 Ok(())
             }
-            Outcome::Reply => self.reply_then(id, asker, &reply, promise),
+            Outcome::Reply => self.reply_then(id, asker, reply, promise),
             Outcome::RecordLock {
                 unique,
                 pid,
@@ -122,7 +122,7 @@ impl Session {
             }
             Outcome::Flush { pid, node, owner: _ } => {
                 let Some(deputy) = self.deputy(pid) else {
-                    return self.reply_then(id, asker, &reply, promise);
+                    return self.reply_then(id, asker, reply, promise);
                 };
                 let held = {
                     let mut status = lock(&deputy.status);
@@ -131,13 +131,13 @@ impl Session {
                     before != status.lock_files.len()
                 };
                 if !held {
-                    return self.reply_then(id, asker, &reply, promise);
+                    return self.reply_then(id, asker, reply, promise);
                 }
                 self.answered(id);
                 let waiting = Waiting::Flush {
                     deputy: Arc::clone(&deputy),
                     // What is left now may not be when the deputy has answered.
-                    reply: without_aftermath(reply),
+                    reply: without_aftermath(std::mem::take(reply)),
                 };
                 self.expect(id, Outstanding::File(waiting))?;
                 self.tell(&deputy, id, &ToDeputy::Unlock { node }, None)
@@ -158,7 +158,7 @@ impl Session {
                         self.tell(&deputy, 0, &ToDeputy::Directory, Some(descriptor))?;
                     }
                 }
-                self.reply_file(id, &reply)
+                self.reply_file(id, reply)
             }
             Outcome::Wait(wait) => self.begin_wait(id, wait),
         }

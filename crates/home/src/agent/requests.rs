@@ -54,7 +54,7 @@ impl Session {
             self.tell_unreadable(asker, &program)?;
         }
         drop(request);
-        self.finish_file(id, asker, outcome, promise, std::mem::take(reply))
+        self.finish_file(id, asker, outcome, promise, reply)
     }
 
     /// Reads until there is a file request; everything else is done meanwhile, in the link's order. `None` when the session is over.
@@ -99,7 +99,7 @@ impl Session {
                 let outcome = self.files.handle(&frame.payload, &mut reply);
                 self.serving.fetch_sub(1, Ordering::Release);
                 self.count_file(&frame, &reply);
-                self.finish_file(frame.id, asker_of(&frame.payload), outcome, promise, reply)?;
+                self.finish_file(frame.id, asker_of(&frame.payload), outcome, promise, &mut reply)?;
             }
             Kind::Call => self.pass_call(&frame)?,
             Kind::Handle => self.pass_operation(&frame)?,

@@ -225,6 +225,10 @@ impl Session {
         )?;
         // On this machine, everything is at hand already.
         let tells_contents = welcome.keeps_contents && embedded.is_none();
+        if embedded.is_none() {
+            // There contents come in frames.
+            afield_link::sys::keep_freed_memory();
+        }
         let generosity = match embedded {
             Some(_) => Generosity::NONE,
             None => generosity,

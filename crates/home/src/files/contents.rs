@@ -140,7 +140,12 @@ struct Digests {
 static DIGESTS: LazyLock<Digests> = LazyLock::new(|| {
     let (jobs, waiting) = sync_channel(WAITING_MAX);
     let thread = std::thread::Builder::new().name("hashes".to_owned());
-    if let Err(error) = thread.spawn(move || hash_in_turn(&waiting)) {
+    let hash = move || {
+        // Whoever reads the file meanwhile goes first.
+        afield_link::sys::give_way();
+        hash_in_turn(&waiting);
+    };
+    if let Err(error) = thread.spawn(hash) {
         warn!("large files are not hashed: {error}");
     }
     Digests {

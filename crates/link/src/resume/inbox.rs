@@ -9,8 +9,8 @@ use super::record::{FIRST, HEAD_BYTES, Head, LAST, RecordKind};
 use super::{Limits, ProtocolError};
 use crate::frame::{self, Frame, HEADER_BYTES};
 
-/// Bytes of a frame for which memory is set aside before they have come.
-const AHEAD_BYTES: usize = 1 << 20;
+/// Bytes of a frame for which memory is set aside before they have come: those of the largest read or write, with what is around them.
+const AHEAD_BYTES: usize = (1 << 20) + (4 << 10);
 
 /// A frame some of whose pieces have come.
 #[derive(Debug)]

@@ -710,6 +710,8 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
         let Some(contents) = &shared.files.contents else {
             return;
         };
+        // Guests go first, and what they wait for.
+        afield_link::sys::give_way();
         contents.kept.serve(|kept| contents.write(&kept))
     })
 }
