@@ -51,6 +51,14 @@ const SET_DIRECT: u32 = 4;
 /// Has the kernel write out what was stored into mapped files of the connections whose bits `handle` has. Answered as [`INSTALL`].
 const WRITE_OUT: u32 = 5;
 
+/// Keeps what process `notification`, as the world knows it, has as descriptor `listener`, under the number `handle`. Answered as
+/// [`INSTALL`].
+const KEEP: u32 = 6;
+/// Gives what is kept under `handle` to the process that waits in a notified call; with `offset` 1 it is kept on. Answered as [`INSTALL`].
+const GIVE_KEPT: u32 = 7;
+/// Closes what is kept under `handle`.
+const DROP_KEPT: u32 = 8;
+
 /// Open flags that matter to a guest.
 const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
 
@@ -74,6 +82,17 @@ pub struct Gift {
     pub offset: Option<i64>,
     /// The waiting call returns its number.
     pub answers: bool,
+}
+
+/// What init keeps for a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Its number.
+    pub promise: u64,
+    /// How the guest gets it.
+    pub cloexec: bool,
+    /// It is kept on.
+    pub peek: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -168,6 +187,50 @@ impl Installer {
         .map(drop)
     }
 
+    /// Has init keep what a guest has under a number: the open file, of whatever it is. Waits for init.
+    ///
+    /// # Errors
+    /// `EBADF` if there is nothing under the number.
+    pub fn keep(&self, promise: u64, pid: u32, number: u32) -> io::Result<()> {
+        self.ask(Wish {
+            what: KEEP,
+            listener: number,
+            notification: u64::from(pid),
+            handle: promise,
+            ..Wish::default()
+        })
+        .map(drop)
+    }
+
+    /// Gives what init keeps to the process that waits in a notified call: its number there. Waits as [`Self::install`].
+    ///
+    /// # Errors
+    /// As [`Self::install`]; it is not kept any more unless `peek` says so.
+    pub fn give_kept(&self, listener: &Listener, notification: u64, kept: Kept) -> io::Result<i32> {
+        self.ask(Wish {
+            what: GIVE_KEPT,
+            listener: listener.number(),
+            notification,
+            handle: kept.promise,
+            offset: i64::from(kept.peek),
+            flags: if kept.cloexec { libc::O_CLOEXEC as u32 } else { 0 },
+            ..Wish::default()
+        })
+    }
+
+    /// Nobody will get it.
+    pub fn drop_kept(&self, promise: u64) {
+        let wish = Wish {
+            what: DROP_KEPT,
+            handle: promise,
+            ..Wish::default()
+        };
+        if let Some(channel) = &mut *lock(&self.channel) {
+            // Without init nothing is kept.
+            let _ = channel.write_all(wish.as_bytes());
+        }
+    }
+
     fn ask(&self, wish: Wish) -> io::Result<i32> {
         let mut channel = lock(&self.channel);
         let channel = channel.as_mut().ok_or(io::ErrorKind::NotConnected)?;
@@ -188,6 +251,8 @@ pub struct Helper {
     listeners: HashMap<u32, Listener>,
     /// A file of each FUSE connection, when they are needed.
     roots: Vec<OwnedFd>,
+    /// What guests pass to each other, by promise.
+    kept: HashMap<u64, OwnedFd>,
 }
 
 impl AsFd for Helper {
@@ -203,6 +268,7 @@ impl Helper {
             channel,
             listeners: HashMap::new(),
             roots: Vec::new(),
+            kept: HashMap::new(),
         }
     }
 
@@ -234,6 +300,27 @@ impl Helper {
                 let answer = result.map_or_else(|error| -errno(&error), |()| 0);
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
+            (KEEP, _) => {
+                let result = seccomp::descriptor_of(wish.notification as i32, wish.listener as i32);
+                let answer = result.map_or_else(
+                    |error| -errno(&error),
+                    |file| {
+                        self.kept.insert(wish.handle, file);
+                        0
+                    },
+                );
+                self.channel.write_all(&answer.to_ne_bytes())?;
+            }
+            (GIVE_KEPT, _) => {
+                let answer = self.give_kept(&wish).unwrap_or_else(|error| -errno(&error));
+                self.channel.write_all(&answer.to_ne_bytes())?;
+                if wish.offset == 0 {
+                    self.kept.remove(&wish.handle);
+                }
+            }
+            (DROP_KEPT, _) => {
+                self.kept.remove(&wish.handle);
+            }
             (WRITE_OUT, _) => {
                 let answer = self
                     .write_out(wish.handle.into(), places)
@@ -264,6 +351,16 @@ impl Helper {
             rustix::fs::syncfs(root)?;
         }
         Ok(())
+    }
+
+    fn give_kept(&self, wish: &Wish) -> io::Result<i32> {
+        let listener = self
+            .listeners
+            .get(&wish.listener)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let file = self.kept.get(&wish.handle).ok_or(io::ErrorKind::NotFound)?;
+        let cloexec = wish.flags & libc::O_CLOEXEC as u32 != 0;
+        listener.add_descriptor(wish.notification, file.as_fd(), cloexec, false)
     }
 
     fn install(&self, wish: &Wish, hidden: &OwnedFd) -> io::Result<(i32, OwnedFd)> {

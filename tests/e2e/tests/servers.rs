@@ -228,6 +228,33 @@ if __name__ == "__main__":
     a, b = socket.socketpair(); r, w = os.pipe(); socket.send_fds(a, [b"m"], [w, a.fileno()]); _, fds, flags, _ = socket.recv_fds(b, 10, 5); os.write(fds[0], b"z"); print(os.read(r, 1), len(fds), flags)
 "#;
 
+/// The server of forks is asked, over a socket of home's, with the pipes of the new process.
+const FORKSERVER: &str = r#"
+import multiprocessing as m, os, socket, sys, time
+def add(shared, lock, n):
+    for _ in range(20):
+        with lock: shared["n"] = shared.get("n", 0) + n
+def talk(connection, l):
+    connection.send(connection.recv() * 2); s, _ = l.accept(); s.sendall(b"accepted by a child"); s.close(); sys.exit(3)
+def child(q): p = m.get_context("forkserver").Process(target=q.put, args=("of a grandchild",)); p.start(); p.join(); q.put(p.exitcode)
+def release(s): s.release()
+def die(): os.kill(os.getpid(), 9)
+if __name__ == "__main__":
+    c = m.get_context("forkserver"); c.set_forkserver_preload(["hashlib"]); q = c.Queue(); s = c.Semaphore(0)
+    p = c.Process(target=child, args=(q,)); p.start(); print(q.get(), q.get()); p.join(); print(p.exitcode)
+    p = c.Process(target=die); p.start(); p.join(); print(p.exitcode)
+    p = c.Process(target=release, args=(s,)); p.start(); print(s.acquire(timeout=30)); p.join()
+    a, b = c.Pipe(); l = socket.create_server(("127.0.0.1", 0)); p = c.Process(target=talk, args=(b, l)); p.start(); b.close(); a.send("to and fro ")
+    print(a.recv(), socket.create_connection(l.getsockname()).recv(100)); p.join(); print(p.exitcode)
+    try: a.recv()
+    except EOFError: print("ended")
+    with c.Manager() as manager:
+        shared = manager.dict(); lock = manager.Lock(); ps = [c.Process(target=add, args=(shared, lock, i)) for i in range(1, 4)]
+        [p.start() for p in ps]; [p.join() for p in ps]; print(dict(shared))
+    with c.Pool(3) as pool: print(pool.map(abs, range(-5, 5)), sum(pool.imap_unordered(abs, range(1000), chunksize=7)))
+    p = c.Process(target=time.sleep, args=(100,)); p.start(); p.terminate(); p.join(); print(p.exitcode)
+"#;
+
 const SOCKETSERVER: &str = r#"
 import http.client, http.server, os, socket, socketserver, threading, urllib.request, xmlrpc.client, xmlrpc.server
 class Echo(socketserver.StreamRequestHandler):
@@ -316,6 +343,7 @@ func main() {
 cases! {
     python_asyncio: python(ASYNCIO);
     python_multiprocessing: python(MULTIPROCESSING);
+    python_multiprocessing_forkserver: python(FORKSERVER);
     python_socketserver: python(SOCKETSERVER);
     node: Case::guest("node main.js; echo $?; rm -f u").tools(&["node"]).seconds(120).setup(&format!("cat > main.js <<'END'\n{NODE}\nEND\n"));
     go: Case::guest("./program; echo $?").tools(&["go"]).seconds(240)

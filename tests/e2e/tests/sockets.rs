@@ -31,6 +31,20 @@ fn meeting(server: &str, caller: &str, kind: &str) -> Case {
     .with_program("meeting")
 }
 
+/// The two halves of handing over an open file, each sent afield or kept at home; what each has said, and what there is afterwards.
+fn handing(giver: &str, taker: &str, kind: &str) -> Case {
+    Case::home(&format!(
+        "{giver} $BIN/handing give {kind} place > given 2>&1 & {taker} $BIN/handing take {kind} place > taken 2>&1; echo $?; wait $!; echo $?; cat given taken"
+    ))
+    .with_program("handing")
+}
+
+user_cases! {
+    offsets_handed_on: handing("$AF", "$AF", "offsets");
+    flags_handed_on: handing("$AF", "$AF", "flags");
+    mapped_handed_on: handing("$AF", "$AF", "mapped");
+}
+
 cases! {
     server_at_home: meeting("", "$AF", "plain");
     caller_at_home: meeting("$AF", "", "plain");

@@ -159,6 +159,10 @@ impl Home {
 
     /// True for a close of which home has nothing to learn.
     fn closes_quietly(&self, behind: &Behind, request: &Request<'_>) -> bool {
+        if request.opcode == Opcode::Flush && request.header.pid == INIT {
+            // It only keeps files for guests, and must not wait for home.
+            return true;
+        }
         match (request.opcode, request.record::<FlushRequest>()) {
             (Opcode::Flush, Ok(flush)) => {
                 (flush.handle & LOCAL != 0

@@ -242,12 +242,16 @@ pub fn steal_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Sets `O_DIRECT` on the open file behind descriptor `number` of a process. For a file of the world's root only a process of the
-/// world may do so: it holds the file meanwhile.
-pub fn set_direct(leader: i32, number: RawFd) -> io::Result<()> {
+/// Copies descriptor `number` of a process. If it is a file of the world's root, only a process of the world may hold it.
+pub fn descriptor_of(leader: i32, number: RawFd) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(leader).ok_or(io::ErrorKind::InvalidInput)?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-    let file = steal_descriptor(std::os::fd::AsFd::as_fd(&pidfd), number)?;
+    steal_descriptor(std::os::fd::AsFd::as_fd(&pidfd), number)
+}
+
+/// Sets `O_DIRECT` on the open file behind descriptor `number` of a process: by a process of the world, which holds it meanwhile.
+pub fn set_direct(leader: i32, number: RawFd) -> io::Result<()> {
+    let file = descriptor_of(leader, number)?;
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::DIRECT)?;
     Ok(())

@@ -1,6 +1,5 @@
 //! The calls that receive.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -318,7 +317,7 @@ impl Installed<'_> {
                     None => {
                         complete = false;
                         if object.promise {
-                            shared.promises.take(object.handle, false);
+                            shared.promises.forget(&shared.installer, object.handle);
                         } else {
                             shared.close_object(call.pid, object.handle);
                         }
@@ -349,11 +348,9 @@ impl Installed<'_> {
 fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How) -> Option<i32> {
     let cloexec = how.cloexec;
     if object.promise {
-        let descriptor = shared.promises.take(object.handle, how.peek)?;
-        return call
-            .listener
-            .add_descriptor(call.notification, descriptor.as_fd(), cloexec, false)
-            .ok();
+        let to = (&*call.listener, call.notification);
+        let how = (cloexec, how.peek);
+        return shared.promises.give(&shared.installer, to, object.handle, how);
     }
     shared
         .files

@@ -1,6 +1,6 @@
 //! The calls that send.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use afield_abi::sockets::{self, CountedMessage, Message};
@@ -8,19 +8,19 @@ use afield_abi::syscalls::{Restart, nr};
 use afield_link::frame::Kind;
 use afield_link::message::{self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, Outgoing, Passed};
 use afield_link::wire::{self, Buffer, CallHeader, HandleOp};
+use tracing::debug;
 use zerocopy::IntoBytes;
 
 use super::CHUNK_BYTES;
 use super::layout::{Layout, read_bytes, read_vector, write_bytes};
 use crate::door::calls::settle;
-use crate::door::descriptors::{Descriptor, look_up};
+use crate::door::descriptors::look_up;
 use crate::door::notify::{Door, Verdict, later};
 use crate::door::paths::socket_name;
 use crate::fs::handles;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::errno;
-use crate::sys::seccomp::{Answer, Notification, steal_descriptor};
-use crate::world::HIDDEN_DIRECTORY;
+use crate::sys::seccomp::{Answer, Notification, descriptor_of};
 
 /// Everything a sending call has to say.
 struct Letter {
@@ -28,10 +28,23 @@ struct Letter {
     names: Vec<Option<Vec<u8>>>,
     controls: Vec<Vec<u8>>,
     objects: Vec<Passed>,
+    /// Which of the objects are files of the world's tree. A guest gets the open file itself.
+    files: Vec<File>,
     /// Which of the objects wait here for whom the messages reach.
     kept: Kept,
     /// Address of the `struct mmsghdr`s of `sendmmsg`.
     vector: Option<u64>,
+}
+
+/// A file of the world's tree that is passed.
+#[derive(Debug, Clone, Copy)]
+struct File {
+    /// Which of the objects it is.
+    index: usize,
+    /// The guest's number for it.
+    number: u32,
+    /// It can be opened at home.
+    named: bool,
 }
 
 /// What waits for a guest that is to get it. If it was not sent it does not wait any longer: it would keep pipes open.
@@ -50,7 +63,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         for promise in &self.promises {
-            self.shared.promises.take(*promise, false);
+            self.shared.promises.forget(&self.shared.installer, *promise);
         }
     }
 }
@@ -90,6 +103,7 @@ impl Door {
             names: Vec::new(),
             controls: Vec::new(),
             objects: Vec::new(),
+            files: Vec::new(),
             kept: Kept {
                 shared: Arc::clone(&self.shared),
                 promises: Vec::new(),
@@ -108,7 +122,7 @@ impl Door {
                 return Err(libc::ENOBUFS);
             }
             let mut control = read_bytes(tid, address, length)?;
-            self.objects_of(tid, pid, &mut control, &mut letter.objects, &mut letter.kept)?;
+            self.objects_of(tid, pid, &mut control, &mut letter)?;
             let name = match name {
                 Some(name) => Some(socket_name(tid, &name)?.unwrap_or(name)),
                 None => None,
@@ -124,7 +138,7 @@ impl Door {
             Restart::Restart,
             Some(handle),
         );
-        if !letter.kept.promises.is_empty() {
+        if !letter.kept.promises.is_empty() || !letter.files.is_empty() {
             let sent = send_to_guest(&shared, call, letter, handle, flags);
             return later(sent);
         }
@@ -132,45 +146,59 @@ impl Door {
     }
 
     /// Puts indices of home objects into the places of descriptors in ancillary data.
-    fn objects_of(
-        &mut self,
-        tid: i32,
-        pid: u32,
-        control: &mut [u8],
-        objects: &mut Vec<Passed>,
-        kept: &mut Kept,
-    ) -> Result<(), i32> {
+    fn objects_of(&mut self, tid: i32, pid: u32, control: &mut [u8], letter: &mut Letter) -> Result<(), i32> {
         for piece in sockets::controls(control)? {
             if !piece.has_descriptors() {
                 continue;
             }
             let (places, _) = control[piece.data()].as_chunks_mut::<4>();
-            if places.len() > sockets::DESCRIPTORS_MAX || objects.len() + places.len() > message::OBJECTS_MAX
+            if places.len() > sockets::DESCRIPTORS_MAX
+                || letter.objects.len() + places.len() > message::OBJECTS_MAX
             {
                 return Err(libc::EINVAL);
             }
             for place in places {
-                let descriptor = i32::from_ne_bytes(*place);
-                let Some(found) = look_up(tid, descriptor as u32) else {
-                    return Err(libc::EBADF);
-                };
-                let object = match self.home_handle(tid, descriptor as u32) {
-                    Some(handle) => Passed::Handle(handle),
-                    None => match file_of_home(tid, descriptor, &found) {
-                        Some(file) => file,
-                        None => {
-                            let copy = copy_of(pid, &self.shared, descriptor)?;
-                            let promise = self.shared.promises.keep(copy)?;
-                            kept.promises.push(promise);
-                            Passed::Promise(promise)
-                        }
-                    },
-                };
-                *place = (objects.len() as i32).to_ne_bytes();
-                objects.push(object);
+                let number = i32::from_ne_bytes(*place) as u32;
+                let index = letter.objects.len();
+                let object = self.object_of(tid, pid, number, letter)?;
+                *place = (index as i32).to_ne_bytes();
+                letter.objects.push(object);
             }
         }
         Ok(())
+    }
+
+    /// What a guest passes.
+    fn object_of(&mut self, tid: i32, pid: u32, number: u32, letter: &mut Letter) -> Result<Passed, i32> {
+        let descriptor = look_up(tid, number).ok_or(libc::EBADF)?;
+        if let Some(handle) = self.home_handle(tid, number) {
+            return Ok(Passed::Handle(handle));
+        }
+        let link = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).map_err(|error| errno(&error))?;
+        let link = link.into_os_string().into_encoded_bytes();
+        if PRIVATE.iter().any(|prefix| link.starts_with(prefix)) {
+            let copy = copy_of(pid, &self.shared, number as i32)?;
+            let promise = self.shared.promises.keep(copy)?;
+            letter.kept.promises.push(promise);
+            return Ok(Passed::Promise(promise));
+        }
+        let named = link.starts_with(b"/") && !link.ends_with(b" (deleted)");
+        let only_path = descriptor.flags & libc::O_PATH as u64 != 0;
+        if !named && only_path {
+            return Err(libc::EOPNOTSUPP);
+        }
+        if !only_path {
+            letter.files.push(File {
+                index: letter.objects.len(),
+                number,
+                named,
+            });
+        }
+        Ok(Passed::File {
+            path: link,
+            flags: descriptor.flags as u32,
+            offset: descriptor.offset,
+        })
     }
 
     /// On a socket of the node's own. Home objects that travel over it are kept for whom they reach.
@@ -227,37 +255,20 @@ impl Door {
     }
 }
 
-/// A file that has a name at home: of home's tree, or one of the devices that are the node's own.
-fn file_of_home(tid: i32, number: i32, descriptor: &Descriptor) -> Option<Passed> {
-    let path = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).ok()?;
-    let path = path.into_os_string().into_encoded_bytes();
-    let hidden = format!("/{HIDDEN_DIRECTORY}");
-    let named =
-        path.starts_with(b"/") && !path.starts_with(hidden.as_bytes()) && !path.ends_with(b" (deleted)");
-    named.then_some(Passed::File {
-        path,
-        flags: descriptor.flags as u32,
-        offset: descriptor.offset,
-    })
-}
+/// What names begin with of what is the node's own.
+const PRIVATE: [&[u8]; 4] = [b"pipe:[", b"socket:[", b"anon_inode:", b"/memfd:"];
 
 /// A copy of a guest's descriptor of something of the node's own. It must not be a file of the world's root: a session that holds
 /// one cannot end, since closing it is a request to the session.
 fn copy_of(pid: u32, shared: &Shared, number: i32) -> Result<OwnedFd, i32> {
-    const OWN: [&[u8]; 4] = [b"pipe:[", b"socket:[", b"anon_inode:", b"/memfd:"];
     let leader = shared.guests.lock().process(pid).map(|process| process.leader);
-    let leader = leader
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or(libc::ESRCH)?;
-    let link = std::fs::read_link(format!("/proc/{}/fd/{number}", leader.as_raw_nonzero()))
-        .map_err(|error| errno(&error))?;
+    let leader = leader.ok_or(libc::ESRCH)?;
+    let link = std::fs::read_link(format!("/proc/{leader}/fd/{number}")).map_err(|error| errno(&error))?;
     let link = link.as_os_str().as_encoded_bytes();
-    if !OWN.iter().any(|prefix| link.starts_with(prefix)) {
+    if !PRIVATE.iter().any(|prefix| link.starts_with(prefix)) {
         return Err(libc::EOPNOTSUPP);
     }
-    let process = rustix::process::pidfd_open(leader, rustix::process::PidfdFlags::empty())
-        .map_err(rustix::io::Errno::raw_os_error)?;
-    steal_descriptor(process.as_fd(), number).map_err(|error| errno(&error))
+    descriptor_of(leader, number).map_err(|error| errno(&error))
 }
 
 /// Sends what is left of a call's messages; of a single one, `done` bytes are gone.
@@ -347,7 +358,8 @@ fn send_from(
     })
 }
 
-/// Sends messages with something of the node's own, if the socket's peer is a guest.
+/// Sends messages with descriptors to a peer that is a guest, which gets the open files themselves, or to any other, which can have only
+/// what can be opened at home.
 fn send_to_guest(
     shared: &Arc<Shared>,
     mut call: Call,
@@ -360,7 +372,14 @@ fn send_to_guest(
         call.then = Then::Answer;
         let peer = reply.data.first_chunk::<4>().map(|pid| u32::from_ne_bytes(*pid));
         let known = reply.result >= 0 && peer.is_some_and(|peer| shared.guests.has_been(peer));
-        let failed = if known {
+        let mut letter = letter;
+        let possible = if known {
+            promise_files(shared, pid, &mut letter);
+            true
+        } else {
+            letter.kept.promises.is_empty() && letter.files.iter().all(|file| file.named)
+        };
+        let failed = if possible {
             match send_from(shared, call, letter, handle, flags, 0) {
                 Ok(()) => return,
                 Err(unsent) => unsent,
@@ -415,6 +434,22 @@ fn send_to_guest(
             .write_frame(Kind::Call, id, &[&payload])
             .map_err(|_| libc::EIO)
     })
+}
+
+/// Has files wait for the guest that gets them. Those that cannot are opened again.
+fn promise_files(shared: &Shared, pid: u32, letter: &mut Letter) {
+    for file in std::mem::take(&mut letter.files) {
+        match shared
+            .promises
+            .keep_with_init(&shared.installer, pid, file.number)
+        {
+            Ok(promise) => {
+                letter.kept.promises.push(promise);
+                letter.objects[file.index] = Passed::Promise(promise);
+            }
+            Err(errno) => debug!("descriptor {} of {pid}: errno {errno}", file.number),
+        }
+    }
 }
 
 /// Home has sent some of a call's messages, or the next piece of one.
