@@ -89,8 +89,19 @@ pub struct Wanted {
     pub many: bool,
 }
 
+/// A file of home's tree, by its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Home's number of its file system.
+    pub device: u64,
+    /// Its inode number there.
+    pub inode: u64,
+    /// Absolute path, which may mean something else by now.
+    pub path: Vec<u8>,
+}
+
 /// A descriptor that came with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     /// One of [`Wanted::handles`]; of a promise its number.
     pub handle: u64,
@@ -104,6 +115,8 @@ pub struct Object {
     pub offset: i64,
     /// Job control applies to it.
     pub terminal: bool,
+    /// It is a directory, or opened as a way only (`O_PATH`): where it is, if it has a name.
+    pub place: Option<Place>,
 }
 
 /// A message that was received.
@@ -154,9 +167,13 @@ struct WantedHead {
 struct ObjectHead {
     handle: U64,
     flags: U32,
-    /// 1: it has an offset; 2: a promise.
+    /// 1: it has an offset; 2: a promise; 4: a terminal; 8: it has a place.
     kind: U32,
     offset: I64,
+    device: U64,
+    inode: U64,
+    /// Bytes of the path that follows.
+    path: U32,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -330,15 +347,24 @@ pub fn encode_incoming(messages: &[Incoming<'_>], objects: &[Object]) -> Vec<u8>
     };
     let mut bytes = head.as_bytes().to_vec();
     for object in objects {
+        let place = object.place.as_ref();
+        let path = place.map_or(&[][..], |place| &place.path);
         let head = ObjectHead {
             handle: U64::new(object.handle),
             flags: U32::new(object.flags),
             kind: U32::new(
-                u32::from(object.seekable) | u32::from(object.promise) << 1 | u32::from(object.terminal) << 2,
+                u32::from(object.seekable)
+                    | u32::from(object.promise) << 1
+                    | u32::from(object.terminal) << 2
+                    | u32::from(place.is_some()) << 3,
             ),
             offset: I64::new(object.offset),
+            device: U64::new(place.map_or(0, |place| place.device)),
+            inode: U64::new(place.map_or(0, |place| place.inode)),
+            path: U32::new(path.len() as u32),
         };
         bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(path);
     }
     for message in messages {
         let head = IncomingHead {
@@ -369,7 +395,14 @@ pub fn decode_incoming<'a>(
     let mut objects: Vec<Object> = Vec::with_capacity(count);
     for _ in 0..count {
         let (head, after) = wire::split::<ObjectHead>(rest, "message")?;
+        let (path, after) = take(after, bounded(head.path.get(), PATH_BYTES_MAX)?)?;
+        let place = (head.kind.get() & 8 != 0).then(|| Place {
+            device: head.device.get(),
+            inode: head.inode.get(),
+            path: path.to_vec(),
+        });
         let object = Object {
+            place,
             handle: head.handle.get(),
             flags: head.flags.get(),
             seekable: head.kind.get() & 1 != 0,
@@ -515,6 +548,11 @@ mod tests {
             seekable: true,
             offset: 3,
             terminal: handle == 1,
+            place: (handle == 6).then(|| Place {
+                device: 7,
+                inode: 8,
+                path: b"/a".to_vec(),
+            }),
         };
         let message = Incoming {
             name_length: 110,

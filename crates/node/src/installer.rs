@@ -59,6 +59,10 @@ const GIVE_KEPT: u32 = 7;
 /// Closes what is kept under `handle`.
 const DROP_KEPT: u32 = 8;
 
+/// Opens a path, which follows with `answers` bytes, with these flags, if it is the file with inode number `handle` (and, unless `offset` is
+/// negative, of file system `offset`), and gives it to the process that waits in a notified call. Answered as [`INSTALL`].
+const OPEN: u32 = 9;
+
 /// Open flags that matter to a guest.
 const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
 
@@ -82,6 +86,17 @@ pub struct Gift {
     pub offset: Option<i64>,
     /// The waiting call returns its number.
     pub answers: bool,
+}
+
+/// A file of home's tree that a guest is to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sought<'a> {
+    /// Its inode number.
+    pub inode: u64,
+    /// The number that its file system has in the world, if that is known.
+    pub device: Option<u64>,
+    /// Where it should be.
+    pub path: &'a [u8],
 }
 
 /// What init keeps for a guest.
@@ -202,7 +217,8 @@ impl Installer {
         .map(drop)
     }
 
-    /// Gives what init keeps to the process that waits in a notified call: its number there. Waits as [`Self::install`].
+    /// Gives what init keeps to the process that waits in a notified call: its number there. What is a way only (`O_PATH`) comes in a
+    /// socket. Waits as [`Self::install`].
     ///
     /// # Errors
     /// As [`Self::install`]; it is not kept any more unless `peek` says so.
@@ -231,10 +247,40 @@ impl Installer {
         }
     }
 
+    /// Opens a directory of home's tree, or anything there as a way only (`O_PATH`), and gives it to the process that waits in a notified
+    /// call: its number there. What is a way only comes in a socket. Waits for init and home.
+    ///
+    /// # Errors
+    /// `ESTALE` if the path leads to something else; as [`Self::install`].
+    pub fn open(
+        &self,
+        listener: &Listener,
+        notification: u64,
+        sought: Sought<'_>,
+        flags: u32,
+    ) -> io::Result<i32> {
+        let kept = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let wish = Wish {
+            what: OPEN,
+            listener: listener.number(),
+            notification,
+            handle: sought.inode,
+            offset: sought.device.map_or(-1, |device| device as i64),
+            flags: flags & kept as u32,
+            answers: sought.path.len() as u32,
+        };
+        self.ask_with(wish, sought.path)
+    }
+
     fn ask(&self, wish: Wish) -> io::Result<i32> {
+        self.ask_with(wish, &[])
+    }
+
+    fn ask_with(&self, wish: Wish, path: &[u8]) -> io::Result<i32> {
         let mut channel = lock(&self.channel);
         let channel = channel.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         channel.write_all(wish.as_bytes())?;
+        channel.write_all(path)?;
         let mut answer = [0; 4];
         channel.read_exact(&mut answer)?;
         match i32::from_ne_bytes(answer) {
@@ -318,6 +364,12 @@ impl Helper {
                     self.kept.remove(&wish.handle);
                 }
             }
+            (OPEN, _) => {
+                let mut path = vec![0; wish.answers as usize];
+                self.channel.read_exact(&mut path)?;
+                let answer = self.open(&wish, &path).unwrap_or_else(|error| -errno(&error));
+                self.channel.write_all(&answer.to_ne_bytes())?;
+            }
             (DROP_KEPT, _) => {
                 self.kept.remove(&wish.handle);
             }
@@ -359,8 +411,30 @@ impl Helper {
             .get(&wish.listener)
             .ok_or(io::ErrorKind::NotFound)?;
         let file = self.kept.get(&wish.handle).ok_or(io::ErrorKind::NotFound)?;
-        let cloexec = wish.flags & libc::O_CLOEXEC as u32 != 0;
-        listener.add_descriptor(wish.notification, file.as_fd(), cloexec, false)
+        let only_path = rustix::fs::fcntl_getfl(file)?.contains(OFlags::PATH);
+        give(listener, wish, file, only_path)
+    }
+
+    fn open(&self, wish: &Wish, path: &[u8]) -> io::Result<i32> {
+        let listener = self
+            .listeners
+            .get(&wish.listener)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlags::from_bits_retain(wish.flags) | OFlags::CLOEXEC;
+        let only_path = flags.contains(OFlags::PATH);
+        // Nothing that waits for a partner, or acts by being opened.
+        let flags = flags
+            | if only_path {
+                OFlags::empty()
+            } else {
+                OFlags::DIRECTORY
+            };
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        let status = rustix::fs::fstat(&file)?;
+        if status.st_ino != wish.handle || wish.offset >= 0 && status.st_dev != wish.offset as u64 {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        give(listener, wish, &file, only_path)
     }
 
     fn install(&self, wish: &Wish, hidden: &OwnedFd) -> io::Result<(i32, OwnedFd)> {
@@ -377,4 +451,14 @@ impl Helper {
         let number = listener.add_descriptor(wish.notification, file.as_fd(), cloexec, wish.answers != 0)?;
         Ok((number, file))
     }
+}
+
+/// Gives a file to the process that waits in a call. The kernel gives no way to a file in this manner; it goes in a socket.
+fn give(listener: &Listener, wish: &Wish, file: &OwnedFd, only_path: bool) -> io::Result<i32> {
+    let cloexec = wish.flags & libc::O_CLOEXEC as u32 != 0;
+    if only_path {
+        let socket = sockets::holding(file.as_fd())?;
+        return listener.add_descriptor(wish.notification, socket.as_fd(), cloexec, false);
+    }
+    listener.add_descriptor(wish.notification, file.as_fd(), cloexec, false)
 }

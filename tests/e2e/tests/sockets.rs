@@ -43,6 +43,9 @@ user_cases! {
     offsets_handed_on: handing("$AF", "$AF", "offsets");
     flags_handed_on: handing("$AF", "$AF", "flags");
     mapped_handed_on: handing("$AF", "$AF", "mapped");
+    directories_handed_on: handing("$AF", "$AF", "directories");
+    directories_handed_home: handing("$AF", "", "directories");
+    directories_handed_from_home: handing("", "$AF", "directories");
 }
 
 cases! {

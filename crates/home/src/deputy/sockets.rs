@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afield_abi::sockets;
-use afield_link::message::{self, Incoming, Object, Outgoing, Passed, Room, Wanted};
+use afield_link::message::{self, Incoming, Object, Outgoing, Passed, Place, Room, Wanted};
 use afield_link::wire::{NODE_HANDLE, WireError, note};
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 
@@ -99,8 +99,12 @@ impl Deputy {
                 Ok(handle.file)
             }
             Passed::File { path, flags, offset } => {
-                let kept =
-                    libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_PATH;
+                let kept = libc::O_ACCMODE
+                    | libc::O_APPEND
+                    | libc::O_NONBLOCK
+                    | libc::O_DIRECTORY
+                    | libc::O_PATH
+                    | libc::O_NOFOLLOW;
                 let flags = OFlags::from_bits_retain(*flags & kept as u32) | OFlags::CLOEXEC | OFlags::NOCTTY;
                 // What could wait for a partner does not: it has been opened before.
                 let opened = rustix::fs::open(path.as_slice(), flags | OFlags::NONBLOCK, Mode::empty())
@@ -442,17 +446,33 @@ fn discards(socket: BorrowedFd<'_>) -> bool {
 
 /// What the node has to know of a descriptor that came with a message.
 fn describe(handle: u64, file: &OwnedFd) -> Object {
-    let regular = rustix::fs::fstat(file)
-        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile);
+    let status = rustix::fs::fstat(file);
+    let kind = status.as_ref().map_or(FileType::Unknown, |status| {
+        FileType::from_raw_mode(status.st_mode)
+    });
     let flags = rustix::fs::fcntl_getfl(file).map_or(0, |flags| flags.bits());
-    let link = crate::proc::link(&format!("self/fd/{}", file.as_raw_fd()));
-    let promise = link.ok().and_then(|link| message::promise_of(&link));
+    let only_path = flags & libc::O_PATH as u32 != 0;
+    let regular = kind == FileType::RegularFile && !only_path;
+    let link = crate::proc::link(&format!("self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    let promise = message::promise_of(&link);
+    let is_way = only_path && matches!(kind, FileType::RegularFile | FileType::Symlink);
+    let place = match status {
+        Ok(status) if (kind == FileType::Directory || is_way) && link.len() <= message::PATH_BYTES_MAX => {
+            Some(Place {
+                device: status.st_dev,
+                inode: status.st_ino,
+                path: link,
+            })
+        }
+        _ => None,
+    };
     Object {
         handle: promise.unwrap_or(handle),
         promise: promise.is_some(),
         flags,
         seekable: regular,
         terminal: rustix::termios::isatty(file),
+        place,
         offset: if regular {
             rustix::fs::tell(file.as_fd()).map_or(0, |offset| offset as i64)
         } else {

@@ -33,7 +33,19 @@ struct Waiting {
 #[derive(Debug)]
 enum Place {
     Here(OwnedFd),
-    Init,
+    Init {
+        /// It is a way only (`O_PATH`).
+        only_path: bool,
+    },
+}
+
+/// A descriptor that a guest has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// Its number there.
+    pub number: i32,
+    /// It is a socket, out of which the guest has to take it.
+    pub in_socket: bool,
 }
 
 impl Promises {
@@ -64,8 +76,13 @@ impl Promises {
     ///
     /// # Errors
     /// As above, or the errno with which init could not have it.
-    pub fn keep_with_init(&self, installer: &Installer, pid: u32, descriptor: u32) -> Result<u64, i32> {
-        let number = self.enter(Place::Init)?;
+    pub fn keep_with_init(
+        &self,
+        installer: &Installer,
+        (pid, descriptor): (u32, u32),
+        only_path: bool,
+    ) -> Result<u64, i32> {
+        let number = self.enter(Place::Init { only_path })?;
         match installer.keep(number, pid, descriptor) {
             Ok(()) => Ok(number),
             Err(error) => {
@@ -75,45 +92,44 @@ impl Promises {
         }
     }
 
-    /// Gives it to the guest that waits in a notified call: its number there. With `peek` it can be had again. What cannot be given is
-    /// gone.
+    /// Gives it to the guest that waits in a notified call. With `peek` it can be had again. What cannot be given is gone.
     pub fn give(
         &self,
         installer: &Installer,
         (listener, notification): (&Listener, u64),
         promise: u64,
         (cloexec, peek): (bool, bool),
-    ) -> Option<i32> {
+    ) -> Option<Given> {
         let place = {
             let mut waiting = self.waiting();
             match waiting.places.get(&promise)? {
                 Place::Here(descriptor) if peek => Place::Here(descriptor.try_clone().ok()?),
-                Place::Init if peek => Place::Init,
+                &Place::Init { only_path } if peek => Place::Init { only_path },
                 _ => waiting.places.remove(&promise)?,
             }
         };
-        match place {
-            Place::Here(descriptor) => listener
-                .add_descriptor(notification, descriptor.as_fd(), cloexec, false)
-                .ok(),
-            Place::Init => installer
-                .give_kept(
-                    listener,
-                    notification,
-                    Kept {
-                        promise,
-                        cloexec,
-                        peek,
-                    },
-                )
-                .ok(),
-        }
+        let (number, in_socket) = match place {
+            Place::Here(descriptor) => {
+                let number = listener.add_descriptor(notification, descriptor.as_fd(), cloexec, false);
+                (number, false)
+            }
+            Place::Init { only_path } => {
+                let kept = Kept {
+                    promise,
+                    cloexec,
+                    peek,
+                };
+                (installer.give_kept(listener, notification, kept), only_path)
+            }
+        };
+        let number = number.ok()?;
+        Some(Given { number, in_socket })
     }
 
     /// Nobody will get it.
     pub fn forget(&self, installer: &Installer, promise: u64) {
         let place = self.waiting().places.remove(&promise);
-        if let Some(Place::Init) = place {
+        if let Some(Place::Init { .. }) = place {
             installer.drop_kept(promise);
         }
     }

@@ -32,6 +32,13 @@ pub fn send_with(socket: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) 
     }
 }
 
+/// A socket in which a descriptor waits, to be received with one byte.
+pub fn holding(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (to, from) = UnixStream::pair()?;
+    send_with(&to, b"d", descriptor)?;
+    Ok(from.into())
+}
+
 /// What came with some bytes.
 #[derive(Debug, Default)]
 pub struct Received {

@@ -26,7 +26,7 @@ const READS: [i64; 5] = [
 ];
 
 /// The stack's red zone of the x86-64 ABI.
-const RED_ZONE_BYTES: u64 = 128;
+pub(super) const RED_ZONE_BYTES: u64 = 128;
 
 /// Most signals that are put right in the result of one read; the kernel never has more pending for an ordinary user.
 const SIGNALS_MAX: usize = 1 << 16;

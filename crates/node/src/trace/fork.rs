@@ -241,6 +241,7 @@ impl Tracer {
                 Within::HandingOver(handover) => return self.handed_over(tid, handover),
                 Within::Exempt => self.end_exemption(parent, tid),
                 Within::Limiting(limiting) => return self.limited(tid, limiting),
+                Within::Taking(taking) => return self.taken(tid, taking),
                 Within::Locking(before) => self.lock_ended(tid, &before),
             }
             return self.go_on(tid, Resume::Run(0));

@@ -13,6 +13,7 @@ mod limits;
 mod locks;
 mod orders;
 mod signals;
+mod taking;
 mod truths;
 
 use std::collections::{HashMap, HashSet};
@@ -28,6 +29,7 @@ use tracing::{debug, warn};
 pub use correction::{Correction, STAT_BYTES, is_status_call};
 pub use orders::{Answered, Order, Orders};
 pub use signals::deliver;
+pub use taking::Sockets;
 pub use truths::Truths;
 
 use crate::admission::Seat;
@@ -52,6 +54,8 @@ struct Thread {
     within: Option<Within>,
     /// It is to be given a filter for its writes at its next stop.
     installs: bool,
+    /// At its next stop it is to take descriptors out of sockets.
+    takes: Option<Sockets>,
     /// It is stopped because its process is held; this is how it goes on.
     parked: Option<Resume>,
 }
@@ -66,6 +70,7 @@ impl Thread {
             correction: None,
             within: None,
             installs: false,
+            takes: None,
             parked: None,
         }
     }
@@ -86,6 +91,8 @@ enum Within {
     Exempt,
     /// It installs a filter for its writes.
     Limiting(Box<limits::Limiting>),
+    /// It takes descriptors out of sockets.
+    Taking(Box<taking::Taking>),
     /// It locks a directory; its registers at the call.
     Locking(Box<Registers>),
 }
@@ -277,6 +284,7 @@ impl Tracer {
                 soft,
                 answer,
             } => self.limit_files(process, soft, &answer),
+            Order::AnswerWithSockets { sockets, answer } => self.answer_with_sockets(sockets, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
             Order::Guests { answer } => {
                 let executed = self.processes.iter().filter(|(_, process)| process.executed);
@@ -390,7 +398,7 @@ impl Tracer {
             self.put_right_child(tid, &first);
         }
         self.correct_result(tid);
-        if self.install_for_writes(tid) {
+        if self.install_for_writes(tid) || self.take_descriptors(tid) {
             return;
         }
         self.go_on(tid, Resume::Run(0));

@@ -7,16 +7,19 @@ use afield_abi::sockets::{self, CountedMessage, Message};
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::message::{self, CONTROL_BYTES_MAX, DATA_BYTES_MAX, NAME_BYTES_MAX, Room, Wanted};
 use afield_link::wire::HandleOp;
+use tracing::debug;
 
 use super::CHUNK_BYTES;
 use super::layout::{Layout, read_struct, read_vector, write_bytes};
 use crate::door::calls::settle;
 use crate::door::notify::{Door, Verdict, later};
+use crate::door::promises::Given;
 use crate::fs::handles;
-use crate::installer::Gift;
+use crate::installer::{Gift, Sought};
 use crate::session::{Call, Reply, Shared, Then};
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{errno, memory};
+use crate::trace::{Answered, Order, Sockets};
 
 impl Door {
     /// The calls that receive.
@@ -127,11 +130,14 @@ impl Door {
                 bound,
                 how,
             };
-            let result = match incoming.put(shared, &call, &reply) {
-                Ok(()) => reply.result,
-                Err(errno) => -i64::from(errno),
-            };
-            settle(shared, call, &Reply { result, ..reply });
+            match incoming.put(shared, &call, &reply) {
+                Ok(sockets) if sockets.is_empty() => settle(shared, call, &reply),
+                Ok(numbers) => settle_with_sockets(shared, call, &reply, numbers, how.cloexec),
+                Err(errno) => {
+                    let result = -i64::from(errno);
+                    settle(shared, call, &Reply { result, ..reply });
+                }
+            }
         };
         let call = self.call(
             notification,
@@ -228,9 +234,10 @@ struct How {
 }
 
 impl Received {
-    fn put(&self, shared: &Arc<Shared>, call: &Call, reply: &Reply) -> Result<(), i32> {
+    /// Puts it there. The numbers of sockets out of which the guest has to take descriptors.
+    fn put(&self, shared: &Arc<Shared>, call: &Call, reply: &Reply) -> Result<Vec<u32>, i32> {
         if reply.result < 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let (messages, objects) =
             message::decode_incoming(&reply.data, &self.wanted).map_err(|_| libc::EIO)?;
@@ -238,6 +245,7 @@ impl Received {
         let mut installed = Installed {
             objects: &objects,
             next: 0,
+            sockets: Vec::new(),
         };
         for (index, (message, layout)) in messages.iter().zip(&self.layouts).enumerate() {
             match &reply.lease {
@@ -274,7 +282,7 @@ impl Received {
             write_bytes(tid, place, &(left.as_secs() as i64).to_ne_bytes())?;
             write_bytes(tid, place + 8, &i64::from(left.subsec_nanos()).to_ne_bytes())?;
         }
-        Ok(())
+        Ok(installed.sockets)
     }
 }
 
@@ -282,6 +290,8 @@ impl Received {
 struct Installed<'a> {
     objects: &'a [message::Object],
     next: usize,
+    /// Numbers of those that are sockets, out of which the guest has to take what is in them.
+    sockets: Vec<u32>,
 }
 
 impl Installed<'_> {
@@ -310,8 +320,11 @@ impl Installed<'_> {
                 };
                 self.next += 1;
                 match complete.then(|| install(shared, call, object, how)).flatten() {
-                    Some(number) => {
-                        *place = number.to_ne_bytes();
+                    Some(given) => {
+                        if given.in_socket {
+                            self.sockets.push(given.number as u32);
+                        }
+                        *place = given.number.to_ne_bytes();
                         placed += 1;
                     }
                     None => {
@@ -344,13 +357,18 @@ impl Installed<'_> {
     }
 }
 
-/// Opens a file for an object that has come, and gives it to the guest: its number there.
-fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How) -> Option<i32> {
+/// Opens a file for an object that has come, and gives it to the guest.
+fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How) -> Option<Given> {
     let cloexec = how.cloexec;
     if object.promise {
         let to = (&*call.listener, call.notification);
         let how = (cloexec, how.peek);
         return shared.promises.give(&shared.installer, to, object.handle, how);
+    }
+    let place = object.place.as_ref();
+    if let Some(given) = place.and_then(|place| open(shared, call, object.flags, place, how)) {
+        shared.close_object(call.pid, object.handle);
+        return Some(given);
     }
     shared
         .files
@@ -369,5 +387,48 @@ fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How
     if installed.is_err() {
         shared.files.handles.forget(object.handle);
     }
-    installed.ok()
+    installed.ok().map(|number| Given {
+        number,
+        in_socket: false,
+    })
+}
+
+/// Opens a file of home's tree that came from a process at home, where the guest can look names up in it.
+fn open(shared: &Shared, call: &Call, flags: u32, place: &message::Place, how: How) -> Option<Given> {
+    let sought = Sought {
+        inode: place.inode,
+        device: shared.files.places.device(place.device),
+        path: &place.path,
+    };
+    let cloexec = if how.cloexec { libc::O_CLOEXEC as u32 } else { 0 };
+    let flags = flags & !(libc::O_CLOEXEC as u32) | cloexec;
+    match shared
+        .installer
+        .open(&call.listener, call.notification, sought, flags)
+    {
+        Ok(number) => Some(Given {
+            number,
+            in_socket: flags & libc::O_PATH as u32 != 0,
+        }),
+        Err(error) => {
+            debug!("{}: {error}", String::from_utf8_lossy(&place.path));
+            None
+        }
+    }
+}
+
+/// Ends a call whose thread has to take descriptors out of sockets.
+fn settle_with_sockets(shared: &Shared, call: Call, reply: &Reply, numbers: Vec<u32>, cloexec: bool) {
+    if let Some(thread) = shared.guests.lock().thread_mut(call.tid) {
+        thread.call = None;
+    }
+    shared.orders.give(Order::AnswerWithSockets {
+        sockets: Sockets { numbers, cloexec },
+        answer: Answered {
+            tid: call.tid,
+            listener: call.listener,
+            notification: call.notification,
+            result: reply.result,
+        },
+    });
 }

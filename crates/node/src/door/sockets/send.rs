@@ -45,6 +45,8 @@ struct File {
     number: u32,
     /// It can be opened at home.
     named: bool,
+    /// It is a way only (`O_PATH`).
+    only_path: bool,
 }
 
 /// What waits for a guest that is to get it. If it was not sent it does not wait any longer: it would keep pipes open.
@@ -183,17 +185,12 @@ impl Door {
             return Ok(Passed::Promise(promise));
         }
         let named = link.starts_with(b"/") && !link.ends_with(b" (deleted)");
-        let only_path = descriptor.flags & libc::O_PATH as u64 != 0;
-        if !named && only_path {
-            return Err(libc::EOPNOTSUPP);
-        }
-        if !only_path {
-            letter.files.push(File {
-                index: letter.objects.len(),
-                number,
-                named,
-            });
-        }
+        letter.files.push(File {
+            index: letter.objects.len(),
+            number,
+            named,
+            only_path: descriptor.flags & libc::O_PATH as u64 != 0,
+        });
         Ok(Passed::File {
             path: link,
             flags: descriptor.flags as u32,
@@ -441,7 +438,7 @@ fn promise_files(shared: &Shared, pid: u32, letter: &mut Letter) {
     for file in std::mem::take(&mut letter.files) {
         match shared
             .promises
-            .keep_with_init(&shared.installer, pid, file.number)
+            .keep_with_init(&shared.installer, (pid, file.number), file.only_path)
         {
             Ok(promise) => {
                 letter.kept.promises.push(promise);
