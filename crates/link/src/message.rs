@@ -113,6 +113,8 @@ pub struct Object {
     pub seekable: bool,
     /// The offset.
     pub offset: i64,
+    /// Its size, if it has an offset.
+    pub size: u64,
     /// Job control applies to it.
     pub terminal: bool,
     /// It is a directory, or opened as a way only (`O_PATH`): where it is, if it has a name.
@@ -170,6 +172,7 @@ struct ObjectHead {
     /// 1: it has an offset; 2: a promise; 4: a terminal; 8: it has a place.
     kind: U32,
     offset: I64,
+    size: U64,
     device: U64,
     inode: U64,
     /// Bytes of the path that follows.
@@ -359,6 +362,7 @@ pub fn encode_incoming(messages: &[Incoming<'_>], objects: &[Object]) -> Vec<u8>
                     | u32::from(place.is_some()) << 3,
             ),
             offset: I64::new(object.offset),
+            size: U64::new(object.size),
             device: U64::new(place.map_or(0, |place| place.device)),
             inode: U64::new(place.map_or(0, |place| place.inode)),
             path: U32::new(path.len() as u32),
@@ -409,6 +413,7 @@ pub fn decode_incoming<'a>(
             promise: head.kind.get() & 2 != 0,
             terminal: head.kind.get() & 4 != 0,
             offset: head.offset.get(),
+            size: head.size.get(),
         };
         if !object.promise && !wanted.handles.contains(&object.handle)
             || objects
@@ -547,6 +552,7 @@ mod tests {
             promise: false,
             seekable: true,
             offset: 3,
+            size: 5,
             terminal: handle == 1,
             place: (handle == 6).then(|| Place {
                 device: 7,

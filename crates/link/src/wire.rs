@@ -281,7 +281,8 @@ pub struct CallReply {
 pub enum HandleOp {
     /// Read up to `size` bytes; at the shared offset if `offset` is -1. Reply: count, bytes.
     Read = 1,
-    /// Write the data; at the shared offset if `offset` is -1. Reply: count.
+    /// Write the data; at the shared offset if `offset` is -1. With `size` 1 it was stored into a mapping, and what is beyond the file's end
+    /// is not written. Reply: count.
     Write = 2,
     /// `poll` without waiting for the events in `argument`. If `size` is 1 and none is there, [`ready`](crate::control::Node::ready) follows
     /// once; see also [`note::READY`]. Reply: ready events.

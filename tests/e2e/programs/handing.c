@@ -183,32 +183,66 @@ static void give_mapped(void) {
     send_fds(2, (int[]){file, gone});
     await();
     print_file("file");
-    CALL(pwrite(file, "given", 5, 10));
     show(gone, 3);
     pass();
     await();
+}
+
+static char *map(int file, int kind) {
+    struct stat status;
+    CALL(fstat(file, &status));
+    char *place = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, kind, file, 0);
+    if (place == MAP_FAILED) {
+        printf("cannot be mapped: %s\n", error_name(errno));
+        exit(1);
+    }
+    return place;
 }
 
 static void take_mapped(void) {
     int files[2];
     receive_fds(2, files);
     struct stat status;
-    CALL(fstat(files[0], &status));
-    char *private = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, files[0], 0), *shared = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, files[0], 0);
-    if (private == MAP_FAILED || shared == MAP_FAILED) {
-        printf("cannot be mapped\n");
-        exit(1);
-    }
+    char *private = map(files[0], MAP_PRIVATE), *shared = map(files[0], MAP_SHARED);
     printf("%.5s %.5s\n", private, shared);
     memcpy(private, "own", 3);
     memcpy(shared + 5, "stored", 6);
-    CALL(msync(shared, status.st_size, MS_SYNC));
+    CALL(msync(shared, 36, MS_SYNC));
+    // A call that reads from where nothing has been read yet.
+    CALL(lseek(files[0], 7, SEEK_SET));
+    char *again = map(files[0], MAP_PRIVATE);
+    CALL(write(files[1], again, 4));
+    CALL(lseek(files[0], 0, SEEK_CUR));
+    memcpy(shared + 30, "at last", 6);
+    CALL(munmap(shared, 36));
     pass();
     await();
-    printf("%.36s\n", shared);
     fstat(files[1], &status);
     printf("links %ld\n", (long)status.st_nlink);
     show(files[1], 100);
+    pass();
+}
+
+// What one changes the other sees in its mapping.
+static void give_changed(void) {
+    int file = given_file(O_RDWR);
+    send_fds(1, &file);
+    await();
+    CALL(pwrite(file, "given", 5, 10));
+    pass();
+    await();
+    print_file("file");
+}
+
+static void take_changed(void) {
+    int file;
+    receive_fds(1, &file);
+    char *shared = map(file, MAP_SHARED);
+    printf("%.36s\n", shared);
+    pass();
+    await();
+    printf("%.36s\n", shared);
+    memcpy(shared, "stored", 6);
     pass();
 }
 
@@ -334,6 +368,7 @@ int main(int count, char **arguments) {
         {"offsets", give_offsets, take_offsets},
         {"flags", give_flags, take_flags},
         {"mapped", give_mapped, take_mapped},
+        {"changed", give_changed, take_changed},
         {"directories", give_directories, take_directories},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)

@@ -25,6 +25,9 @@ use crate::errno;
 pub use descriptors::{OPTION_BYTES_MAX, SET_FILE_ATTRIBUTES, SET_FILE_FLAGS};
 pub use process::{HOME_LIMITS, TRACERS_FILTER};
 
+/// What the tracer makes of an `lseek` on a file whose offset is home's: no call of any kernel, so it comes out of the notify door.
+pub const SEEK_AT_HOME: u32 = 0x2000_0000;
+
 /// Where a call is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {

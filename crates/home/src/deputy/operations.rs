@@ -8,7 +8,7 @@ use afield_link::frame::PAYLOAD_BYTES_MAX;
 use afield_link::sys::{Area, Data, Room};
 use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note};
 use rustix::event::{PollFlags, Timespec};
-use rustix::fs::{Gid, Mode, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -461,6 +461,9 @@ impl Deputy {
     }
 
     fn begin_write(self: &Arc<Self>, operation: Operation) {
+        if operation.size == 1 {
+            return self.in_worker(operation, write_stored);
+        }
         if operation.handle.sort == Sort::Terminal {
             return self.write_in_worker(operation, 0);
         }
@@ -599,6 +602,31 @@ impl Deputy {
         };
         self.employ_or_fail(id, Box::new(work));
     }
+}
+
+/// Writes what was stored into a mapping: as far as the file reaches, whoever has cut it since.
+fn write_stored(_: &Deputy, worker: &mut Worker<'_>, operation: &Operation) -> Outcome {
+    let data = operation.contents(operation.data());
+    let length = data.length();
+    let flags = rustix::fs::fcntl_getfl(operation.file()).unwrap_or(OFlags::APPEND);
+    let Some(position) = operation.position().filter(|_| !flags.contains(OFlags::APPEND)) else {
+        // It would go to the file's end.
+        return Outcome::error(libc::EIO);
+    };
+    let size = rustix::fs::fstat(operation.file()).map_or(0, |status| status.st_size);
+    let reaches = usize::try_from(size.saturating_sub(position)).unwrap_or(0);
+    let mut rest = data.cut(length.min(reaches));
+    let mut position = position;
+    while rest.length() > 0 {
+        match worker.wait(|flag| object::write(flag, operation.file(), rest, Some(position))) {
+            Ok(count) => {
+                rest = rest.after(count);
+                position += count as i64;
+            }
+            Err(errno) => return Outcome::write_error(errno),
+        }
+    }
+    Outcome::plain(Ok(length as i64))
 }
 
 /// The signals of background access that a caller with these flags would get.

@@ -456,6 +456,7 @@ fn describe(handle: u64, file: &OwnedFd) -> Object {
     let link = crate::proc::link(&format!("self/fd/{}", file.as_raw_fd())).unwrap_or_default();
     let promise = message::promise_of(&link);
     let is_way = only_path && matches!(kind, FileType::RegularFile | FileType::Symlink);
+    let size = status.as_ref().map_or(0, |status| status.st_size as u64);
     let place = match status {
         Ok(status) if (kind == FileType::Directory || is_way) && link.len() <= message::PATH_BYTES_MAX => {
             Some(Place {
@@ -473,6 +474,7 @@ fn describe(handle: u64, file: &OwnedFd) -> Object {
         seekable: regular,
         terminal: rustix::termios::isatty(file),
         place,
+        size: if regular { size } else { 0 },
         offset: if regular {
             rustix::fs::tell(file.as_fd()).map_or(0, |offset| offset as i64)
         } else {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use afield_abi::syscalls::{self, Class, SET_FILE_ATTRIBUTES, SET_FILE_FLAGS, nr};
+use afield_abi::syscalls::{self, Class, SEEK_AT_HOME, SET_FILE_ATTRIBUTES, SET_FILE_FLAGS, nr};
 use afield_link::wire::HandleOp;
 use tracing::{debug, warn};
 
@@ -102,6 +102,9 @@ impl Door {
         if notification.arch != ARCH_X86_64 {
             self.report(pid, number, libc::ENOSYS);
             return Err(libc::ENOSYS);
+        }
+        if number == SEEK_AT_HOME {
+            return self.seek(notification, tid, pid);
         }
         match syscalls::class_of(number, &arguments) {
             Class::Home => {

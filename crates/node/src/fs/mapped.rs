@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use afield_abi::fuse::{InterruptRequest, Opcode, OpenRequest};
+use afield_abi::fuse::{InterruptRequest, Opcode, OpenRequest, WriteRequest, write_flag};
 use tracing::{debug, warn};
 
 use super::{HANDLE, INIT, OWN, Request, SPECIAL, lock};
@@ -90,6 +90,14 @@ fn tells(shared: &Shared, request: &Request<'_>) -> bool {
         return false;
     }
     if header.node & (HANDLE | SPECIAL) != 0 {
+        if request.opcode == Opcode::Write
+            && request
+                .record::<WriteRequest>()
+                .is_ok_and(|write| write.write_flags & write_flag::CACHE != 0)
+        {
+            // What was stored into a mapping: those who are held wait for it.
+            return false;
+        }
         return matches!(
             request.opcode,
             Opcode::Read

@@ -62,6 +62,7 @@ impl Tracer {
             libc::SYS_rt_sigtimedwait => return self.signal_wait(tid, registers.rsi),
             libc::SYS_flock => return self.lock_call(tid, registers),
             libc::SYS_signalfd | libc::SYS_signalfd4 => return self.signal_descriptor(tid, registers),
+            libc::SYS_lseek => return self.seek_call(tid, registers),
             _ if descriptors::is_read(registers.orig_rax) => return self.read_call(tid, registers),
             _ if limits::is_write(registers.orig_rax) => return self.write_call(tid, &registers),
             _ => {}

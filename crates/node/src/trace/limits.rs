@@ -73,10 +73,10 @@ impl Tracer {
                 && thread.pid == target
                 && soft != UNLIMITED
                 && !process.writes_stop
-                && is_free(answer.tid, process.reads_stop)
+                && is_free(answer.tid, process.own_filters())
             {
                 process.writes_stop = true;
-                thread.installs = true;
+                thread.installs = Some(&FILE_WRITES);
                 self.interrupt(answer.tid);
             }
         }
@@ -88,22 +88,22 @@ impl Tracer {
         }
     }
 
-    /// Has a thread, at the end of the call that set a limit, install the filter. False: it has none to install, or cannot.
-    pub(super) fn install_for_writes(&mut self, tid: i32) -> bool {
+    /// Has a thread, at the end of a call, install the filter that it is to have. False: it has none to install, or cannot.
+    pub(super) fn install_filter(&mut self, tid: i32) -> bool {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return false;
         };
-        if !std::mem::take(&mut thread.installs) {
+        let Some(calls) = thread.installs.take() else {
             return false;
-        }
-        match begin(tid) {
+        };
+        match begin(tid, calls) {
             Ok(limiting) => {
                 thread.within = Some(Within::Limiting(Box::new(limiting)));
                 self.go_on(tid, Resume::ToCallEnd);
                 true
             }
             Err(error) => {
-                debug!("a filter for the writes of {tid}: {error}");
+                debug!("a filter for {tid}: {error}");
                 false
             }
         }
@@ -201,8 +201,7 @@ fn is_asleep(tid: i32) -> bool {
 }
 
 /// True unless a thread has filters of its own, which could forbid it to install ours.
-fn is_free(tid: i32, reads_stop: bool) -> bool {
-    let ours = 1 + usize::from(reads_stop);
+pub(super) fn is_free(tid: i32, ours: usize) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let count = status
         .lines()
@@ -212,10 +211,10 @@ fn is_free(tid: i32, reads_stop: bool) -> bool {
 }
 
 /// Has a thread that has stopped at the end of a call make the one that installs the filter. No handler may run before that.
-fn begin(tid: i32) -> std::io::Result<Limiting> {
+fn begin(tid: i32, calls: &[u32]) -> std::io::Result<Limiting> {
     let registers = ptrace::registers(tid)?;
     let blocked = ptrace::blocked(tid)?;
-    let installing = filter_call(tid, &registers, &FILE_WRITES)?;
+    let installing = filter_call(tid, &registers, calls)?;
     ptrace::set_blocked(tid, u64::MAX)?;
     ptrace::set_registers(
         tid,

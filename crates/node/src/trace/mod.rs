@@ -12,6 +12,7 @@ mod hold;
 mod limits;
 mod locks;
 mod orders;
+mod seeks;
 mod signals;
 mod taking;
 mod truths;
@@ -29,7 +30,7 @@ use tracing::{debug, warn};
 pub use correction::{Correction, STAT_BYTES, is_status_call};
 pub use orders::{Answered, Order, Orders};
 pub use signals::deliver;
-pub use taking::Sockets;
+pub use taking::Received;
 pub use truths::Truths;
 
 use crate::admission::Seat;
@@ -52,10 +53,10 @@ struct Thread {
     correction: Option<Correction>,
     /// It is in a call whose end has to be looked at.
     within: Option<Within>,
-    /// It is to be given a filter for its writes at its next stop.
-    installs: bool,
+    /// At its next stop it is to be given a filter for these calls.
+    installs: Option<&'static [u32]>,
     /// At its next stop it is to take descriptors out of sockets.
-    takes: Option<Sockets>,
+    takes: Option<Received>,
     /// It is stopped because its process is held; this is how it goes on.
     parked: Option<Resume>,
 }
@@ -69,7 +70,7 @@ impl Thread {
             restart: false,
             correction: None,
             within: None,
-            installs: false,
+            installs: None,
             takes: None,
             parked: None,
         }
@@ -114,10 +115,19 @@ struct Process {
     reads_stop: bool,
     /// Its writes stop, because there is a limit on the size of its files.
     writes_stop: bool,
+    /// Its seeks stop, because it has received files whose offset is home's.
+    seeks_stop: bool,
     /// Its threads that write to home objects.
     exempt: limits::Exempt,
     /// Its place among those that this home may have.
     seat: Seat,
+}
+
+impl Process {
+    /// How many filters it has that are not its own.
+    fn own_filters(&self) -> usize {
+        1 + usize::from(self.reads_stop) + usize::from(self.writes_stop) + usize::from(self.seeks_stop)
+    }
 }
 
 /// Most signals that are kept for a process that cannot take them yet.
@@ -284,7 +294,7 @@ impl Tracer {
                 soft,
                 answer,
             } => self.limit_files(process, soft, &answer),
-            Order::AnswerWithSockets { sockets, answer } => self.answer_with_sockets(sockets, &answer),
+            Order::AnswerReceived { received, answer } => self.answer_received(received, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
             Order::Guests { answer } => {
                 let executed = self.processes.iter().filter(|(_, process)| process.executed);
@@ -398,7 +408,7 @@ impl Tracer {
             self.put_right_child(tid, &first);
         }
         self.correct_result(tid);
-        if self.install_for_writes(tid) || self.take_descriptors(tid) {
+        if self.take_descriptors(tid) || self.install_filter(tid) {
             return;
         }
         self.go_on(tid, Resume::Run(0));

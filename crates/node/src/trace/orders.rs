@@ -11,7 +11,7 @@ use afield_link::control::Statistics;
 use afield_rpc::Answer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-use super::{Correction, Sockets};
+use super::{Correction, Received};
 use crate::admission::Seat;
 use crate::fs::HomeReply;
 use crate::sys::seccomp::Listener;
@@ -73,8 +73,8 @@ pub enum Order {
         soft: u64,
         answer: Answered,
     },
-    /// Answer a call by which descriptors were received that the thread has to take out of sockets first.
-    AnswerWithSockets { sockets: Sockets, answer: Answered },
+    /// Answer a call by which descriptors were received, with which something is left to be done.
+    AnswerReceived { received: Received, answer: Answered },
     /// A signal may have become pending for a thread that waits in a forwarded call.
     Look { tid: i32 },
     /// Nothing goes to home or comes from there: no guest may compute until that is different.

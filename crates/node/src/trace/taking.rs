@@ -9,18 +9,29 @@ use std::io;
 use tracing::debug;
 
 use super::descriptors::RED_ZONE_BYTES;
+use super::limits::is_free;
+use super::seeks::SEEKS;
 use super::{Answered, Resume, Tracer, Within};
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Registers};
 use crate::sys::seccomp::Answer;
 
-/// Numbers under which a thread has sockets with descriptors.
+/// What a thread has received, as far as something is left to be done with it.
 #[derive(Debug)]
-pub struct Sockets {
-    /// Them.
-    pub numbers: Vec<u32>,
+pub struct Received {
+    /// Numbers under which it has sockets with descriptors.
+    pub sockets: Vec<u32>,
     /// What takes their places is closed on `execve`.
     pub cloexec: bool,
+    /// There are files whose offset is home's.
+    pub seekable: bool,
+}
+
+impl Received {
+    /// Whether nothing is left to be done.
+    pub fn is_complete(&self) -> bool {
+        self.sockets.is_empty() && !self.seekable
+    }
 }
 
 /// A thread taking its descriptors, at the end of the call by which it has received them.
@@ -29,7 +40,7 @@ pub(super) struct Taking {
     /// What it goes on with.
     registers: Registers,
     blocked: u64,
-    sockets: Sockets,
+    received: Received,
     step: Step,
     /// The step's call has begun.
     begun: bool,
@@ -88,10 +99,20 @@ impl Room {
 }
 
 impl Tracer {
-    /// A thread's receiving call is to end, and the thread then takes its descriptors out of sockets.
-    pub(super) fn answer_with_sockets(&mut self, sockets: Sockets, answer: &Answered) {
+    /// A thread's receiving call is to end, and the thread then takes its descriptors out of sockets, and installs a filter for seeks.
+    pub(super) fn answer_received(&mut self, received: Received, answer: &Answered) {
         if let Some(thread) = self.threads.get_mut(&answer.tid) {
-            thread.takes = Some(sockets);
+            if received.seekable
+                && let Some(process) = self.processes.get_mut(&thread.pid)
+                && !process.seeks_stop
+                && is_free(answer.tid, process.own_filters())
+            {
+                process.seeks_stop = true;
+                thread.installs = Some(&SEEKS);
+            }
+            if !received.sockets.is_empty() {
+                thread.takes = Some(received);
+            }
             self.interrupt(answer.tid);
         }
         if let Err(error) = answer
@@ -104,10 +125,10 @@ impl Tracer {
 
     /// Has a thread, at the end of its receiving call, take its descriptors. False: it has none to take, or cannot.
     pub(super) fn take_descriptors(&mut self, tid: i32) -> bool {
-        let Some(mut sockets) = self.threads.get_mut(&tid).and_then(|thread| thread.takes.take()) else {
+        let Some(mut received) = self.threads.get_mut(&tid).and_then(|thread| thread.takes.take()) else {
             return false;
         };
-        let Some(socket) = sockets.numbers.pop() else {
+        let Some(socket) = received.sockets.pop() else {
             return false;
         };
         let begun = ptrace::registers(tid).and_then(|registers| {
@@ -117,7 +138,7 @@ impl Tracer {
             Ok(Taking {
                 registers,
                 blocked,
-                sockets,
+                received,
                 step: Step::Receive { socket },
                 begun: false,
             })
@@ -134,7 +155,7 @@ impl Tracer {
     /// Has the thread make a step's call.
     fn make_taking_step(&mut self, tid: i32, taking: Taking) -> io::Result<()> {
         let room = Room::of(&taking.registers);
-        let cloexec = if taking.sockets.cloexec {
+        let cloexec = if taking.received.cloexec {
             libc::O_CLOEXEC
         } else {
             0
@@ -188,7 +209,7 @@ impl Tracer {
             Step::Close { .. } => None,
         };
         let next = next.or_else(|| {
-            let socket = taking.sockets.numbers.pop()?;
+            let socket = taking.received.sockets.pop()?;
             Some(Step::Receive { socket })
         });
         let (registers, blocked) = (taking.registers, taking.blocked);
@@ -204,6 +225,8 @@ impl Tracer {
         if let Err(error) = restored {
             debug!("registers of {tid}: {error}");
         }
-        self.go_on(tid, Resume::Run(0));
+        if !self.install_filter(tid) {
+            self.go_on(tid, Resume::Run(0));
+        }
     }
 }

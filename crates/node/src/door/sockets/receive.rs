@@ -19,7 +19,7 @@ use crate::installer::{Gift, Sought};
 use crate::session::{Call, Reply, Shared, Then};
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{errno, memory};
-use crate::trace::{Answered, Order, Sockets};
+use crate::trace::{self, Answered, Order};
 
 impl Door {
     /// The calls that receive.
@@ -131,8 +131,8 @@ impl Door {
                 how,
             };
             match incoming.put(shared, &call, &reply) {
-                Ok(sockets) if sockets.is_empty() => settle(shared, call, &reply),
-                Ok(numbers) => settle_with_sockets(shared, call, &reply, numbers, how.cloexec),
+                Ok(received) if received.is_complete() => settle(shared, call, &reply),
+                Ok(received) => settle_received(shared, call, &reply, received),
                 Err(errno) => {
                     let result = -i64::from(errno);
                     settle(shared, call, &Reply { result, ..reply });
@@ -234,10 +234,15 @@ struct How {
 }
 
 impl Received {
-    /// Puts it there. The numbers of sockets out of which the guest has to take descriptors.
-    fn put(&self, shared: &Arc<Shared>, call: &Call, reply: &Reply) -> Result<Vec<u32>, i32> {
+    /// Puts it there. What is left to be done with the descriptors.
+    fn put(&self, shared: &Arc<Shared>, call: &Call, reply: &Reply) -> Result<trace::Received, i32> {
+        let received = trace::Received {
+            sockets: Vec::new(),
+            cloexec: self.how.cloexec,
+            seekable: false,
+        };
         if reply.result < 0 {
-            return Ok(Vec::new());
+            return Ok(received);
         }
         let (messages, objects) =
             message::decode_incoming(&reply.data, &self.wanted).map_err(|_| libc::EIO)?;
@@ -245,7 +250,7 @@ impl Received {
         let mut installed = Installed {
             objects: &objects,
             next: 0,
-            sockets: Vec::new(),
+            received,
         };
         for (index, (message, layout)) in messages.iter().zip(&self.layouts).enumerate() {
             match &reply.lease {
@@ -282,7 +287,7 @@ impl Received {
             write_bytes(tid, place, &(left.as_secs() as i64).to_ne_bytes())?;
             write_bytes(tid, place + 8, &i64::from(left.subsec_nanos()).to_ne_bytes())?;
         }
-        Ok(installed.sockets)
+        Ok(installed.received)
     }
 }
 
@@ -290,8 +295,8 @@ impl Received {
 struct Installed<'a> {
     objects: &'a [message::Object],
     next: usize,
-    /// Numbers of those that are sockets, out of which the guest has to take what is in them.
-    sockets: Vec<u32>,
+    /// What is left to be done with them.
+    received: trace::Received,
 }
 
 impl Installed<'_> {
@@ -322,8 +327,9 @@ impl Installed<'_> {
                 match complete.then(|| install(shared, call, object, how)).flatten() {
                     Some(given) => {
                         if given.in_socket {
-                            self.sockets.push(given.number as u32);
+                            self.received.sockets.push(given.number as u32);
                         }
+                        self.received.seekable |= object.seekable && !object.promise;
                         *place = given.number.to_ne_bytes();
                         placed += 1;
                     }
@@ -374,6 +380,7 @@ fn install(shared: &Arc<Shared>, call: &Call, object: &message::Object, how: How
         .files
         .handles
         .add(object.handle, !object.seekable, object.offset);
+    shared.files.handles.set_size(object.handle, object.size);
     if object.terminal {
         shared.files.handles.mark_terminal(object.handle);
     }
@@ -417,13 +424,13 @@ fn open(shared: &Shared, call: &Call, flags: u32, place: &message::Place, how: H
     }
 }
 
-/// Ends a call whose thread has to take descriptors out of sockets.
-fn settle_with_sockets(shared: &Shared, call: Call, reply: &Reply, numbers: Vec<u32>, cloexec: bool) {
+/// Ends a call that has brought descriptors with which something is left to be done.
+fn settle_received(shared: &Shared, call: Call, reply: &Reply, received: trace::Received) {
     if let Some(thread) = shared.guests.lock().thread_mut(call.tid) {
         thread.call = None;
     }
-    shared.orders.give(Order::AnswerWithSockets {
-        sockets: Sockets { numbers, cloexec },
+    shared.orders.give(Order::AnswerReceived {
+        received,
         answer: Answered {
             tid: call.tid,
             listener: call.listener,

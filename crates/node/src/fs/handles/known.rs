@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use afield_abi::fuse::Attributes;
 use afield_link::wire::{HandleReply, deaf, note};
 
+use crate::fs::HANDLE;
 use crate::fs::owners::Owner;
 use crate::sys::signals;
 
@@ -19,6 +20,10 @@ pub(super) struct Known {
     pub(super) stream: bool,
     /// Where the node's kernel believes the shared offset to be, after the last operation that moved it.
     pub(super) offset: i64,
+    /// Its size when home last told, if it has an offset: the node's kernel lets nobody touch what is mapped beyond it.
+    pub(super) size: u64,
+    /// A process that has read it through a mapping: in its name what was stored there is written.
+    pub(super) mapper: u32,
     /// Job control applies to it.
     pub(super) terminal: bool,
     /// Home has said that it is none, which it stays.
@@ -85,8 +90,10 @@ impl Handles {
 
     /// Attributes under which the node's kernel sees an object; what guests see is corrected at the end of their call.
     pub(super) fn stand_in(&self, node: u64) -> Attributes {
+        let known = self.get(node & !HANDLE).filter(|_| node & HANDLE != 0);
         Attributes {
             inode: node,
+            size: known.map_or(0, |known| known.size),
             mode: libc::S_IFREG | 0o666,
             links: 1,
             block_size: 4096,
@@ -108,6 +115,15 @@ impl Handles {
             ..Known::default()
         };
         self.known().insert(handle, known);
+    }
+
+    /// Home has told the size of a file.
+    pub fn set_size(&self, handle: u64, size: u64) {
+        self.change(handle, |known| {
+            if !known.stream {
+                known.size = size;
+            }
+        });
     }
 
     /// An object is a terminal.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use afield_abi::fuse::{
     AllocateRequest, AttributesReply, FileLock, FlushRequest, IoctlRequest, LockRequest, Opcode, OpenRequest,
-    POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, ReadRequest, RequestHeader, SYNC_DATA_ONLY, SeekRequest,
-    SyncRequest, WriteRequest,
+    POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, READ_LOCK_OWNER, ReadRequest, RequestHeader,
+    SYNC_DATA_ONLY, SeekRequest, SetAttributesRequest, SyncRequest, WriteRequest, set_flag,
 };
 use afield_link::frame::FILE_ID;
 use afield_link::wire::HandleOp;
@@ -197,7 +197,12 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             let request: ReadRequest = read(body)?;
             let size = (request.size as usize).min(TRANSFER_BYTES_MAX);
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
-            let shared_offset = known.stream || !is_positional(tid);
+            // The kernel reads into its cache for nobody.
+            let mapped = !known.stream && request.read_flags & READ_LOCK_OWNER == 0;
+            if mapped {
+                files.handles.change(request.handle, |known| known.mapper = pid);
+            }
+            let shared_offset = known.stream || !mapped && !is_positional(tid);
             if shared_offset {
                 follow_seek(shared, pid, request.handle, known, request.offset as i64)?;
             }
@@ -289,6 +294,10 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         }
         Opcode::SetAttributes => {
             let handle = by_node()?;
+            let change: SetAttributesRequest = read(body)?;
+            if change.valid & set_flag::SIZE != 0 {
+                files.handles.set_size(handle, change.size);
+            }
             let operation = Operation {
                 data: body,
                 ..Operation::new(HandleOp::SetAttributes, handle)

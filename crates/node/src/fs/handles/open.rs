@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use afield_abi::fuse::{AttributesReply, Opcode, OpenReply, ReleaseRequest, RequestHeader, open_reply_flag};
+use afield_abi::fuse::{
+    AttributesReply, Opcode, OpenReply, ReleaseRequest, RequestHeader, WriteRequest, open_reply_flag,
+};
 use afield_link::frame::FILE_ID;
 use afield_link::wire::{HandleOp, NODE_HANDLE};
 use tracing::debug;
@@ -35,9 +37,39 @@ pub(super) fn without_caller(
             release(shared, header, body);
             Ok(Outcome::Reply(error_reply(header.unique, 0)))
         }
+        Opcode::Write if header.node & HANDLE != 0 => write_stored(shared, header, body),
         Opcode::Flush | Opcode::Access => Ok(Outcome::Reply(error_reply(header.unique, 0))),
         _ => Err(libc::EIO),
     }
+}
+
+/// Writes what was stored into a mapping, in the name of whoever has read through one: the kernel writes it in nobody's.
+fn write_stored(shared: &Shared, header: &RequestHeader, body: &[u8]) -> Result<Outcome, i32> {
+    let (request, data) = WriteRequest::read_from_prefix(body).map_err(|_| libc::EINVAL)?;
+    let handle = header.node & !HANDLE;
+    let pid = shared.files.handles.get(handle).map_or(0, |known| known.mapper);
+    let leader = shared.guests.lock().process(pid).map(|process| process.leader);
+    let tid = leader.ok_or(libc::EIO)?;
+    let pending = Pending::Handle(Asked {
+        pid,
+        interrupted: false,
+        tid,
+        handle,
+        kind: What::Write { shared_offset: false },
+    });
+    shared.files.expect(header.unique, pending);
+    let operation = Operation {
+        offset: request.offset as i64,
+        size: 1,
+        data,
+        ..Operation::new(HandleOp::Write, handle)
+    };
+    operation
+        .send(shared, pid, header.unique | FILE_ID)
+        .inspect_err(|_| {
+            shared.files.take(header.unique);
+        })?;
+    Ok(Outcome::Later)
 }
 
 /// Opens an object that is known.

@@ -65,6 +65,7 @@ pub fn replied(
     let malformed = || LinkError::from(WireError::Malformed("handle reply"));
     let reply = match request.kind {
         What::Attributes { node, correct } => {
+            learn_size(shared, request.handle, data);
             let attributes = AttributesReply {
                 attributes: shared.files.handles.stand_in(node),
                 ..AttributesReply::default()
@@ -76,6 +77,7 @@ pub fn replied(
             reply
         }
         What::Statx { node, correct } => {
+            learn_size(shared, request.handle, data);
             let reply = data_reply(
                 unique,
                 &[stand_in_statx(&files.handles.stand_in(node)).as_bytes()],
@@ -178,6 +180,7 @@ fn stand_in_statx(attributes: &Attributes) -> StatxReply {
             mode: attributes.mode as u16,
             links: 1,
             inode: attributes.inode,
+            size: attributes.size,
             uid: attributes.uid,
             gid: attributes.gid,
             block_size: 4096,
@@ -185,6 +188,14 @@ fn stand_in_statx(attributes: &Attributes) -> StatxReply {
             ..Statx::default()
         },
         ..StatxReply::default()
+    }
+}
+
+/// Home has sent a `struct stat`, or nothing.
+fn learn_size(shared: &Shared, handle: u64, status: &[u8]) {
+    const SIZE: usize = std::mem::offset_of!(libc::stat, st_size);
+    if let Some(size) = status.get(SIZE..).and_then(|rest| rest.first_chunk::<8>()) {
+        shared.files.handles.set_size(handle, u64::from_ne_bytes(*size));
     }
 }
 
