@@ -13,7 +13,7 @@ use crate::agent::explain::Explained;
 use crate::place::Place;
 
 /// Version of these messages.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// First message of both sides.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -171,12 +171,14 @@ pub enum ToDeputy {
         /// Its use of resources.
         usage: Usage,
     },
-    /// With a descriptor (`O_PATH`) of a special file: open it; answered as the handle operation `id`.
+    /// With a descriptor (`O_PATH`) of a file: open it; answered as the handle operation `id`.
     Open {
         /// What its handle is to be.
         handle: u64,
         /// Open flags.
         flags: u32,
+        /// Where, unless it is negative.
+        offset: i64,
     },
     /// With a descriptor: this is the guest's working directory now.
     Directory,

@@ -223,6 +223,41 @@ static void take_mapped(void) {
     pass();
 }
 
+// Each is where it was, what it was, and has no name if it had none; only one of the two goes on using it.
+static void give_placed(void) {
+    int file = given_file(O_RDWR), writer = MUST(open("file", O_WRONLY | O_APPEND)), other = MUST(open("file", O_WRONLY)), gone = MUST(open("gone", O_RDWR | O_CREAT | O_EXCL, 0600));
+    MUST(lseek(file, 5, SEEK_SET));
+    MUST(write(other, "PLACED", 6));
+    MUST(write(gone, "it has no name", 14));
+    MUST(unlink("gone"));
+    MUST(lseek(gone, 3, SEEK_SET));
+    int moved = MUST(open("old", O_RDWR | O_CREAT, 0600)), device = MUST(open("/dev/null", O_RDWR));
+    MUST(rename("old", "new"));
+    write_file("old", "another");
+    send_fds(6, (int[]){file, writer, other, gone, moved, device});
+    closefrom(peer + 1);
+    await();
+    print_file("file");
+    print_file("new");
+}
+
+static void take_placed(void) {
+    int files[6];
+    receive_fds(6, files);
+    for (int i = 0; i < 5; i++)
+        printf("access %d appends %d at %ld\n", fcntl(files[i], F_GETFL) & O_ACCMODE, !!(fcntl(files[i], F_GETFL) & O_APPEND), (long)lseek(files[i], 0, SEEK_CUR));
+    show(files[0], 3);
+    CALL(write(files[1], "appended", 8));
+    CALL(write(files[2], "further", 7));
+    show(files[3], 100);
+    struct stat status;
+    CALL(fstat(files[3], &status));
+    printf("links %ld size %ld\n", (long)status.st_nlink, (long)status.st_size);
+    CALL(write(files[4], "moved", 5));
+    CALL(write(files[5], "nowhere", 7));
+    pass();
+}
+
 // What one changes the other sees in its mapping.
 static void give_changed(void) {
     int file = given_file(O_RDWR);
@@ -368,6 +403,7 @@ int main(int count, char **arguments) {
         {"offsets", give_offsets, take_offsets},
         {"flags", give_flags, take_flags},
         {"mapped", give_mapped, take_mapped},
+        {"placed", give_placed, take_placed},
         {"changed", give_changed, take_changed},
         {"directories", give_directories, take_directories},
     };

@@ -41,8 +41,14 @@ fn handing(giver: &str, taker: &str, kind: &str) -> Case {
 
 user_cases! {
     offsets_handed_on: handing("$AF", "$AF", "offsets");
+    offsets_handed_from_home: handing("", "$AF", "offsets");
     flags_handed_on: handing("$AF", "$AF", "flags");
+    placed_handed_on: handing("$AF", "$AF", "placed");
+    placed_handed_home: handing("$AF", "", "placed");
+    placed_handed_from_home: handing("", "$AF", "placed");
     mapped_handed_on: handing("$AF", "$AF", "mapped");
+    mapped_handed_from_home: handing("", "$AF", "mapped");
+    changed_handed_on: handing("$AF", "$AF", "changed");
     directories_handed_on: handing("$AF", "$AF", "directories");
     directories_handed_home: handing("$AF", "", "directories");
     directories_handed_from_home: handing("", "$AF", "directories");

@@ -227,6 +227,7 @@ impl Session {
                     let message = ToDeputy::Open {
                         handle: self.new_handles(1),
                         flags: header.argument.get() as u32,
+                        offset: header.offset.get(),
                     };
                     self.tell(&deputy, frame.id, &message, Some(descriptor))
                 }

@@ -158,9 +158,13 @@ impl Lead {
             ToDeputy::Exit { status } => deputy.die(status),
             ToDeputy::Stop { signal } => deputy.stop(signal),
             ToDeputy::ChildUsage { pid, usage } => deputy.children.ended(pid, usage),
-            ToDeputy::Open { handle, flags } => {
+            ToDeputy::Open {
+                handle,
+                flags,
+                offset,
+            } => {
                 let file = self.incoming.take_descriptor()?;
-                deputy.open(id, handle, flags, file);
+                deputy.open(id, handle, (flags, offset), file);
             }
             ToDeputy::Directory => {
                 let directory = self.incoming.take_descriptor()?;

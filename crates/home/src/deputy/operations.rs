@@ -8,7 +8,7 @@ use afield_link::frame::PAYLOAD_BYTES_MAX;
 use afield_link::sys::{Area, Data, Room};
 use afield_link::wire::{self, HandleHeader, HandleOp, WireError, note};
 use rustix::event::{PollFlags, Timespec};
-use rustix::fs::{Gid, Mode, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::fs::{Gid, Mode, OFlags, SeekFrom, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -577,17 +577,16 @@ impl Deputy {
         self.answer_operation_with(operation.id, Ok(i64::from(found.bits())), &[], known);
     }
 
-    /// Opens a special file, which may wait for a partner.
-    pub(super) fn open(self: &Arc<Self>, id: u64, handle: u64, flags: u32, file: OwnedFd) {
+    /// Opens a file, which may wait for a partner.
+    pub(super) fn open(self: &Arc<Self>, id: u64, handle: u64, (flags, offset): (u32, i64), file: OwnedFd) {
         let work = move |worker: &mut Worker<'_>| {
             let deputy = worker.deputy;
-            let (directory, path) = proc::place(&format!("self/fd/{}", file.as_raw_fd()));
-            let result = loop {
-                match worker.wait(|flag| object::open(flag, directory, &path, flags)) {
-                    Err(libc::EINTR) if !worker.cancelled() => {}
-                    result => break result,
+            let result = open_way(worker, file, flags).inspect(|opened| {
+                if let Ok(offset) = u64::try_from(offset) {
+                    // What has no offset needs none.
+                    let _ = rustix::fs::seek(opened, SeekFrom::Start(offset));
                 }
-            };
+            });
             let mut is_terminal = false;
             let result = result.map(|opened| {
                 let mut handles = lock(&deputy.handles);
@@ -597,10 +596,23 @@ impl Deputy {
                     .is_some_and(|opened| opened.sort == Sort::Terminal);
                 handle as i64
             });
-            drop(file);
             deputy.answer_operation(id, result, &[u8::from(is_terminal)]);
         };
         self.employ_or_fail(id, Box::new(work));
+    }
+}
+
+/// Opens the file to which a descriptor is a way. To be a way may be all that is wanted of it.
+fn open_way(worker: &mut Worker<'_>, way: OwnedFd, flags: u32) -> Result<OwnedFd, i32> {
+    if flags & libc::O_PATH as u32 != 0 {
+        return Ok(way);
+    }
+    let (directory, path) = proc::place(&format!("self/fd/{}", way.as_raw_fd()));
+    loop {
+        match worker.wait(|flag| object::open(flag, directory, &path, flags)) {
+            Err(libc::EINTR) if !worker.cancelled() => {}
+            result => return result,
+        }
     }
 }
 

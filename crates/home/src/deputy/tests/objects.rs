@@ -255,6 +255,7 @@ fn a_fifo_is_opened_at_home() {
         let message = ToDeputy::Open {
             handle: 70,
             flags: libc::O_RDONLY as u32,
+            offset: -1,
         };
         deputy.tell(&message, Some(&at))
     };

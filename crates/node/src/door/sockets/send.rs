@@ -1,5 +1,6 @@
 //! The calls that send.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -17,9 +18,11 @@ use crate::door::calls::settle;
 use crate::door::descriptors::look_up;
 use crate::door::notify::{Door, Verdict, later};
 use crate::door::paths::socket_name;
+use crate::fs::OWN;
 use crate::fs::handles;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::errno;
+use crate::sys::inodes::fuse_node;
 use crate::sys::seccomp::{Answer, Notification, descriptor_of};
 
 /// Everything a sending call has to say.
@@ -43,16 +46,21 @@ struct File {
     index: usize,
     /// The guest's number for it.
     number: u32,
-    /// It can be opened at home.
+    /// What the file service knows it as, if it is one of home's.
+    node: Option<u64>,
+    /// It can be opened at home by its name.
     named: bool,
     /// It is a way only (`O_PATH`).
     only_path: bool,
 }
 
-/// What waits for a guest that is to get it. If it was not sent it does not wait any longer: it would keep pipes open.
+/// What waits for a guest that is to get it, and what the deputy has opened to be sent. If it was not sent it does not wait any
+/// longer: it would keep pipes open.
 struct Kept {
     shared: Arc<Shared>,
+    pid: u32,
     promises: Vec<u64>,
+    opened: Vec<u64>,
 }
 
 impl Kept {
@@ -66,6 +74,9 @@ impl Drop for Kept {
     fn drop(&mut self) {
         for promise in &self.promises {
             self.shared.promises.forget(&self.shared.installer, *promise);
+        }
+        for handle in &self.opened {
+            self.shared.close_object(self.pid, *handle);
         }
     }
 }
@@ -108,7 +119,9 @@ impl Door {
             files: Vec::new(),
             kept: Kept {
                 shared: Arc::clone(&self.shared),
+                pid,
                 promises: Vec::new(),
+                opened: Vec::new(),
             },
             vector,
         };
@@ -141,7 +154,7 @@ impl Door {
             Some(handle),
         );
         if !letter.kept.promises.is_empty() || !letter.files.is_empty() {
-            let sent = send_to_guest(&shared, call, letter, handle, flags);
+            let sent = send_files(&shared, call, letter, handle, flags);
             return later(sent);
         }
         later(send_from(&shared, call, letter, handle, flags, 0))
@@ -184,11 +197,15 @@ impl Door {
             letter.kept.promises.push(promise);
             return Ok(Passed::Promise(promise));
         }
-        let named = link.starts_with(b"/") && !link.ends_with(b" (deleted)");
+        let node = CString::new(format!("/proc/{tid}/fd/{number}"))
+            .ok()
+            .and_then(|path| fuse_node(&path))
+            .filter(|&(mount, node)| self.shared.files.places.is_mount(mount) && node & OWN == 0);
         letter.files.push(File {
             index: letter.objects.len(),
             number,
-            named,
+            node: node.map(|(_, node)| node),
+            named: link.starts_with(b"/") && !link.ends_with(b" (deleted)"),
             only_path: descriptor.flags & libc::O_PATH as u64 != 0,
         });
         Ok(Passed::File {
@@ -251,6 +268,15 @@ impl Door {
         later(share(&shared, call, travelling))
     }
 }
+
+/// Open flags with which a file is opened again for somebody at home.
+const OPENED: u32 = (libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_SYNC
+    | libc::O_DIRECT
+    | libc::O_DIRECTORY
+    | libc::O_PATH) as u32;
 
 /// What names begin with of what is the node's own.
 const PRIVATE: [&[u8]; 4] = [b"pipe:[", b"socket:[", b"anon_inode:", b"/memfd:"];
@@ -337,7 +363,8 @@ fn send_from(
         .layouts
         .first()
         .is_none_or(|layout| done + sent >= layout.total);
-    if many || !whole || done > 0 || !letter.kept.promises.is_empty() {
+    let keeps = !letter.kept.promises.is_empty() || !letter.kept.opened.is_empty();
+    if many || !whole || done > 0 || keeps {
         call.then = Then::Continue(Box::new(move |shared, call, reply| {
             sent_some(shared, call, reply, letter, handle, flags, (done, sent));
         }));
@@ -357,7 +384,7 @@ fn send_from(
 
 /// Sends messages with descriptors to a peer that is a guest, which gets the open files themselves, or to any other, which can have only
 /// what can be opened at home.
-fn send_to_guest(
+fn send_files(
     shared: &Arc<Shared>,
     mut call: Call,
     letter: Letter,
@@ -374,10 +401,11 @@ fn send_to_guest(
             promise_files(shared, pid, &mut letter);
             true
         } else {
-            letter.kept.promises.is_empty() && letter.files.iter().all(|file| file.named)
+            let can_be_opened = |file: &File| file.named || file.node.is_some();
+            letter.kept.promises.is_empty() && letter.files.iter().all(can_be_opened)
         };
         let failed = if possible {
-            match send_from(shared, call, letter, handle, flags, 0) {
+            match open_files(shared, call, letter, handle, flags) {
                 Ok(()) => return,
                 Err(unsent) => unsent,
             }
@@ -430,6 +458,56 @@ fn send_to_guest(
             .writer
             .write_frame(Kind::Call, id, &[&payload])
             .map_err(|_| libc::EIO)
+    })
+}
+
+/// Has the deputy open files that are to be sent, one after the other; then they are sent.
+fn open_files(
+    shared: &Arc<Shared>,
+    mut call: Call,
+    mut letter: Letter,
+    handle: u64,
+    flags: u32,
+) -> Result<(), Unsent> {
+    let next = loop {
+        match letter.files.pop() {
+            None => break None,
+            Some(File {
+                index,
+                node: Some(node),
+                ..
+            }) => break Some((index, node)),
+            // One of the node's own devices, which home has as well.
+            Some(_) => {}
+        }
+    };
+    let Some((index, node)) = next else {
+        return send_from(shared, call, letter, handle, flags, 0);
+    };
+    let (how, offset) = match &letter.objects[index] {
+        Passed::File { flags, offset, .. } => (*flags & OPENED, *offset),
+        Passed::Handle(_) | Passed::Promise(_) => (0, -1),
+    };
+    let pid = call.pid;
+    call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        call.then = Then::Answer;
+        let Ok(opened) = u64::try_from(reply.result) else {
+            return settle(shared, call, &reply);
+        };
+        letter.kept.opened.push(opened);
+        letter.objects[index] = Passed::Handle(opened);
+        if let Err(Unsent {
+            errno,
+            call: Some(call),
+        }) = open_files(shared, call, letter, handle, flags)
+        {
+            let result = -i64::from(errno);
+            settle(shared, *call, &Reply { result, ..reply });
+        }
+    }));
+    shared.begin(call, false, |id| {
+        let what = (offset, u64::from(how), 0);
+        handles::send_operation(shared, id, pid, HandleOp::Open, node, what)
     })
 }
 
