@@ -125,12 +125,13 @@ pub fn presentable_lines(text: &str) -> String {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub enum Inherited {
     /// A home object, by its handle. `flags` are the open-file flags; `stream` means that it has no offset (a pipe,
-    /// socket or terminal), otherwise it is a regular file whose offset, now `offset`, is shared with home.
+    /// socket or terminal), otherwise it is a regular file of now `size` bytes, whose offset, now `offset`, is shared with home.
     Handle {
         handle: u64,
         flags: u32,
         stream: bool,
         offset: i64,
+        size: u64,
         /// It is a terminal, to which job control applies.
         terminal: bool,
     },

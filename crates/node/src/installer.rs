@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afield_link::wire::NODE_HANDLE;
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::fs::connections::{self, ConnectionSet};
@@ -429,7 +429,14 @@ impl Helper {
             } else {
                 OFlags::DIRECTORY
             };
-        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        // The name of an open file leads over no links. Those of `/proc` would lead out of the world.
+        let file = rustix::fs::openat2(
+            rustix::fs::CWD,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS,
+        )?;
         let status = rustix::fs::fstat(&file)?;
         if status.st_ino != wish.handle || wish.offset >= 0 && status.st_dev != wish.offset as u64 {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));

@@ -100,11 +100,13 @@ impl Spawner {
                 handle,
                 stream,
                 offset,
+                size,
                 terminal,
                 ..
             } = descriptor.object
             {
                 self.shared.files.handles.add(handle, stream, offset);
+                self.shared.files.handles.set_size(handle, size);
                 if terminal {
                     self.shared.files.handles.mark_terminal(handle);
                 }

@@ -71,6 +71,7 @@ fn spawn() -> Spawn {
                     stream: true,
                     offset: 0,
                     terminal: false,
+                    size: 0,
                 },
             },
             Descriptor {

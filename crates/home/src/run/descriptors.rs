@@ -104,6 +104,7 @@ impl Inventory {
             flags,
             stream,
             offset,
+            size: if stream { 0 } else { status.st_size as u64 },
             terminal: sort == FileType::CharacterDevice && rustix::termios::isatty(file),
         })
     }

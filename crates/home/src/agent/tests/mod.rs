@@ -182,6 +182,7 @@ impl Node {
                     stream: true,
                     terminal: false,
                     offset: 0,
+                    size: 0,
                 },
             }],
         };
