@@ -308,7 +308,7 @@ pub enum HandleOp {
     /// `fallocate` with mode `argument`, `offset` and a length in the data (8 bytes). Reply: 0.
     Allocate = 12,
     /// Open the file that the file service knows as node `handle`, with flags `argument`, and at `offset` unless that is negative: a
-    /// special file (FIFO or device), or anything that is to be passed on. Reply: a new handle, one byte that is 1 for a terminal.
+    /// special file (FIFO or device), or anything that is to be passed on. Reply: a new handle, one byte that is 1 for a terminal, 2 for a regular file.
     Open = 13,
     /// The object's name, as the link in `/proc/PID/fd` has it at home. Reply: its length, the name.
     Name = 14,

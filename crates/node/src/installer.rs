@@ -63,6 +63,26 @@ const DROP_KEPT: u32 = 8;
 /// negative, of file system `offset`), and gives it to the process that waits in a notified call. Answered as [`INSTALL`].
 const OPEN: u32 = 9;
 
+/// Opens object `handle`, at `offset`, and puts that into the places of descriptors of waiting processes: `answers` [`Target`]s follow.
+/// Answered by how many were replaced.
+const REPLACE: u32 = 10;
+
+/// A descriptor of a process that waits in a notified call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Target {
+    /// The waiting call.
+    pub notification: u64,
+    /// Number of its listener.
+    pub listener: u32,
+    /// The descriptor.
+    pub number: u32,
+    /// 1: closed on `execve`.
+    pub cloexec: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
 /// Open flags that matter to a guest.
 const KEPT: u32 = (libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_CLOEXEC) as u32;
 
@@ -272,6 +292,24 @@ impl Installer {
         self.ask_with(wish, sought.path)
     }
 
+    /// Has descriptors be of an object of home's instead of what they were of. How many now are. Waits for init, and for the closing of
+    /// what they were of.
+    ///
+    /// # Errors
+    /// The object cannot be opened.
+    pub fn replace(&self, gift: Gift, targets: &[Target]) -> io::Result<usize> {
+        let wish = Wish {
+            what: REPLACE,
+            handle: gift.handle,
+            offset: gift.offset.unwrap_or(-1),
+            flags: gift.flags & KEPT,
+            answers: targets.len() as u32,
+            ..Wish::default()
+        };
+        self.ask_with(wish, targets.as_bytes())
+            .map(|count| count as usize)
+    }
+
     fn ask(&self, wish: Wish) -> io::Result<i32> {
         self.ask_with(wish, &[])
     }
@@ -370,6 +408,16 @@ impl Helper {
                 let answer = self.open(&wish, &path).unwrap_or_else(|error| -errno(&error));
                 self.channel.write_all(&answer.to_ne_bytes())?;
             }
+            (REPLACE, _) => {
+                let mut targets = vec![Target::default(); wish.answers as usize];
+                self.channel.read_exact(targets.as_mut_bytes())?;
+                let (answer, file) = match open_object(&wish, &places.hidden) {
+                    Ok(file) => (self.replace(&targets, &file), Some(file)),
+                    Err(error) => (-errno(&error), None),
+                };
+                self.channel.write_all(&answer.to_ne_bytes())?;
+                drop(file);
+            }
             (DROP_KEPT, _) => {
                 self.kept.remove(&wish.handle);
             }
@@ -403,6 +451,20 @@ impl Helper {
             rustix::fs::syncfs(root)?;
         }
         Ok(())
+    }
+
+    /// How many were replaced.
+    fn replace(&self, targets: &[Target], file: &OwnedFd) -> i32 {
+        let replaced = targets.iter().filter(|target| {
+            let listener = self.listeners.get(&target.listener);
+            listener.is_some_and(|listener| {
+                let cloexec = target.cloexec != 0;
+                listener
+                    .replace_descriptor(target.notification, file.as_fd(), cloexec, target.number)
+                    .is_ok()
+            })
+        });
+        replaced.count() as i32
     }
 
     fn give_kept(&self, wish: &Wish) -> io::Result<i32> {
@@ -449,15 +511,21 @@ impl Helper {
             .listeners
             .get(&wish.listener)
             .ok_or(io::ErrorKind::NotFound)?;
-        let flags = OFlags::from_bits_retain(wish.flags) | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(hidden, wish.handle.to_string(), flags, Mode::empty())?;
-        if wish.offset >= 0 {
-            rustix::fs::seek(&file, SeekFrom::Start(wish.offset as u64))?;
-        }
+        let file = open_object(wish, hidden)?;
         let cloexec = wish.flags & libc::O_CLOEXEC as u32 != 0;
         let number = listener.add_descriptor(wish.notification, file.as_fd(), cloexec, wish.answers != 0)?;
         Ok((number, file))
     }
+}
+
+/// Opens an object of home's under its handle.
+fn open_object(wish: &Wish, hidden: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain(wish.flags) | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(hidden, wish.handle.to_string(), flags, Mode::empty())?;
+    if wish.offset >= 0 {
+        rustix::fs::seek(&file, SeekFrom::Start(wish.offset as u64))?;
+    }
+    Ok(file)
 }
 
 /// Gives a file to the process that waits in a call. The kernel gives no way to a file in this manner; it goes in a socket.

@@ -294,6 +294,13 @@ impl Shared {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A call in which a guest waits for home: thread, listener and notification.
+    pub fn waiting_call(&self, pid: u32) -> Option<(i32, Arc<Listener>, u64)> {
+        let calls = self.calls();
+        let call = calls.values().find(|call| call.pid == pid)?;
+        Some((call.tid, Arc::clone(&call.listener), call.notification))
+    }
+
     /// Takes a call whose reply has come.
     pub fn take_call(&self, id: u64) -> Option<Call> {
         self.calls().remove(&id)

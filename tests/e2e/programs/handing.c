@@ -258,6 +258,61 @@ static void take_placed(void) {
     pass();
 }
 
+// Both write at one place, and so does who has the file from the giver.
+static void give_written(void) {
+    int file = MUST(open("file", O_WRONLY | O_CREAT | O_TRUNC, 0644)), copy = fcntl(file, F_DUPFD_CLOEXEC, 20);
+    CALL(write(file, "one ", 4));
+    send_fds(1, &file);
+    await();
+    CALL(lseek(file, 0, SEEK_CUR));
+    CALL(write(copy, "three ", 6));
+    printf("%d %d\n", fcntl(file, F_GETFD), fcntl(copy, F_GETFD));
+    pid_t child = CHILD(CALL(write(copy, "four ", 5)));
+    wait_for("child", child);
+    pass();
+    await();
+    CALL(close(file));
+    CALL(lseek(copy, -4, SEEK_CUR));
+    CALL(write(copy, "six ", 4));
+    CALL(ftruncate(copy, 25));
+    struct stat status;
+    CALL(fstat(copy, &status));
+    printf("size %ld\n", (long)status.st_size);
+    CALL(read(copy, &status, 1));
+    pass();
+    await();
+    print_file("file");
+}
+
+static void take_written(void) {
+    int file;
+    receive_fds(1, &file);
+    CALL(lseek(file, 0, SEEK_CUR));
+    CALL(write(file, "two ", 4));
+    pass();
+    await();
+    CALL(write(file, "five", 4));
+    pass();
+    await();
+    CALL(lseek(file, 0, SEEK_CUR));
+    CALL(write(file, "seven", 5));
+    pass();
+}
+
+// The file to which the giver and its shell print.
+static void give_output(void) {
+    send_fds(1, (int[]){1});
+    await();
+    printf("printed after that\n");
+}
+
+static void take_output(void) {
+    int file;
+    receive_fds(1, &file);
+    CALL(write(file, "written by the taker\n", 21));
+    pass();
+}
+
 // What one changes the other sees in its mapping.
 static void give_changed(void) {
     int file = given_file(O_RDWR);
@@ -404,6 +459,8 @@ int main(int count, char **arguments) {
         {"flags", give_flags, take_flags},
         {"mapped", give_mapped, take_mapped},
         {"placed", give_placed, take_placed},
+        {"written", give_written, take_written},
+        {"output", give_output, take_output},
         {"changed", give_changed, take_changed},
         {"directories", give_directories, take_directories},
     };

@@ -46,6 +46,10 @@ user_cases! {
     placed_handed_on: handing("$AF", "$AF", "placed");
     placed_handed_home: handing("$AF", "", "placed");
     placed_handed_from_home: handing("", "$AF", "placed");
+    written_handed_on: handing("$AF", "$AF", "written");
+    written_handed_home: handing("$AF", "", "written");
+    written_handed_from_home: handing("", "$AF", "written");
+    output_handed_home: Case::home("$AF sh -c '{ echo first; $BIN/handing give output place; echo last; } > given' & $BIN/handing take output place; wait $!; cat given").with_program("handing");
     mapped_handed_on: handing("$AF", "$AF", "mapped");
     mapped_handed_from_home: handing("", "$AF", "mapped");
     changed_handed_on: handing("$AF", "$AF", "changed");

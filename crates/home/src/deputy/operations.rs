@@ -587,16 +587,18 @@ impl Deputy {
                     let _ = rustix::fs::seek(opened, SeekFrom::Start(offset));
                 }
             });
-            let mut is_terminal = false;
+            let mut kind = 0;
             let result = result.map(|opened| {
                 let mut handles = lock(&deputy.handles);
                 handles.insert(handle, opened);
-                is_terminal = handles
-                    .get(handle)
-                    .is_some_and(|opened| opened.sort == Sort::Terminal);
+                kind = match handles.get(handle).map(|opened| opened.sort) {
+                    Some(Sort::Terminal) => 1,
+                    Some(Sort::Regular) => 2,
+                    _ => 0,
+                };
                 handle as i64
             });
-            deputy.answer_operation(id, result, &[u8::from(is_terminal)]);
+            deputy.answer_operation(id, result, &[kind]);
         };
         self.employ_or_fail(id, Box::new(work));
     }

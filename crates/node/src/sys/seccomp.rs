@@ -51,6 +51,7 @@ const IOCTL_ADD_DESCRIPTOR: libc::c_ulong = 0x4018_2103;
 const IOCTL_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const SYNC_WAKE_UP: libc::c_ulong = 1;
 const RESPONSE_CONTINUE: u32 = 1;
+const ADD_AT_NUMBER: u32 = 1;
 const ADD_AND_ANSWER: u32 = 2;
 
 /// How a notified call is answered.
@@ -200,6 +201,37 @@ impl Listener {
         cloexec: bool,
         answer: bool,
     ) -> io::Result<i32> {
+        self.add(
+            id,
+            descriptor,
+            cloexec,
+            if answer { ADD_AND_ANSWER } else { 0 },
+            0,
+        )
+    }
+
+    /// Puts a copy of a descriptor into the place of the one that the waiting process has under a number.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is gone.
+    pub fn replace_descriptor(
+        &self,
+        id: u64,
+        descriptor: BorrowedFd<'_>,
+        cloexec: bool,
+        number: u32,
+    ) -> io::Result<()> {
+        self.add(id, descriptor, cloexec, ADD_AT_NUMBER, number).map(drop)
+    }
+
+    fn add(
+        &self,
+        id: u64,
+        descriptor: BorrowedFd<'_>,
+        cloexec: bool,
+        flags: u32,
+        number: u32,
+    ) -> io::Result<i32> {
         #[repr(C)]
         struct Addition {
             id: u64,
@@ -210,9 +242,9 @@ impl Listener {
         }
         let addition = Addition {
             id,
-            flags: if answer { ADD_AND_ANSWER } else { 0 },
+            flags,
             source: descriptor.as_raw_fd() as u32,
-            number: 0,
+            number,
             number_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },
         };
         // SAFETY: the structure is the kernel's and alive during the call.
@@ -231,6 +263,13 @@ impl Listener {
         // SAFETY: a pointer to a live integer.
         unsafe { libc::ioctl(self.descriptor.as_raw_fd(), IOCTL_ID_VALID, &raw const id) == 0 }
     }
+}
+
+/// Whether descriptors of two processes are of the same open file.
+pub fn same_open_file(one: (i32, u32), other: (i32, u32)) -> bool {
+    const KCMP_FILE: i32 = 0;
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, one.0, other.0, KCMP_FILE, one.1, other.1) == 0 }
 }
 
 /// Copies descriptor `number` of the process behind `pidfd`.

@@ -123,6 +123,10 @@ impl Tracer {
         if let Err(error) = restored {
             debug!("registers of {tid}: {error}");
         }
+        // -ERESTARTSYS to -ERESTART_RESTARTBLOCK: the kernel looks at these on the way out of a stop, and only there.
+        if (-516..=-512).contains(&(limiting.registers.rax as i64)) {
+            self.interrupt(tid);
+        }
         self.go_on(tid, Resume::Run(0));
     }
 

@@ -294,6 +294,11 @@ impl Tracer {
                 soft,
                 answer,
             } => self.limit_files(process, soft, &answer),
+            Order::WatchSeeks { tid } => {
+                if self.watch_seeks(tid) {
+                    self.interrupt(tid);
+                }
+            }
             Order::AnswerReceived { received, answer } => self.answer_received(received, &answer),
             Order::Look { tid } => self.look_for_interruption(tid),
             Order::Guests { answer } => {

@@ -75,6 +75,8 @@ pub enum Order {
     },
     /// Answer a call by which descriptors were received, with which something is left to be done.
     AnswerReceived { received: Received, answer: Answered },
+    /// A thread's process has got files whose offset is home's: when its call ends, it is given a filter for seeks.
+    WatchSeeks { tid: i32 },
     /// A signal may have become pending for a thread that waits in a forwarded call.
     Look { tid: i32 },
     /// Nothing goes to home or comes from there: no guest may compute until that is different.

@@ -7,6 +7,7 @@
 use afield_abi::syscalls::{SEEK_AT_HOME, nr};
 use tracing::debug;
 
+use super::limits::is_free;
 use super::{Resume, Tracer};
 use crate::door::descriptors::look_up;
 use crate::sys::ptrace::{self, Registers};
@@ -15,6 +16,22 @@ use crate::sys::ptrace::{self, Registers};
 pub(super) const SEEKS: [u32; 1] = [nr::LSEEK];
 
 impl Tracer {
+    /// A thread is to install the filter at its next stop, if its process has none and can. True if so.
+    pub(super) fn watch_seeks(&mut self, tid: i32) -> bool {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return false;
+        };
+        let Some(process) = self.processes.get_mut(&thread.pid) else {
+            return false;
+        };
+        if process.seeks_stop || !is_free(tid, process.own_filters()) {
+            return false;
+        }
+        process.seeks_stop = true;
+        thread.installs = Some(&SEEKS);
+        true
+    }
+
     /// A thread of such a process is about to move an offset.
     pub(super) fn seek_call(&mut self, tid: i32, registers: Registers) {
         let process = self.threads.get(&tid).map(|thread| thread.pid);

@@ -9,8 +9,6 @@ use std::io;
 use tracing::debug;
 
 use super::descriptors::RED_ZONE_BYTES;
-use super::limits::is_free;
-use super::seeks::SEEKS;
 use super::{Answered, Resume, Tracer, Within};
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Registers};
@@ -101,15 +99,10 @@ impl Room {
 impl Tracer {
     /// A thread's receiving call is to end, and the thread then takes its descriptors out of sockets, and installs a filter for seeks.
     pub(super) fn answer_received(&mut self, received: Received, answer: &Answered) {
+        if received.seekable {
+            self.watch_seeks(answer.tid);
+        }
         if let Some(thread) = self.threads.get_mut(&answer.tid) {
-            if received.seekable
-                && let Some(process) = self.processes.get_mut(&thread.pid)
-                && !process.seeks_stop
-                && is_free(answer.tid, process.own_filters())
-            {
-                process.seeks_stop = true;
-                thread.installs = Some(&SEEKS);
-            }
             if !received.sockets.is_empty() {
                 thread.takes = Some(received);
             }

@@ -6,6 +6,7 @@
 mod layout;
 mod receive;
 mod send;
+mod sharing;
 
 use std::sync::Arc;
 

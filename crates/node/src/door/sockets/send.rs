@@ -12,14 +12,15 @@ use afield_link::wire::{self, Buffer, CallHeader, HandleOp};
 use tracing::debug;
 use zerocopy::IntoBytes;
 
-use super::CHUNK_BYTES;
 use super::layout::{Layout, read_bytes, read_vector, write_bytes};
+use super::{CHUNK_BYTES, sharing};
 use crate::door::calls::settle;
 use crate::door::descriptors::look_up;
 use crate::door::notify::{Door, Verdict, later};
 use crate::door::paths::socket_name;
 use crate::fs::OWN;
 use crate::fs::handles;
+use crate::installer::Gift;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::errno;
 use crate::sys::inodes::fuse_node;
@@ -405,7 +406,7 @@ fn send_files(
             letter.kept.promises.is_empty() && letter.files.iter().all(can_be_opened)
         };
         let failed = if possible {
-            match open_files(shared, call, letter, handle, flags) {
+            match open_files(shared, call, letter, (handle, flags)) {
                 Ok(()) => return,
                 Err(unsent) => unsent,
             }
@@ -461,27 +462,38 @@ fn send_files(
     })
 }
 
+/// A file that a deputy has opened to be sent.
+#[derive(Debug, Clone, Copy)]
+struct Opened {
+    /// The guest's number for it.
+    number: u32,
+    node: u64,
+    handle: u64,
+    flags: u32,
+    offset: i64,
+}
+
 /// Has the deputy open files that are to be sent, one after the other; then they are sent.
 fn open_files(
     shared: &Arc<Shared>,
     mut call: Call,
     mut letter: Letter,
-    handle: u64,
-    flags: u32,
+    (handle, flags): (u64, u32),
 ) -> Result<(), Unsent> {
     let next = loop {
         match letter.files.pop() {
             None => break None,
             Some(File {
                 index,
+                number,
                 node: Some(node),
                 ..
-            }) => break Some((index, node)),
+            }) => break Some((index, number, node)),
             // One of the node's own devices, which home has as well.
             Some(_) => {}
         }
     };
-    let Some((index, node)) = next else {
+    let Some((index, number, node)) = next else {
         return send_from(shared, call, letter, handle, flags, 0);
     };
     let (how, offset) = match &letter.objects[index] {
@@ -490,24 +502,92 @@ fn open_files(
     };
     let pid = call.pid;
     call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        /// What the reply says of a regular file.
+        const REGULAR: u8 = 2;
         call.then = Then::Answer;
         let Ok(opened) = u64::try_from(reply.result) else {
             return settle(shared, call, &reply);
         };
         letter.kept.opened.push(opened);
         letter.objects[index] = Passed::Handle(opened);
-        if let Err(Unsent {
-            errno,
-            call: Some(call),
-        }) = open_files(shared, call, letter, handle, flags)
-        {
-            let result = -i64::from(errno);
-            settle(shared, *call, &Reply { result, ..reply });
-        }
+        let gone_on = if sharing::is_shared(how) && reply.data.first() == Some(&REGULAR) {
+            let file = Opened {
+                number,
+                node,
+                handle: opened,
+                flags: how,
+                offset,
+            };
+            share_file(shared, call, letter, file, (handle, flags))
+        } else {
+            open_files(shared, call, letter, (handle, flags))
+        };
+        fail_unsent(shared, gone_on, reply);
     }));
     shared.begin(call, false, |id| {
         let what = (offset, u64::from(how), 0);
         handles::send_operation(shared, id, pid, HandleOp::Open, node, what)
+    })
+}
+
+/// Answers a call that could not go on.
+fn fail_unsent(shared: &Shared, outcome: Result<(), Unsent>, reply: Reply) {
+    if let Err(Unsent {
+        errno,
+        call: Some(call),
+    }) = outcome
+    {
+        let result = -i64::from(errno);
+        settle(shared, *call, &Reply { result, ..reply });
+    }
+}
+
+/// Has guests' descriptors of a file be of what the deputy has opened, so that all have one offset; then what follows.
+fn share_file(
+    shared: &Arc<Shared>,
+    mut call: Call,
+    mut letter: Letter,
+    file: Opened,
+    to: (u64, u32),
+) -> Result<(), Unsent> {
+    let mut holders = sharing::holders(shared, &call, file.number, file.node);
+    let pid = call.pid;
+    shared.files.handles.add_passed(file.handle, file.offset);
+    let replace = move |shared: &Shared, holders: &[sharing::Holder], letter: &mut Letter| {
+        let gift = Gift {
+            handle: file.handle,
+            flags: file.flags,
+            offset: Some(file.offset),
+            answers: false,
+        };
+        if sharing::replace(shared, holders, gift) {
+            // It is closed when the guest closes it.
+            letter.kept.opened.retain(|&handle| handle != file.handle);
+            return true;
+        }
+        shared.files.handles.forget(file.handle);
+        false
+    };
+    if holders.iter().all(|holder| holder.pid == pid) {
+        replace(shared, &holders, &mut letter);
+        return open_files(shared, call, letter, to);
+    }
+    // Other guests' deputies get it from the agent.
+    shared.files.handles.set_shared(file.handle);
+    call.then = Then::Continue(Box::new(move |shared, mut call, reply| {
+        call.then = Then::Answer;
+        if reply.result < 0 {
+            holders.retain(|holder| holder.pid == pid);
+        }
+        if !replace(shared, &holders, &mut letter)
+            && let Err(error) = shared.home.released(file.handle)
+        {
+            debug!("telling home: {error}");
+        }
+        fail_unsent(shared, open_files(shared, call, letter, to), reply);
+    }));
+    shared.begin(call, false, |id| {
+        handles::send_operation(shared, id, pid, HandleOp::Share, file.handle, (0, 0, 0))
     })
 }
 

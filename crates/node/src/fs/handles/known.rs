@@ -40,6 +40,8 @@ pub(super) struct Known {
     pub(super) edge: bool,
     /// The agent keeps a copy for guests who get it from others.
     pub(super) shared: bool,
+    /// It was opened at home to be passed on: when it is closed here it is no more.
+    pub(super) passed: bool,
 }
 
 /// What a deputy saw when it looked at an object's readiness.
@@ -115,6 +117,12 @@ impl Handles {
             ..Known::default()
         };
         self.known().insert(handle, known);
+    }
+
+    /// A file was opened at home to be passed on, and guests' descriptors of it are to be of that.
+    pub fn add_passed(&self, handle: u64, offset: i64) {
+        self.add(handle, false, offset);
+        self.change(handle, |known| known.passed = true);
     }
 
     /// Home has told the size of a file.

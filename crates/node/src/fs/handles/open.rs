@@ -95,9 +95,9 @@ pub(super) fn release(shared: &Shared, header: &RequestHeader, body: &[u8]) {
     }
     let last = handles.change(release.handle, |known| {
         known.opens = known.opens.saturating_sub(1);
-        (known.opens == 0).then_some(known.shared)
+        (known.opens == 0).then_some((known.shared, known.passed))
     });
-    let Some(Some(kept)) = last else {
+    let Some(Some((kept, passed))) = last else {
         return;
     };
     if kept {
@@ -106,7 +106,7 @@ pub(super) fn release(shared: &Shared, header: &RequestHeader, body: &[u8]) {
             debug!("telling home: {error}");
         }
     }
-    if release.handle & NODE_HANDLE != 0 {
+    if release.handle & NODE_HANDLE != 0 || passed {
         handles.forget(release.handle);
     }
 }
