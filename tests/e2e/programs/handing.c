@@ -302,6 +302,7 @@ static void take_written(void) {
 // The file to which the giver and its shell print.
 static void give_output(void) {
     send_fds(1, (int[]){1});
+    pass();
     await();
     printf("printed after that\n");
 }
@@ -309,6 +310,7 @@ static void give_output(void) {
 static void take_output(void) {
     int file;
     receive_fds(1, &file);
+    await();
     CALL(write(file, "written by the taker\n", 21));
     pass();
 }
