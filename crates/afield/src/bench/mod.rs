@@ -4,6 +4,7 @@
 //! speed drifts slows both down. Medians and ratios count; single figures of a shared machine mean little.
 
 mod delay;
+mod far;
 mod figure;
 mod files;
 mod floor;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::sys;
 pub use delay::relay_with_delay;
+use far::Far;
 use figure::{Figure, Unit};
 use files::Files;
 use project::Project;
@@ -51,7 +53,7 @@ pub struct Bench {
     /// Where the afield side runs [default: embedded]
     #[arg(long, value_name = "NODE")]
     pub on: Option<String>,
-    /// For `files`: on a node of its own, so far away each way
+    /// For files and sockets: on a node of its own, so far away each way
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub delay: Option<u32>,
     /// Pairs of runs
@@ -215,12 +217,18 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         options.names.iter().flat_map(all).collect::<Vec<_>>()
     };
     let of_files = names.iter().filter(|name| Name::FILES.contains(name)).count();
-    if options.delay.is_some() && (of_files < names.len() || options.on.is_some()) {
+    let can_be_far = names.iter().all(|name| Name::FILES.contains(name) || name.has_sockets());
+    if options.delay.is_some() && (!can_be_far || options.on.is_some()) {
         return Err(Failure::own(
-            "--delay goes with `files` and what that stands for, and has a node of its own",
+            "--delay goes with sockets, with `files` and what that stands for, and has a node of its own",
         ));
     }
-    let on = options.on.as_deref().unwrap_or("embedded");
+    let delay = options.delay.map(|delay| Duration::from_millis(delay.into()));
+    let far = delay.map(Far::new).transpose()?;
+    let on = match &far {
+        Some(_) => far::NAME,
+        None => options.on.as_deref().unwrap_or("embedded"),
+    };
     // A server that ends is a failure of what is measured, and a reader that has gone ends it too.
     sys::process::ignore_broken_pipes();
     let mut output = io::stdout();
@@ -229,7 +237,7 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         run_once(&afield(on, &[OsString::from("true")])?)?;
     }
     let files = (of_files > 0)
-        .then(|| Files::new(on, options.delay.map(|delay| Duration::from_millis(delay.into()))))
+        .then(|| Files::new(on, far.as_ref()))
         .transpose()?;
     let mut figures = Vec::new();
     for name in names {
@@ -243,7 +251,7 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
                     (0..options.runs).map(|_| files.measure(name)).collect();
                 Figure::new(name, &values?)
             }
-            None => measure(name, on, options.runs)?,
+            None => measure(name, on, far.as_ref(), options.runs)?,
         };
         if !options.json {
             if figures.is_empty() {
@@ -260,17 +268,19 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
     Ok(())
 }
 
-fn measure(name: Name, on: &str, runs: u32) -> Result<Figure, Failure> {
+fn measure(name: Name, on: &str, far: Option<&Far>, runs: u32) -> Result<Figure, Failure> {
     let project = (name == Name::Make)
         .then(Project::new)
         .transpose()
         .map_err(Failure::own)?;
-    let values: Result<Vec<_>, Failure> = (0..runs).map(|_| run(name, on, project.as_ref())).collect();
+    let values: Result<Vec<_>, Failure> = (0..runs)
+        .map(|_| run(name, on, far, project.as_ref()))
+        .collect();
     Ok(Figure::new(name, &values?))
 }
 
 /// Measures the floors, and then afield.
-fn run(name: Name, on: &str, project: Option<&Project>) -> Result<Vec<f64>, Failure> {
+fn run(name: Name, on: &str, far: Option<&Far>, project: Option<&Project>) -> Result<Vec<f64>, Failure> {
     if name.is_link() {
         use link::Way;
         let ways = [Way::Raw, Way::Sealed, Way::Plain, Way::Secure].into_iter();
@@ -280,7 +290,7 @@ fn run(name: Name, on: &str, project: Option<&Project>) -> Result<Vec<f64>, Fail
     }
     if name.has_sockets() {
         let sides = [Side::Relay, Side::Native, Side::Afield].into_iter();
-        return sides.map(|side| sockets::measure(name, side, on)).collect();
+        return sides.map(|side| sockets::measure(name, side, on, far)).collect();
     }
     if matches!(name, Name::Start | Name::Make) {
         let words = match project {
@@ -351,7 +361,11 @@ fn time(words: &[OsString]) -> Result<f64, Failure> {
 
 /// What a work process says: nanoseconds of one operation.
 fn report_of(words: &[OsString]) -> Result<f64, Failure> {
-    let output = command(words)
+    report_of_command(command(words))
+}
+
+fn report_of_command(mut command: Command) -> Result<f64, Failure> {
+    let output = command
         .stderr(Stdio::inherit())
         .output()
         .map_err(Failure::own)?;
@@ -359,7 +373,7 @@ fn report_of(words: &[OsString]) -> Result<f64, Failure> {
     match text.trim().parse() {
         Ok(ns) if output.status.success() => Ok(ns),
         _ => Err(Failure::own(format!(
-            "{words:?} ended with {} and said {text:?}",
+            "{command:?} ended with {} and said {text:?}",
             output.status
         ))),
     }

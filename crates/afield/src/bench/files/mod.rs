@@ -3,7 +3,6 @@
 //! What is warm has run twice before: after the first run, which has read, the kernel asks for times of last access. What is cold meets a node that has kept nothing. A file that is read or written from end to end is
 //! compared with its bytes going over a connection of the same length, too: more than that cannot be had.
 
-mod far;
 mod tree;
 
 use std::ffi::OsString;
@@ -14,9 +13,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::far::{self, Far};
 use super::{Name, own, own_program};
 use crate::failure::Failure;
-use far::Far;
 use tree::Tree;
 
 /// Runs before one that is warm.
@@ -29,27 +28,17 @@ const READS: u64 = 2000;
 const STORM_FILES: u64 = 500;
 
 /// What is measured with, for as long as it lives.
-pub struct Files {
+pub struct Files<'a> {
     tree: Tree,
-    far: Option<Far>,
-    on: String,
-    delay: Duration,
+    far: Option<&'a Far>,
+    on: &'a str,
 }
 
-impl Files {
-    /// Prepares everything. With a delay, which is that of each way, the node is one of its own behind a relay; otherwise it is `on`.
-    pub fn new(on: &str, delay: Option<Duration>) -> Result<Self, Failure> {
+impl<'a> Files<'a> {
+    /// Prepares everything. The node is `on`, which `far` knows if there is one.
+    pub fn new(on: &'a str, far: Option<&'a Far>) -> Result<Self, Failure> {
         let tree = Tree::new().map_err(Failure::own)?;
-        let far = match delay {
-            Some(delay) => Some(Far::new(tree.place(), delay)?),
-            None => None,
-        };
-        Ok(Self {
-            on: if far.is_some() { far::NAME } else { on }.to_owned(),
-            tree,
-            far,
-            delay: delay.unwrap_or_default(),
-        })
+        Ok(Self { tree, far, on })
     }
 
     /// Values of the floors, and of afield, in nanoseconds.
@@ -57,7 +46,7 @@ impl Files {
         let words = self.words(name)?;
         let mut values = Vec::new();
         if name.is_stream() {
-            values.push(far::copy(STREAM_BYTES, self.delay).map_err(Failure::own)?);
+            values.push(far::copy(STREAM_BYTES, self.far.map_or(Duration::ZERO, |far| far.delay)).map_err(Failure::own)?);
         }
         for afield in [false, true] {
             let is_warm = name != Name::ColdCompile && !name.is_stream() && name != Name::Random;
@@ -109,7 +98,7 @@ impl Files {
     /// Makes the node one that knows nothing, with a session.
     fn forget(&self) -> Result<(), Failure> {
         run(self.command(&["agent", "stop"])?)?;
-        if let Some(far) = &self.far {
+        if let Some(far) = self.far {
             far.forget().map_err(Failure::own)?;
         }
         self.run(&["true".into()], true)
@@ -118,7 +107,7 @@ impl Files {
     fn command(&self, words: &[&str]) -> Result<Command, Failure> {
         let mut command = Command::new(own_program()?);
         command.args(words);
-        if let Some(far) = &self.far {
+        if let Some(far) = self.far {
             far.enter(&mut command);
         }
         Ok(command)
@@ -126,7 +115,7 @@ impl Files {
 
     fn run(&self, words: &[OsString], afield: bool) -> Result<(), Failure> {
         let mut command = if afield {
-            let mut command = self.command(&["run", "--on", &self.on, "--"])?;
+            let mut command = self.command(&["run", "--on", self.on, "--"])?;
             command.args(words);
             command
         } else {
@@ -139,7 +128,7 @@ impl Files {
     }
 }
 
-impl Drop for Files {
+impl Drop for Files<'_> {
     fn drop(&mut self) {
         // The far node's agent is nobody else's; it would end by itself some time.
         if self.far.is_some()

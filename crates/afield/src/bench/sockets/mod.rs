@@ -12,14 +12,15 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{Name, afield, command, own, own_program, report_of};
+use super::far::{Far, Program};
+use super::{Name, afield, command, own, own_program, report_of_command};
 use crate::failure::Failure;
 use crate::sys::process::ignore_broken_pipes;
 
@@ -47,37 +48,51 @@ pub enum Side {
 }
 
 /// Measures on one side.
-pub fn measure(name: Name, side: Side, on: &str) -> Result<f64, Failure> {
-    let there = |command: Vec<OsString>| {
-        if side == Side::Afield {
-            afield(on, &command)
-        } else {
-            Ok(command)
+pub fn measure(name: Name, side: Side, on: &str, far: Option<&Far>) -> Result<f64, Failure> {
+    let there = |words: &[OsString]| -> Result<Command, Failure> {
+        if side != Side::Afield {
+            return Ok(command(words));
         }
+        let mut command = command(&afield(on, words)?);
+        if let Some(far) = far {
+            far.enter(&mut command);
+        }
+        Ok(command)
     };
-    let server = own(name)?;
+    let words = own(name)?;
     // The other end of a ping is at home, whatever the ping does.
-    let server = Peer::start(&if name.is_ping() { server } else { there(server)? })?;
-    let relay = if side == Side::Relay {
+    let server = Peer::start(if name.is_ping() { command(&words) } else { there(&words)? })?;
+    // A relay for a node that is far away is as far away.
+    let far_relay = match far.filter(|_| side == Side::Relay) {
+        Some(far) => Some(Program::relay(&local(server.port).to_string(), far.delay)?),
+        None => None,
+    };
+    let relay = if side == Side::Relay && far_relay.is_none() {
         let words = vec![
             own_program()?,
             "bench-relay".into(),
             server.port.to_string().into(),
         ];
-        Some(Peer::start(&words)?)
+        Some(Peer::start(command(&words))?)
     } else {
         None
     };
-    let port = relay.as_ref().map_or(server.port, |relay| relay.port);
+    let port = match &far_relay {
+        Some((_, address)) => address
+            .parse::<SocketAddr>()
+            .map_err(|_| Failure::own(format!("a relay said {address:?} instead of its address")))?
+            .port(),
+        None => relay.as_ref().map_or(server.port, |relay| relay.port),
+    };
     let value = match name {
         Name::Requests => load::requests(port),
         Name::Accept => load::accepts(port),
         Name::Send => load::take(port, STREAM_BYTES),
         Name::Receive => load::give(port, STREAM_BYTES),
         _ => {
-            let mut words = own(name)?;
+            let mut words = words;
             words.push(port.to_string().into());
-            report_of(&there(words)?).map_err(io::Error::other)
+            report_of_command(there(&words)?).map_err(io::Error::other)
         }
     };
     let value = value.map_err(|error| Failure::own(format!("{} ({side:?}): {error}", name.text())))?;
@@ -92,9 +107,9 @@ struct Peer {
 }
 
 impl Peer {
-    /// Starts it by these words; it says its port first.
-    fn start(words: &[OsString]) -> Result<Self, Failure> {
-        let process = command(words)
+    /// Starts it; it says its port first.
+    fn start(mut command: Command) -> Result<Self, Failure> {
+        let process = command
             .stdout(Stdio::piped())
             .spawn()
             .map_err(Failure::own)?;
@@ -108,7 +123,7 @@ impl Peer {
         peer.port = line
             .trim()
             .parse()
-            .map_err(|_| Failure::own(format!("{words:?} said {line:?} instead of its port")))?;
+            .map_err(|_| Failure::own(format!("{command:?} said {line:?} instead of its port")))?;
         Ok(peer)
     }
 

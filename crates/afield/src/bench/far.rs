@@ -19,7 +19,7 @@ pub const NAME: &str = "far";
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// A program that ends when this is dropped.
-struct Program(Child);
+pub struct Program(Child);
 
 impl Program {
     /// Starts it, and waits for its first line.
@@ -42,7 +42,8 @@ impl Program {
         }
     }
 
-    fn relay(target: &str, delay: Duration) -> Result<(Self, String), Failure> {
+    /// Starts a relay; where it listens.
+    pub fn relay(target: &str, delay: Duration) -> Result<(Self, String), Failure> {
         let mut command = Command::new(own_program()?);
         let microseconds = delay.as_micros().to_string();
         command.args(["bench-delay", "127.0.0.1:0", target, &microseconds]);
@@ -57,8 +58,10 @@ impl Drop for Program {
     }
 }
 
-/// The node and the relay, which end when dropped.
+/// The node and the relay, which end when dropped, and their directory, which is removed then.
 pub struct Far {
+    /// Of each way.
+    pub delay: Duration,
     place: PathBuf,
     /// In the order in which they end.
     _relay: Program,
@@ -67,8 +70,9 @@ pub struct Far {
 
 impl Far {
     /// Starts them.
-    pub fn new(place: &Path, delay: Duration) -> Result<Self, Failure> {
-        let place = place.join("far");
+    pub fn new(delay: Duration) -> Result<Self, Failure> {
+        let place = std::env::temp_dir().join(format!("afield-bench-far-{}", std::process::id()));
+        fs::create_dir(&place).map_err(Failure::own)?;
         for side in ["home", "node"] {
             fs::create_dir_all(place.join(side)).map_err(Failure::own)?;
         }
@@ -85,6 +89,7 @@ impl Far {
             &["trust", "add", NAME, &relayed, &node_key],
         )?)?;
         Ok(Self {
+            delay,
             place,
             _relay: relay,
             _node: node,
@@ -102,6 +107,14 @@ impl Far {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        // Its agent has nothing more to do, and ends by itself if it cannot be told.
+        let _ = side_command(&self.place, "home", &["agent", "stop", "--force"]).and_then(said);
+        let _ = fs::remove_dir_all(&self.place);
     }
 }
 
