@@ -4,6 +4,8 @@
 //! [`Request::Run`] becomes the channel of the job's root deputy: [`ToDeputy`] one way, [`FromDeputy`] the other, and
 //! forwarded calls and operations as the link carries them.
 
+use std::net::SocketAddr;
+
 use afield_link::control::DescriptorChange;
 use afield_link::wire::{Spawn, SpawnError, Usage};
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::client::{Link, Measured, Process, Status};
 use crate::agent::explain::Explained;
 use crate::place::Place;
+use crate::sys::stream::Course;
 
 /// Version of these messages.
 pub const PROTOCOL: u32 = 6;
@@ -197,6 +200,12 @@ pub enum ToDeputy {
         /// The object.
         handle: u64,
     },
+    /// The same of a connection that the agent tells the node of from now on; answered by [`FromDeputy::Ahead`], or
+    /// [`FromDeputy::Shared`] if it is closed.
+    Ahead {
+        /// The object.
+        handle: u64,
+    },
     /// With a descriptor: the guest has got this object from another one.
     Take {
         /// Its handle.
@@ -285,6 +294,17 @@ pub enum FromDeputy {
     },
     /// Answer to [`ToDeputy::Share`] (same `id`), on success with the object's descriptor.
     Shared(Result<(), i32>),
+    /// The guest has a TCP connection, or is making one; this goes ahead of the answer by which it learns of that.
+    Connected {
+        /// The object.
+        handle: u64,
+        /// Where it begins.
+        local: SocketAddr,
+        /// The guest has made it itself, so that nobody else has it.
+        own: bool,
+    },
+    /// Answer to [`ToDeputy::Ahead`] (same `id`), with the connection's descriptor: what had happened when the deputy ceased to watch it.
+    Ahead(Course),
     /// Answer to [`ToDeputy::Lock`] (same `id`): what was found, or the errno.
     Locked(Result<LockRecord, i32>),
     /// Answer to [`ToDeputy::Unlock`] (same `id`).

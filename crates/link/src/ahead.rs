@@ -3,11 +3,34 @@
 
 use std::fmt;
 
+use crate::frame::Kind;
+
+/// Payloads of the frames that go ahead of one; what is empty does not go.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Of an [`Invalidate`](Kind::Invalidate) frame.
+    pub changes: Vec<u8>,
+    /// Of a [`Streams`](Kind::Streams) frame.
+    pub streams: Vec<u8>,
+}
+
+impl News {
+    /// The frames.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = (Kind, &[u8])> {
+        [
+            (Kind::Invalidate, &self.changes[..]),
+            (Kind::Streams, &self.streams[..]),
+        ]
+        .into_iter()
+        .filter(|(_, payload)| !payload.is_empty())
+    }
+}
+
 /// Asked before each frame, where frames get their order. It must not write to any link, and should be quick.
 pub trait Ahead: Send + Sync + fmt::Debug {
-    /// Appends the payload of an [`Invalidate`](crate::frame::Kind::Invalidate) frame that goes first; nothing if none is to. `about` is
-    /// the file whose contents the frame has, if it has any: what its receiver gets of one file must not undo what he got before.
-    fn ahead(&self, about: Option<u64>, payload: &mut Vec<u8>);
+    /// Adds what goes first. `about` is the file whose contents the frame has, if it has any: what its receiver gets of one file must not
+    /// undo what he got before.
+    fn ahead(&self, about: Option<u64>, news: &mut News);
 }
 
 /// Asked right after a frame got its place: appends the payload of an [`Invalidate`](crate::frame::Kind::Invalidate) frame
@@ -29,12 +52,14 @@ pub(crate) struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// What goes first, if anything.
-    pub fn before(&self) -> Option<Vec<u8>> {
-        let mut payload = Vec::new();
+    /// What goes first.
+    pub fn before(&self) -> News {
+        let mut news = News::default();
         let about = self.answer.as_ref().and_then(|answer| answer.about);
-        self.ahead?.ahead(about, &mut payload);
-        (!payload.is_empty()).then_some(payload)
+        if let Some(ahead) = self.ahead {
+            ahead.ahead(about, &mut news);
+        }
+        news
     }
 
     /// What follows, if anything.

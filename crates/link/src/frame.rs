@@ -59,6 +59,8 @@ pub enum Kind {
     Invalidate = 11,
     /// Home to node: answers to what nobody has asked yet, as [`early`](crate::early) has it.
     Early = 12,
+    /// Home to node: what has happened to streams, as [`streams`](crate::streams) has it.
+    Streams = 13,
 }
 
 impl Kind {
@@ -76,6 +78,7 @@ impl Kind {
             10 => Self::HandleReply,
             11 => Self::Invalidate,
             12 => Self::Early,
+            13 => Self::Streams,
             _ => return None,
         })
     }

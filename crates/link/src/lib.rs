@@ -13,6 +13,7 @@
 //! * [`preamble`]: the first bytes of every connection, in clear, by which a node finds the session it is for.
 //! * [`resume`]: one end of a session that survives its connections, sans-io: numbers, acknowledgements, lanes.
 //! * [`secure`]: keys, and TLS on TCP.
+//! * [`streams`]: what home says of streams that are read and written ahead.
 //! * [`stream`]: the thin transport (socketpair or TCP) that carries frames.
 //! * [`sys`]: memory that an embedded node and its home share.
 //! * [`turns`]: several threads that read it.
@@ -34,6 +35,7 @@ pub mod preamble;
 pub mod resume;
 pub mod secure;
 pub mod stream;
+pub mod streams;
 pub mod sys;
 pub mod turns;
 pub mod wire;

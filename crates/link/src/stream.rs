@@ -361,10 +361,12 @@ impl Writer {
                 let Ok(_turn) = self.shared.turn.try_lock() else {
                     return Ok(());
                 };
-                match has_room(pair).then(|| around.before()).flatten() {
-                    Some(payload) => write_pair(pair, Kind::Invalidate, 0, &[&payload]),
-                    None => Ok(()),
+                if has_room(pair) {
+                    for (kind, payload) in around.before().frames() {
+                        write_pair(pair, kind, 0, &[payload])?;
+                    }
                 }
+                Ok(())
             }
         }
     }
@@ -390,8 +392,8 @@ impl Writer {
             Socket::Unix(pair) => pair,
         };
         let _turn = self.turn();
-        if let Some(payload) = around.before() {
-            write_pair(pair, Kind::Invalidate, 0, &[&payload])?;
+        for (kind, payload) in around.before().frames() {
+            write_pair(pair, kind, 0, &[payload])?;
         }
         write_pair(pair, kind, id, parts)?;
         if let Some(payload) = around.after() {
@@ -549,11 +551,11 @@ pub(crate) mod tests {
 
     /// Says what it is told to say, once.
     #[derive(Debug, Default)]
-    struct News(Mutex<Vec<u8>>);
+    struct Teller(Mutex<Vec<u8>>);
 
-    impl Ahead for News {
-        fn ahead(&self, _about: Option<u64>, payload: &mut Vec<u8>) {
-            payload.append(&mut self.0.lock().unwrap());
+    impl Ahead for Teller {
+        fn ahead(&self, _about: Option<u64>, news: &mut News) {
+            news.changes.append(&mut self.0.lock().unwrap());
         }
     }
 
@@ -564,7 +566,7 @@ pub(crate) mod tests {
 
     /// The order of frames around which something is said.
     pub(crate) fn news_go_around(writer: &Writer, reader: &mut Reader) {
-        let news = Arc::new(News::default());
+        let news = Arc::new(Teller::default());
         writer.set_ahead(Arc::clone(&news) as Arc<dyn Ahead>);
         let say = |text: &[u8]| news.0.lock().unwrap().extend_from_slice(text);
         writer.write_ahead().unwrap();

@@ -332,9 +332,18 @@ pub enum HandleOp {
     Filter = 20,
     /// `getsockopt(SO_PEERPIDFD)`: the new object gets the handle in `argument`. Reply: 0.
     PeerProcess = 21,
+    /// The guest has read so many bytes (`argument`) of what the node was told of a stream ahead ([`streams`](crate::streams)). No reply.
+    Consume = 22,
+    /// The guest has written the data to a stream for which the node knew of room. No reply.
+    Append = 23,
 }
 
 impl HandleOp {
+    /// Whether home answers it.
+    pub fn is_answered(self) -> bool {
+        !matches!(self, Self::Close | Self::Consume | Self::Append)
+    }
+
     /// Reads the wire's number.
     pub fn from_wire(value: u32) -> Option<Self> {
         Some(match value {
@@ -359,6 +368,8 @@ impl HandleOp {
             19 => Self::Control,
             20 => Self::Filter,
             21 => Self::PeerProcess,
+            22 => Self::Consume,
+            23 => Self::Append,
             _ => return None,
         })
     }

@@ -71,6 +71,28 @@ cases! {
     inherited: Case::home_bash("$BIN/meeting serve tcp place > served & while ! [ -e place ]; do sleep 0.01; done; exec 3<>/dev/tcp/127.0.0.1/$(cat place); $AF python3 -c 'import socket\ns = socket.socket(fileno=3)\nprint(s.family, s.type, s.getpeername()[0], s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE))\ns.shutdown(socket.SHUT_WR)\n'; exec 3>&-; wait; tail -n 1 served").with_program("meeting").tools(&["python3"]);
 }
 
+/// Connections between two programs, either afield or at home, and what each sees when the other has told what it has done. What is done
+/// depends on the seed.
+fn flowing(peer: &str, guest: &str, seed: u32) -> Case {
+    Case::home(&format!(
+        "{peer} python3 flowing.py peer place & {guest} python3 flowing.py guest place {seed} 1500; wait; rm place"
+    ))
+    .setup(&format!("cat > flowing.py <<'END'\n{FLOWING}\nEND\n"))
+    .tools(&["python3"])
+    .seconds(240)
+}
+
+const FLOWING: &str = include_str!("../programs/flowing.py");
+
+cases! {
+    flowing_from_home: flowing("", "$AF", 1);
+    flowing_from_home_2: flowing("", "$AF", 2);
+    flowing_from_home_3: flowing("", "$AF", 3);
+    flowing_to_home: flowing("$AF", "", 4);
+    flowing_between_jobs: flowing("$AF", "$AF", 5);
+    flowing_in_one_job: Case::guest("python3 flowing.py peer place & python3 flowing.py guest place 6 1500; wait; rm place").setup(&format!("cat > flowing.py <<'END'\n{FLOWING}\nEND\n")).tools(&["python3"]).seconds(240);
+}
+
 cases! {
     /// Addresses and routes are home's.
     ip_tool: Case::guest("ip -o addr; ip route; ip -6 route; ip -o link | cut -d: -f1,2; ip neigh show nud permanent; ip rule").tools(&["ip"]);

@@ -18,6 +18,7 @@ mod server;
 mod session;
 mod shared;
 pub mod ssh;
+mod streams;
 mod switchboard;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use super::lock;
 use super::record_locks::Waiting;
 use super::server::Server;
 use super::session::{Outstanding, Session, SessionError};
+use super::streams::Passing;
 use super::trips::{Cause, Operation, cause_of_file};
 use crate::messages::ToDeputy;
 
@@ -115,7 +116,8 @@ impl Session {
             | Kind::FileReply
             | Kind::HandleReply
             | Kind::Invalidate
-            | Kind::Early => {
+            | Kind::Early
+            | Kind::Streams => {
                 return Err(SessionError::Violation(format!("frame of kind {:?}", frame.kind)));
             }
         }
@@ -161,6 +163,10 @@ impl Session {
             return self.fail_call(frame.id, libc::EINTR);
         };
         let operation = Operation::call(header.number.get());
+        let passing = self.streams.pass_call(header, frame.id, &frame.payload);
+        if passing == Passing::Kept {
+            return Ok(());
+        }
         deputy.count_home_call(operation, frame.payload.len());
         if changes_rights(header.number.get())
             && let Some(session) = self.files.coherence()
@@ -204,7 +210,26 @@ impl Session {
     fn pass_operation(&self, frame: &Frame) -> Result<(), SessionError> {
         let (header, data) = wire::split::<HandleHeader>(&frame.payload, "operation")?;
         let op = HandleOp::from_wire(header.op.get());
-        let answered = op != Some(HandleOp::Close);
+        let handle = header.handle.get();
+        match op {
+            Some(HandleOp::Consume) => {
+                if self.streams.consume(handle, header.argument.get()) {
+                    self.writer.write_ahead()?;
+                }
+                return Ok(());
+            }
+            Some(HandleOp::Append) => {
+                if self.streams.append(handle, data) {
+                    self.writer.write_ahead()?;
+                }
+                return Ok(());
+            }
+            Some(HandleOp::Close) if self.streams.pass_close(handle, header.pid.get(), &frame.payload) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let answered = op.is_none_or(HandleOp::is_answered);
         let Some(deputy) = self.deputy(header.pid.get()) else {
             return match answered {
                 true => self.fail_operation(frame.id, libc::EINTR),
@@ -212,6 +237,13 @@ impl Session {
             };
         };
         let operation = Operation::Object(header.op.get());
+        let mut passing = Passing::On;
+        if let Some(op) = op.filter(|_| answered) {
+            passing = self.streams.pass_operation(op, handle, frame.id, &frame.payload);
+            if passing == Passing::Kept {
+                return Ok(());
+            }
+        }
         if answered {
             deputy.count_home_call(operation, frame.payload.len());
         }
@@ -250,10 +282,26 @@ impl Session {
         if op == Some(HandleOp::Share) {
             return self.share(&deputy, frame.id, header.handle.get());
         }
+        if op == Some(HandleOp::Send) && !self.streams.is_empty() {
+            for object in message::decode_outgoing(data)?.1 {
+                if let Passed::Handle(handle) = object {
+                    self.streams.give_away(handle);
+                }
+            }
+        }
         if answered {
             self.expect(frame.id, Outstanding::Handle(Arc::clone(&deputy), operation))?;
         }
-        self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)
+        self.deliver(&deputy, Kind::Handle, frame.id, &frame.payload)?;
+        match passing {
+            Passing::Begin => self.want_stream(&deputy, handle),
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes on what has waited for what was written before it.
+    pub(super) fn pass_on(self: &Arc<Self>, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), SessionError> {
+        self.take(Frame { kind, id, payload }).map(drop)
     }
 
     /// Tells the user why a program is not executed that natively is.
@@ -340,6 +388,8 @@ impl Session {
             let message = ToDeputy::ChildUsage { pid, usage: total };
             self.tell(&parent, 0, &message, None)?;
         }
+        // Before anybody sees that it is gone.
+        self.streams.left(pid);
         self.tell(&deputy, 0, &ToDeputy::Exit { status }, None)
     }
 

@@ -10,6 +10,7 @@ use super::deputies::DeputyEntry;
 use super::lock;
 use super::requests::words_of;
 use super::session::{Outstanding, Session, SessionError};
+use super::streams::Holder;
 use super::trips::Operation;
 use crate::messages::ToDeputy;
 
@@ -39,6 +40,7 @@ impl Home for Server<'_> {
             answer,
         };
         let id = self.session.expect_own(what)?;
+        self.session.streams.forking(pid, id);
         let message = ToDeputy::Fork { exit_signal, sibling };
         self.session.tell(&deputy, id, &message, None)
     }
@@ -111,6 +113,7 @@ impl Home for Server<'_> {
 
     fn released(&self, handle: u64) -> Result<(), SessionError> {
         self.session.shared.remove(handle);
+        self.session.streams.let_go(handle, Holder::Agent);
         Ok(())
     }
 

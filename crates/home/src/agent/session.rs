@@ -30,6 +30,7 @@ use super::lock;
 use super::nodes::Connection;
 use super::record_locks::Waiting;
 use super::shared::SharedObjects;
+use super::streams::{Streams, Teller};
 use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
 use crate::coherence::Coherence;
@@ -127,6 +128,8 @@ pub enum Outstanding {
     File(Waiting),
     /// A copy of this home object, with the deputy that has it.
     Share(Arc<DeputyEntry>, u64),
+    /// The same of a connection that is to be told of ahead.
+    Stream(Arc<DeputyEntry>, u64),
 }
 
 /// What home has of a node that it has started itself.
@@ -180,6 +183,8 @@ pub struct Session {
     own_next: AtomicU64,
     /// Home objects that guests pass to each other.
     pub(super) shared: SharedObjects,
+    /// Connections that guests use without asking.
+    pub(super) streams: Arc<Streams>,
     /// Jobs that have ended last.
     pub(super) ended_jobs: Mutex<EndedJobs>,
     /// Why it is over, when it is.
@@ -190,6 +195,9 @@ pub struct Session {
 
 /// Most requests that a node may have open at a time.
 const OUTSTANDING_MAX: usize = 1 << 16;
+
+/// What the switchboard hears of connections under.
+pub(super) const STREAMS: u64 = u64::MAX - 1;
 
 /// Bit of the ids under which deputies are asked for what the node has not numbered as it does its requests.
 const OWN_ID: u64 = 1 << 62;
@@ -239,8 +247,18 @@ impl Session {
             .telling_contents(tells_contents)
             .answering_early(generosity);
         files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());
+        let streams = Arc::new(Streams::new()?);
+        epoll::add(
+            &epoll,
+            streams.as_fd(),
+            epoll::EventData::new_u64(STREAMS),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        writer.set_ahead(Arc::new(Teller {
+            files: files.coherence().map(|session| session.ahead()),
+            streams: Arc::clone(&streams),
+        }));
         if let Some(session) = files.coherence() {
-            writer.set_ahead(session.ahead());
             let teller = writer.clone();
             // Errors show where frames are written.
             session.set_teller(move || drop(teller.write_ahead()));
@@ -264,6 +282,7 @@ impl Session {
             handle_next: AtomicU64::new(1),
             own_next: AtomicU64::new(0),
             shared: SharedObjects::default(),
+            streams,
             ended_jobs: Mutex::default(),
             over: Mutex::new(None),
             serving: AtomicUsize::new(0),
@@ -420,6 +439,7 @@ impl Session {
 
     fn take_out(&self, deputies: &mut HashMap<u32, Arc<DeputyEntry>>, pid: u32) -> Option<Arc<DeputyEntry>> {
         let entry = deputies.remove(&pid)?;
+        self.streams.left(pid);
         self.keep_tally(&entry, deputies.values().map(|other| other.job));
         Some(entry)
     }
@@ -577,6 +597,7 @@ impl Session {
             Outstanding::Call(deputy, _)
             | Outstanding::Handle(deputy, _)
             | Outstanding::Share(deputy, _)
+            | Outstanding::Stream(deputy, _)
             | Outstanding::Fork { deputy, .. } => Arc::ptr_eq(deputy, entry),
             Outstanding::File(waiting) => waiting.deputy().is_some_and(|deputy| Arc::ptr_eq(deputy, entry)),
         };
@@ -584,10 +605,15 @@ impl Session {
             .extract_if(|_, what| of_this(what))
             .collect();
         for (id, what) in left {
+            self.streams.answered(id);
             match what {
                 Outstanding::Call(..) => self.fail_call(id, libc::EINTR)?,
                 Outstanding::Handle(..) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
-                Outstanding::Fork { answer, .. } => answer.send(&Err(libc::ESRCH))?,
+                Outstanding::Stream(..) => {}
+                Outstanding::Fork { answer, .. } => {
+                    self.streams.forked(id, None);
+                    answer.send(&Err(libc::ESRCH))?;
+                }
                 Outstanding::File(waiting) => self.finish_waiting(id, waiting, libc::EINTR)?,
             }
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::deputies::DeputyEntry;
 use super::lock;
 use super::session::{Outstanding, Session, SessionError};
+use super::streams::Holder;
 use crate::messages::ToDeputy;
 
 /// Most objects kept for one node.
@@ -51,6 +52,7 @@ impl Session {
                 return self.fail_operation(id, libc::ETOOMANYREFS);
             }
         }
+        self.streams.hold(handle, Holder::Agent);
         self.expect(id, Outstanding::Share(Arc::clone(deputy), handle))?;
         self.tell(deputy, id, &ToDeputy::Share { handle }, None)
     }
@@ -64,7 +66,9 @@ impl Session {
         descriptor: Option<OwnedFd>,
     ) -> Result<(), SessionError> {
         let handle = self.with_outstanding(id, |what| match what {
-            Some(Outstanding::Share(of, handle)) if Arc::ptr_eq(of, deputy) => Some(*handle),
+            Some(Outstanding::Share(of, handle)) if Arc::ptr_eq(of, deputy) => Some(Some(*handle)),
+            // It is closed.
+            Some(Outstanding::Stream(of, _)) if Arc::ptr_eq(of, deputy) => Some(None),
             _ => None,
         });
         let Some(handle) = handle else {
@@ -72,6 +76,9 @@ impl Session {
             return Ok(());
         };
         self.answered(id);
+        let Some(handle) = handle else {
+            return Ok(());
+        };
         match (result, descriptor) {
             (Ok(()), Some(descriptor)) => {
                 lock(&self.shared.objects).insert(handle, descriptor);
@@ -91,6 +98,7 @@ impl Session {
             return Ok(());
         };
         lock(&deputy.status).lent.insert(handle);
+        self.streams.hold(handle, Holder::Guest(deputy.pid));
         self.tell(deputy, 0, &ToDeputy::Take { handle }, Some(copy))
     }
 }

@@ -13,12 +13,16 @@ use rustix::io::Errno;
 
 use super::deputies::DeputyEntry;
 use super::lock;
-use super::session::{Outstanding, Session, SessionError};
+use super::session::{Outstanding, STREAMS, Session, SessionError};
+use super::streams::canonical;
 use crate::channel::{ChannelError, Received};
 use crate::messages::{FromDeputy, ToDeputy};
 
 /// How often is looked whether somebody has stopped a deputy. Nothing tells of it.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// How soon what could not be told of connections is tried again.
+const UNFINISHED_PERIOD: Duration = Duration::from_millis(1);
 
 /// How often the file service may close what it has not needed.
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
@@ -39,10 +43,14 @@ impl Session {
         let mut owned = Instant::now();
         while !self.is_over() {
             let period = match self.deputy_count() {
+                _ if self.streams.is_unfinished() => UNFINISHED_PERIOD,
                 0 => TRIM_PERIOD,
                 _ => WATCH_PERIOD,
             };
             let result = self.listen_once(period).and_then(|()| {
+                if self.streams.is_unfinished() {
+                    self.hear_streams()?;
+                }
                 if watched.elapsed() >= WATCH_PERIOD {
                     watched = Instant::now();
                     self.watch()?;
@@ -81,6 +89,10 @@ impl Session {
         };
         for event in events.iter() {
             // A deputy that ended since has left nothing to do, nor has what only wakes.
+            if event.data.u64() == STREAMS {
+                self.hear_streams()?;
+                continue;
+            }
             let pid = u32::try_from(event.data.u64());
             let Some(deputy) = pid.ok().and_then(|pid| self.deputy(pid)) else {
                 continue;
@@ -143,7 +155,7 @@ impl Session {
                         Err(error) => return self.distrust(deputy, &error.into()),
                     };
                     let descriptor = match &message {
-                        FromDeputy::Forked(Ok(_)) | FromDeputy::Shared(Ok(())) => {
+                        FromDeputy::Forked(Ok(_)) | FromDeputy::Shared(Ok(())) | FromDeputy::Ahead(_) => {
                             match incoming.take_descriptor() {
                                 Ok(descriptor) => Some(descriptor),
                                 Err(error) => return self.distrust(deputy, &error),
@@ -184,7 +196,11 @@ impl Session {
         };
         self.answered(frame.id);
         deputy.count_answer(operation, frame.payload.len());
-        Ok(self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?)
+        self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?;
+        if self.streams.answered(frame.id) {
+            self.writer.write_ahead()?;
+        }
+        Ok(())
     }
 
     fn hear_message(
@@ -210,6 +226,10 @@ impl Session {
                 self.node.ready(pid, handle, events, look)?;
             }
             FromDeputy::Shared(result) => self.keep_shared(deputy, id, result, descriptor)?,
+            FromDeputy::Ahead(course) => self.begin_stream(deputy, id, course, descriptor)?,
+            FromDeputy::Connected { handle, local, own } => {
+                self.streams.connected(pid, handle, canonical(local), own);
+            }
             FromDeputy::Locked(result) => self.finish_lock(id, result)?,
             FromDeputy::Unlocked => self.finish_unlock(id)?,
             FromDeputy::Reach { node } => {
@@ -242,6 +262,8 @@ impl Session {
         else {
             return Ok(());
         };
+        self.streams
+            .forked(id, result.ok().filter(|_| descriptor.is_some()));
         if !Arc::ptr_eq(&deputy, parent) {
             return Ok(());
         }

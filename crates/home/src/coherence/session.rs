@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
-use afield_link::ahead::Ahead;
+use afield_link::ahead::{Ahead, News};
 use afield_link::invalidation::Change;
 use rustix::io::Errno;
 
@@ -313,7 +313,7 @@ struct Messenger {
 }
 
 impl Ahead for Messenger {
-    fn ahead(&self, about: Option<u64>, payload: &mut Vec<u8>) {
+    fn ahead(&self, about: Option<u64>, news: &mut News) {
         let mut state = self.coherence.lock();
         self.coherence.drain(&mut state);
         let Some(listener) = state.listeners.get_mut(&self.session) else {
@@ -330,7 +330,7 @@ impl Ahead for Messenger {
             listener.log.push(&listener.end, Change::Contents { node });
         }
         if listener.log.has_news(&listener.end) {
-            listener.log.tell(&listener.end, payload);
+            listener.log.tell(&listener.end, &mut news.changes);
         }
     }
 }

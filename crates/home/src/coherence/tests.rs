@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use afield_link::ahead::Ahead;
+use afield_link::ahead::{Ahead, News};
 use afield_link::invalidation::decode;
 
 use super::*;
@@ -104,9 +104,9 @@ impl Home {
     }
 
     fn told(&self) -> Vec<Told> {
-        let mut payload = Vec::new();
-        self.ahead.ahead(None, &mut payload);
-        list(&payload)
+        let mut news = News::default();
+        self.ahead.ahead(None, &mut news);
+        list(&news.changes)
     }
 
     /// Has another process do something in the directory.
@@ -317,9 +317,9 @@ fn a_file_that_is_mapped_for_writing_does_not_count_as_watched() {
     assert_eq!(list(&payload), []);
     storer.store();
     // But not before more of them.
-    let mut payload = Vec::new();
-    home.ahead.ahead(Some(2), &mut payload);
-    assert_eq!(list(&payload), []);
+    let mut news = News::default();
+    home.ahead.ahead(Some(2), &mut news);
+    assert_eq!(list(&news.changes), []);
     assert_eq!(home.told(), [Told::Contents(2)]);
     assert_eq!(home.told(), []);
     storer.end();
@@ -336,10 +336,10 @@ fn a_file_that_is_mapped_for_writing_does_not_count_as_watched() {
 fn contents_of_several_hot_files_can_be_had_together() {
     let home = Home::new();
     let send = |node| {
+        let mut news = News::default();
+        home.ahead.ahead(Some(node), &mut news);
+        let before = list(&news.changes);
         let mut payload = Vec::new();
-        home.ahead.ahead(Some(node), &mut payload);
-        let before = list(&payload);
-        payload.clear();
         home.session
             .behind(home.session.begin(), Some(node), &mut payload);
         (before, list(&payload))
@@ -504,9 +504,9 @@ fn an_idle_session_is_told_by_a_thread() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let ahead = Arc::clone(&home.ahead);
     home.session.set_teller(move || {
-        let mut payload = Vec::new();
-        ahead.ahead(None, &mut payload);
-        let _ = sender.send(payload);
+        let mut news = News::default();
+        ahead.ahead(None, &mut news);
+        let _ = sender.send(news.changes);
     });
     home.foreign("echo > file");
     let payload = receiver.recv_timeout(Duration::from_secs(20)).unwrap();

@@ -1,7 +1,8 @@
 //! Forwarded system calls.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use afield_abi::syscalls::{SET_FILE_FLAGS, nr};
@@ -11,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::operations::never_waits;
 use super::workers::Worker;
 use super::{Deputy, lock, out_of_the_way};
+use crate::messages::FromDeputy;
 use crate::sys::call::Prepared;
 use crate::sys::interrupt::Flag;
 use crate::sys::{object, process};
@@ -42,15 +44,19 @@ impl Deputy {
             nr::PRLIMIT64 if call.register(1) == libc::RLIMIT_NPROC.into() => self.keep_worker(),
             _ => {}
         }
+        let object = match number {
+            nr::CONNECT => arguments[0],
+            _ => header.result.get(),
+        };
         match number {
             nr::WAIT4 | nr::WAITID => self.begin_wait(id, call),
             _ if call.blocks() && !call.file().is_some_and(never_waits) => {
-                self.call_in_worker(id, call, header.result.get());
+                self.call_in_worker(id, call, object);
             }
             _ => {
                 let mut call = call;
                 let result = self.make_at_once(&mut call);
-                let result = self.adopt_result(&mut call, result, header.result.get());
+                let result = self.adopt_result(&mut call, result, object);
                 self.answer_call(id, result, &call);
             }
         }
@@ -62,14 +68,45 @@ impl Deputy {
         handle & NODE_HANDLE != 0 && lock(&self.handles).get(handle).is_none()
     }
 
-    /// A new descriptor becomes a home object of that handle; then the result is 0.
+    /// A new descriptor becomes a home object of that handle; then the result is 0. Or that object has been connected.
     fn adopt_result(&self, call: &mut Prepared, result: i64, handle: u64) -> i64 {
         match call.take_descriptor() {
             Some(file) => {
-                lock(&self.handles).insert(handle, file);
+                self.tell_of_connection(handle, file.as_fd(), true);
+                lock(&self.handles).insert_own(handle, file);
                 0
             }
+            None if call.number() == nr::CONNECT && [0, -i64::from(libc::EINPROGRESS)].contains(&result) => {
+                if let Some(object) = lock(&self.handles).get(handle) {
+                    self.tell_of_connection(handle, object.file.as_fd(), object.own);
+                }
+                result
+            }
             None => result,
+        }
+    }
+
+    /// The agent has to know of connections that the job has from others, too.
+    pub fn tell_of_inherited(&self) {
+        let all = lock(&self.handles).all();
+        for (handle, object) in all {
+            self.tell_of_connection(handle, object.file.as_fd(), false);
+        }
+    }
+
+    /// If it is a TCP connection, the agent has to know before the guest.
+    pub(super) fn tell_of_connection(&self, handle: u64, file: BorrowedFd<'_>, own: bool) {
+        use rustix::net::{SocketType, ipproto, sockopt};
+        let is_tcp = sockopt::socket_type(file) == Ok(SocketType::STREAM)
+            && sockopt::socket_protocol(file).is_ok_and(|protocol| protocol == Some(ipproto::TCP));
+        if !is_tcp {
+            return;
+        }
+        let local = rustix::net::getsockname(file).ok();
+        if let Some(local) = local.and_then(|local| SocketAddr::try_from(local).ok())
+            && local.port() != 0
+        {
+            self.tell(0, &FromDeputy::Connected { handle, local, own });
         }
     }
 

@@ -52,7 +52,7 @@ impl Deputy {
             }
             Ok(Forked::Child) => {
                 let channel = process::adopt(childs.as_raw_fd());
-                let mut keep: Vec<_> = inventory.iter().map(|&(_, number, _)| number).collect();
+                let mut keep: Vec<_> = inventory.iter().map(|&(_, number, ..)| number).collect();
                 keep.push(channel.as_raw_fd());
                 keep.extend(crate::proc::kept());
                 keep.sort_unstable();

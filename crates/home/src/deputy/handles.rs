@@ -28,6 +28,8 @@ pub struct Handle {
     pub file: Arc<OwnedFd>,
     /// What it is.
     pub sort: Sort,
+    /// The guest has made it, so that only guests have it.
+    pub own: bool,
 }
 
 impl Handle {
@@ -45,6 +47,7 @@ impl Handle {
         Self {
             file: Arc::new(file),
             sort,
+            own: false,
         }
     }
 }
@@ -61,9 +64,18 @@ impl Handles {
         self.open.get(&handle).cloned()
     }
 
-    /// Adds an object.
+    /// Adds an object that others may have.
     pub fn insert(&mut self, handle: u64, file: OwnedFd) {
         self.open.insert(handle, Handle::new(file));
+    }
+
+    /// Adds an object that a guest has just made.
+    pub fn insert_own(&mut self, handle: u64, file: OwnedFd) {
+        let object = Handle {
+            own: true,
+            ..Handle::new(file)
+        };
+        self.open.insert(handle, object);
     }
 
     /// Closes an object as soon as no operation on it is in progress.
@@ -75,6 +87,14 @@ impl Handles {
     pub fn replace(&mut self, handle: u64, file: OwnedFd) -> Option<Arc<OwnedFd>> {
         let object = self.open.get_mut(&handle)?;
         Some(std::mem::replace(&mut object.file, Arc::new(file)))
+    }
+
+    /// All that are open.
+    pub fn all(&self) -> Vec<(u64, Handle)> {
+        self.open
+            .iter()
+            .map(|(&number, handle)| (number, handle.clone()))
+            .collect()
     }
 
     /// How many there are.
@@ -90,20 +110,20 @@ impl Handles {
     }
 
     /// What a fork has of it. To be taken before the fork and used in the child only.
-    pub fn inventory(&self) -> Vec<(u64, RawFd, Sort)> {
+    pub fn inventory(&self) -> Vec<(u64, RawFd, Sort, bool)> {
         self.open
             .iter()
-            .map(|(&id, handle)| (id, handle.file.as_fd().as_raw_fd(), handle.sort))
+            .map(|(&id, handle)| (id, handle.file.as_fd().as_raw_fd(), handle.sort, handle.own))
             .collect()
     }
 
     /// The same in the child, which owns its copies of the descriptors.
-    pub fn from_inventory(inventory: &[(u64, RawFd, Sort)]) -> Self {
+    pub fn from_inventory(inventory: &[(u64, RawFd, Sort, bool)]) -> Self {
         let open = inventory
             .iter()
-            .map(|&(id, number, sort)| {
+            .map(|&(id, number, sort, own)| {
                 let file = Arc::new(process::adopt(number));
-                (id, Handle { file, sort })
+                (id, Handle { file, sort, own })
             })
             .collect();
         Self { open }

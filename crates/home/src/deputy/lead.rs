@@ -195,6 +195,14 @@ impl Lead {
                 let answer = FromDeputy::Shared(file.as_ref().map(|_| ()).ok_or(libc::EBADF));
                 deputy.tell_with(id, &answer, file.as_deref());
             }
+            ToDeputy::Ahead { handle } => {
+                let file = lock(&deputy.handles).get(handle).map(|handle| handle.file);
+                let answer = match &file {
+                    Some(file) => FromDeputy::Ahead(deputy.readiness.leave(handle, file.as_fd())),
+                    None => FromDeputy::Shared(Err(libc::EBADF)),
+                };
+                deputy.tell_with(id, &answer, file.as_deref());
+            }
             ToDeputy::Take { handle } => {
                 let file = self.incoming.take_descriptor()?;
                 let mut handles = lock(&deputy.handles);

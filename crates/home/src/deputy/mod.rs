@@ -48,6 +48,7 @@ use zerocopy::IntoBytes;
 pub use handles::Handles;
 pub use lead::Lead;
 pub use places::out_of_the_way;
+pub use readiness::{course_of, ready_for};
 pub use terminal::Terminal;
 pub use waits::add as add_usage;
 

@@ -5,7 +5,7 @@
 //! follows when it comes. So the node always knows. That holds for objects that guests have opened themselves; of others somebody
 //! else at home may take what there was to read, so they are asked for every time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{lock, out_of_the_way};
 use crate::messages::FromDeputy;
+use crate::sys::stream::{self, Course};
 
 /// Most objects watched for one guest. More are asked for every time and wait in vain only for what no program waits for
 /// with so many descriptors.
@@ -29,6 +30,8 @@ pub struct Readiness {
     /// Made when the main thread first watches something: most guests poll nothing of home's.
     epoll: OnceLock<OwnedFd>,
     watched: Mutex<Watched>,
+    /// What the agent watches.
+    left: Mutex<HashSet<u64>>,
 }
 
 /// All that is watched. Whoever looks at a watched object holds this, so that looks have an order.
@@ -89,7 +92,7 @@ impl Readiness {
         notify: bool,
         edge: bool,
     ) -> (PollFlags, Known) {
-        if handle & NODE_HANDLE == 0 {
+        if !self.is_told(handle) {
             let ready = ready_for(file, events);
             if notify && !ready.intersects(events | broken()) {
                 self.arm(&mut lock(&self.watched), handle, file, events, false);
@@ -111,7 +114,7 @@ impl Readiness {
 
     /// What goes along with the reply to an operation.
     pub fn after(&self, handle: u64, file: BorrowedFd<'_>) -> Known {
-        if handle & NODE_HANDLE == 0 {
+        if !self.is_told(handle) {
             return Known::default();
         }
         let mut watched = lock(&self.watched);
@@ -174,8 +177,22 @@ impl Readiness {
         }
     }
 
+    /// Whether the node is told of its readiness unasked.
+    fn is_told(&self, handle: u64) -> bool {
+        handle & NODE_HANDLE != 0 && !lock(&self.left).contains(&handle)
+    }
+
+    /// Leaves a connection to the agent: only what is asked for is told from now on. Gives its course until then.
+    pub fn leave(&self, handle: u64, file: BorrowedFd<'_>) -> Course {
+        let course = course_of(file);
+        self.forget(handle, file);
+        lock(&self.left).insert(handle);
+        course
+    }
+
     /// The object is closed.
     pub fn forget(&self, handle: u64, file: BorrowedFd<'_>) {
+        lock(&self.left).remove(&handle);
         if lock(&self.watched).objects.remove(&handle).is_some()
             && let Some(epoll) = self.epoll.get()
         {
@@ -221,7 +238,7 @@ impl Readiness {
                 continue;
             };
             // An operation may have taken what there was, and have said so.
-            let known = handle & NODE_HANDLE != 0;
+            let known = self.is_told(handle);
             let asked = if known { watched_events() } else { watch.armed };
             let ready = ready_for(file.as_fd(), asked);
             let news = ready.intersects(watch.armed | broken());
@@ -257,6 +274,11 @@ fn flags(events: PollFlags, edge: bool) -> epoll::EventFlags {
         epoll::EventFlags::ONESHOT
     };
     epoll::EventFlags::from_bits_retain(u32::from(events.bits())) | mode
+}
+
+/// A connection's course so far.
+pub fn course_of(file: BorrowedFd<'_>) -> Course {
+    stream::course(file, ready_for(file, watched_events()).bits())
 }
 
 /// What the object is ready for now.

@@ -187,6 +187,7 @@ impl Deputy {
         {
             let mut handles = lock(&self.handles);
             for (object, file) in objects.iter().zip(files).filter(|(object, _)| !object.promise) {
+                self.tell_of_connection(object.handle, file.as_fd(), false);
                 handles.insert(object.handle, file);
             }
         }

@@ -351,6 +351,7 @@ impl Attempt<'_> {
         })
         .map_err(RunError::Signals)?;
         snapshot.environment = Vec::new();
+        deputy.tell_of_inherited();
         let mut lead = Lead::new(incoming);
         lead.show(&deputy, &title.name, &title.arguments);
         lead.serve(deputy)

@@ -7,3 +7,4 @@ pub mod message;
 pub mod object;
 pub mod process;
 pub mod signals;
+pub mod stream;

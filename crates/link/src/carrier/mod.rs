@@ -343,8 +343,8 @@ impl Carrier {
             inner = self.shared.wait_for_room(inner);
             waited = true;
         }
-        if let Some(payload) = around.before() {
-            inner.core.send(Class::Fence, Kind::Invalidate, 0, &[&payload])?;
+        for (kind, payload) in around.before().frames() {
+            inner.core.send(class_ahead(kind), kind, 0, &[payload])?;
         }
         inner.core.send(class, kind, id, parts)?;
         if let Some(payload) = around.after() {
@@ -363,10 +363,10 @@ impl Carrier {
         if let Some(over) = &inner.over {
             return Err(over.clone().into());
         }
-        if inner.core.has_room(Class::Fence, invalidation::BYTES_MAX)
-            && let Some(payload) = around.before()
-        {
-            inner.core.send(Class::Fence, Kind::Invalidate, 0, &[&payload])?;
+        if inner.core.has_room(Class::Fence, invalidation::BYTES_MAX) {
+            for (kind, payload) in around.before().frames() {
+                inner.core.send(class_ahead(kind), kind, 0, &[payload])?;
+            }
             self.shared.pump(&mut inner);
         }
         Ok(())
@@ -503,6 +503,14 @@ pub enum CarrierError {
     /// Nothing came in time.
     #[error("nothing came in time")]
     Timeout,
+}
+
+/// News of files must not overtake what they are about; those of streams are about nothing that is sent as data.
+fn class_ahead(kind: Kind) -> Class {
+    match kind {
+        Kind::Invalidate => Class::Fence,
+        _ => Class::Ordered,
+    }
 }
 
 fn nonce() -> io::Result<Nonce> {

@@ -207,13 +207,19 @@ impl Door {
                 // If the mount is gone there is nothing to tell.
                 let _ = crate::fs::settle(&self.shared);
             }
-            self.shared
-                .writer
-                .write_frame(Kind::Call, id, &[&payload])
-                .map_err(|error| {
-                    debug!("forwarding {}: {error}", row.name);
-                    libc::EIO
-                })
+            let send = || {
+                self.shared
+                    .writer
+                    .write_frame(Kind::Call, id, &[&payload])
+                    .map_err(|error| {
+                        debug!("forwarding {}: {error}", row.name);
+                        libc::EIO
+                    })
+            };
+            match object {
+                Some(handle) => self.shared.files.handles.streams.ask(handle, id, send),
+                None => send(),
+            }
         };
         later(self.shared.begin(call, row.blocks, send))
     }

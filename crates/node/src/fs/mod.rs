@@ -343,6 +343,11 @@ impl Files {
     /// Home tells that an object has become ready.
     pub fn ready(&self, pid: u32, handle: u64, look: handles::Look) {
         self.handles.tell(handle, pid, look);
+        self.wake(handle);
+    }
+
+    /// Those who poll a home object ask again.
+    pub fn wake(&self, handle: u64) {
         for kernel_handle in self.handles.take_watchers(handle) {
             for _ in 0..self.handles.poller_count(handle) {
                 self.connections.wake(kernel_handle);

@@ -40,14 +40,14 @@ fn pair() -> (Client, Client) {
 
 /// What goes ahead of the next message, as text.
 pub fn told(client: &Client) -> Vec<String> {
-    let mut payload = Vec::new();
+    let mut news = afield_link::ahead::News::default();
     client
         .service
         .coherence()
         .unwrap()
         .ahead()
-        .ahead(None, &mut payload);
-    text(&payload)
+        .ahead(None, &mut news);
+    text(&news.changes)
 }
 
 fn text(payload: &[u8]) -> Vec<String> {

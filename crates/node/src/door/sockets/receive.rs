@@ -12,8 +12,10 @@ use tracing::debug;
 use super::CHUNK_BYTES;
 use super::layout::{Layout, read_struct, read_vector, write_bytes};
 use crate::door::calls::settle;
+use crate::door::descriptors::look_up;
 use crate::door::notify::{Door, Verdict, later};
 use crate::door::promises::Given;
+use crate::fs::handles::streams::{self, Read};
 use crate::fs::handles;
 use crate::installer::{Gift, Sought};
 use crate::session::{Call, Reply, Shared, Then};
@@ -75,6 +77,14 @@ impl Door {
         }
         if flags & libc::MSG_TRUNC as u32 == 0 && !layouts[0].has_place(tid) {
             return self.receive_nowhere(notification, (tid, pid), handle, flags);
+        }
+        if let ([layout], true) = (&layouts[..], number != nr::RECVMMSG) {
+            let descriptor = arguments[0] as u32;
+            match self.receive_ahead((tid, pid), (handle, descriptor), layout, flags)? {
+                Read::Some(count) => return Ok(Verdict::Answer(Answer::Result(count as i64))),
+                Read::Nothing => return Err(libc::EAGAIN),
+                Read::Ask => {}
+            }
         }
         let many = number == nr::RECVMMSG;
         let limit = if flags & libc::MSG_WAITALL as u32 != 0 {
@@ -158,6 +168,46 @@ impl Door {
             )
         };
         later(shared.begin(call, true, send))
+    }
+
+    /// Receives what home has told of already; nothing only if the caller does not wait.
+    fn receive_ahead(
+        &self,
+        (tid, pid): (i32, u32),
+        (handle, descriptor): (u64, u32),
+        layout: &Layout,
+        flags: u32,
+    ) -> Result<Read, i32> {
+        const PLAIN: i32 = libc::MSG_DONTWAIT
+            | libc::MSG_NOSIGNAL
+            | libc::MSG_WAITALL
+            | libc::MSG_PEEK
+            | libc::MSG_CMSG_CLOEXEC;
+        if flags & !(PLAIN as u32) != 0 || layout.name.is_some() || layout.control.1 > 0 {
+            return Ok(Read::Ask);
+        }
+        let how = streams::How {
+            all: flags & libc::MSG_WAITALL as u32 != 0,
+            peek: flags & libc::MSG_PEEK as u32 != 0,
+        };
+        let give = |bytes: &[u8]| {
+            layout.scatter(tid, bytes)?;
+            match layout.header {
+                Some(header) => write_bytes(tid, header + 40, &0u64.to_ne_bytes())
+                    .and_then(|()| write_bytes(tid, header + 48, &0u32.to_ne_bytes())),
+                None => Ok(()),
+            }
+        };
+        let streams = &self.shared.files.handles.streams;
+        let read = streams.read(&self.shared, (handle, pid), layout.total, how, give);
+        let waits = || {
+            flags & libc::MSG_DONTWAIT as u32 == 0
+                && look_up(tid, descriptor).is_none_or(|found| found.flags & libc::O_NONBLOCK as u64 == 0)
+        };
+        Ok(match read {
+            Read::Nothing if waits() => Read::Ask,
+            read => read,
+        })
     }
 
     /// Receives into memory that does not exist: waits and fails as any, but leaves everything where it is.

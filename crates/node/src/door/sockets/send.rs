@@ -112,6 +112,11 @@ impl Door {
             nr::SENDMSG => (vec![Layout::read(tid, arguments[1])?], None),
             _ => (read_vector(tid, arguments[1], arguments[2])?, Some(arguments[1])),
         };
+        if let ([layout], None) = (&layouts[..], vector)
+            && let Some(sent) = self.send_ahead((tid, pid), handle, layout, flags)
+        {
+            return Ok(Verdict::Answer(Answer::Result(sent as i64)));
+        }
         let mut letter = Letter {
             layouts,
             names: Vec::new(),
@@ -161,6 +166,26 @@ impl Door {
         later(send_from(&shared, call, letter, handle, flags, 0))
     }
 
+    /// Sends what home is known to have room for: how much. `None` if home has to be asked.
+    fn send_ahead(
+        &self,
+        (tid, pid): (i32, u32),
+        handle: u64,
+        layout: &Layout,
+        flags: u32,
+    ) -> Option<usize> {
+        const PLAIN: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
+        let streams = &self.shared.files.handles.streams;
+        let plain = flags & !PLAIN == 0 && layout.name.is_none() && layout.control.1 == 0;
+        if !plain || !streams.may_write(handle, layout.total) {
+            return None;
+        }
+        let data = layout.gather(tid, 0, layout.total).ok()?;
+        streams
+            .write(&self.shared, (handle, pid), &data)
+            .then_some(data.len())
+    }
+
     /// Puts indices of home objects into the places of descriptors in ancillary data.
     fn objects_of(&mut self, tid: i32, pid: u32, control: &mut [u8], letter: &mut Letter) -> Result<(), i32> {
         for piece in sockets::controls(control)? {
@@ -188,6 +213,7 @@ impl Door {
     fn object_of(&mut self, tid: i32, pid: u32, number: u32, letter: &mut Letter) -> Result<Passed, i32> {
         let descriptor = look_up(tid, number).ok_or(libc::EBADF)?;
         if let Some(handle) = self.home_handle(tid, number) {
+            self.shared.files.handles.streams.give_away(handle);
             return Ok(Passed::Handle(handle));
         }
         let link = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).map_err(|error| errno(&error))?;
@@ -455,10 +481,9 @@ fn send_files(
         wire::encode_buffer(&mut payload, &buffer);
     }
     shared.begin(call, false, |id| {
-        shared
-            .writer
-            .write_frame(Kind::Call, id, &[&payload])
-            .map_err(|_| libc::EIO)
+        let send = || shared.writer.write_frame(Kind::Call, id, &[&payload]);
+        let streams = &shared.files.handles.streams;
+        streams.ask(handle, id, || send().map_err(|_| libc::EIO))
     })
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afield_abi::fuse::Attributes;
-use afield_link::wire::{HandleReply, deaf, note};
+use afield_link::wire::{HandleReply, NODE_HANDLE, deaf, note};
 
+use super::streams::Streams;
 use crate::fs::HANDLE;
 use crate::fs::owners::Owner;
 use crate::sys::signals;
@@ -77,6 +78,8 @@ pub struct Handles {
     watchers: Mutex<HashMap<u64, Vec<u64>>>,
     /// Processes that have polled objects, by handle.
     pollers: Mutex<HashMap<u64, Vec<u32>>>,
+    /// Connections of which home tells ahead.
+    pub streams: Streams,
 }
 
 impl Handles {
@@ -87,6 +90,7 @@ impl Handles {
             known: Mutex::default(),
             watchers: Mutex::default(),
             pollers: Mutex::default(),
+            streams: Streams::default(),
         }
     }
 
@@ -117,6 +121,9 @@ impl Handles {
             ..Known::default()
         };
         self.known().insert(handle, known);
+        if stream && handle & NODE_HANDLE != 0 {
+            self.streams.opened(handle);
+        }
     }
 
     /// A file was opened at home to be passed on, and guests' descriptors of it are to be of that.
@@ -168,6 +175,7 @@ impl Handles {
     /// An object is no more.
     pub fn forget(&self, handle: u64) {
         self.known().remove(&handle);
+        self.streams.closed(handle);
         self.take_watchers(handle);
         self.pollers
             .lock()
@@ -191,6 +199,9 @@ impl Handles {
 
     /// What a reply says of the object's readiness; `None`: it is not known any more.
     pub fn learn(&self, handle: u64, pid: u32, look: Option<Look>) {
+        if let Some(look) = look {
+            self.streams.told(handle, look.events);
+        }
         self.change(handle, |known| match look {
             // News that were sent later have come already.
             Some(look) if known.watcher == pid && !look.is_newer_than(known.look) => {}
@@ -205,6 +216,7 @@ impl Handles {
 
     /// Home tells that the object is ready.
     pub fn tell(&self, handle: u64, pid: u32, look: Look) {
+        self.streams.told(handle, look.events);
         self.change(handle, |known| {
             if known.watcher != pid {
                 known.ready = None;

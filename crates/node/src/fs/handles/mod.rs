@@ -7,13 +7,14 @@ mod known;
 mod open;
 mod operations;
 mod replies;
+pub mod streams;
 
 use std::sync::Arc;
 
 use afield_abi::fuse::{
     AllocateRequest, AttributesReply, FileLock, FlushRequest, IoctlRequest, LockRequest, Opcode, OpenRequest,
     POLL_SCHEDULE_NOTIFY, PollReply, PollRequest, READ_LOCK_OWNER, ReadRequest, RequestHeader,
-    SYNC_DATA_ONLY, SeekRequest, SetAttributesRequest, SyncRequest, WriteRequest, set_flag,
+    SYNC_DATA_ONLY, SeekRequest, SetAttributesRequest, SyncRequest, WriteReply, WriteRequest, set_flag,
 };
 use afield_link::frame::FILE_ID;
 use afield_link::wire::HandleOp;
@@ -28,6 +29,7 @@ use hidden::hidden;
 use known::poll_events;
 use open::{open_known, open_special, release, without_caller};
 use operations::{Operation, follow_seek, is_positional};
+use streams::{How, Read};
 
 use super::terminal::{Transfer, legacy_transfer};
 use super::{Driver, HANDLE, HIDDEN, Outcome, Pending, Request, TRANSFER_BYTES_MAX, data_reply, error_reply};
@@ -196,6 +198,17 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Read => {
             let request: ReadRequest = read(body)?;
             let size = (request.size as usize).min(TRANSFER_BYTES_MAX);
+            let mut reply = Vec::new();
+            let give = |bytes: &[u8]| {
+                reply = data_reply(unique, &[bytes]);
+                Ok(())
+            };
+            let who = (request.handle, pid);
+            match files.handles.streams.read(shared, who, size, How::default(), give) {
+                Read::Some(_) => return Ok(Outcome::Reply(reply)),
+                Read::Nothing if request.flags & libc::O_NONBLOCK as u32 != 0 => return Err(libc::EAGAIN),
+                Read::Nothing | Read::Ask => {}
+            }
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
             // The kernel reads into its cache for nobody.
             let mapped = !known.stream && request.read_flags & READ_LOCK_OWNER == 0;
@@ -224,6 +237,13 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Write => {
             let request: WriteRequest = read(body)?;
             let data = body.get(size_of::<WriteRequest>()..).ok_or(libc::EINVAL)?;
+            if files.handles.streams.write(shared, (request.handle, pid), data) {
+                let reply = WriteReply {
+                    size: data.len() as u32,
+                    padding: 0,
+                };
+                return Ok(Outcome::Reply(data_reply(unique, &[reply.as_bytes()])));
+            }
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;
             let shared_offset = known.stream || !is_positional(tid);
             if shared_offset && request.flags & libc::O_APPEND as u32 == 0 {
@@ -248,6 +268,10 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if notify {
                 files.handles.note_poller(request.handle, pid);
                 files.handles.watch(request.handle, request.kernel_handle);
+            }
+            if let Some(ready) = files.handles.streams.ready(request.handle) {
+                let events = poll_events(ready) & request.events;
+                return Ok(Outcome::Reply(poll_reply(unique, events)));
             }
             let known = files.handles.get(request.handle).unwrap_or_default();
             if let Some(ready) = known.ready.filter(|_| known.watcher == pid) {

@@ -65,13 +65,17 @@ impl Operation<'_> {
         if let (Some(lease), Some(leases)) = (self.lease, &shared.leases) {
             leases.keep(id, lease);
         }
-        shared
-            .writer
-            .write_frame(Kind::Handle, id, &[header.as_bytes(), self.data])
-            .map_err(|error| {
+        let send = || {
+            let parts = [header.as_bytes(), self.data];
+            shared.writer.write_frame(Kind::Handle, id, &parts).map_err(|error| {
                 debug!("{:?}: {error}", self.op);
                 libc::EIO
             })
+        };
+        match self.op.is_answered() && id != 0 {
+            true => shared.files.handles.streams.ask(self.handle, id, send),
+            false => send(),
+        }
     }
 }
 

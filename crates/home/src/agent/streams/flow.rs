@@ -1,0 +1,275 @@
+//! One stream that is read and written ahead: what the node has been told of it, and what it has done since.
+//!
+//! What has come stays in home's kernel until the guest has read it; the node has a copy. So whatever else is asked of the
+//! connection meanwhile is answered by the kernel as ever.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use afield_link::frame::Kind;
+use afield_link::streams::{self, EVENT, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
+use rustix::event::PollFlags;
+
+use crate::deputy::ready_for;
+use crate::sys::stream;
+
+/// What the node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    ready: PollFlags,
+    more: bool,
+    limit: u64,
+    /// What of the limit was left when it was told.
+    room: u64,
+}
+
+/// A frame that waits until what was written before it is gone.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub kind: Kind,
+    pub id: u64,
+    pub payload: Vec<u8>,
+}
+
+/// Where there is room for what is told.
+#[derive(Debug)]
+pub(super) struct Notes<'a> {
+    pub payload: &'a mut Vec<u8>,
+    /// Bytes of contents that may be added.
+    pub budget: usize,
+    /// For looking at what has come.
+    pub scratch: &'a mut Vec<u8>,
+}
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub file: OwnedFd,
+    pub peer: Option<SocketAddr>,
+    /// `None`: nothing that would still hold.
+    told: Option<Told>,
+    /// Bytes of which the node has a copy.
+    pushed: usize,
+    /// Cost of all that was written behind.
+    spent: u64,
+    /// It is not read or written ahead any more.
+    off: bool,
+    /// It may be written behind: nobody on the node has the other end, and this one is not shut.
+    pub writes: bool,
+    /// Its options may have changed.
+    pub doubtful: bool,
+    /// What was written, and home's kernel had no room for after all.
+    backlog: VecDeque<u8>,
+    /// What goes after that.
+    pub waiting: VecDeque<Waiting>,
+    /// The one of them that goes on now.
+    pub freed: Option<u64>,
+}
+
+const WATCHED: PollFlags = PollFlags::IN
+    .union(PollFlags::PRI)
+    .union(PollFlags::OUT)
+    .union(PollFlags::RDHUP);
+
+const BROKEN: PollFlags = PollFlags::PRI
+    .union(PollFlags::ERR)
+    .union(PollFlags::HUP)
+    .union(PollFlags::NVAL);
+
+impl Flow {
+    pub fn new(file: OwnedFd, peer: Option<SocketAddr>, writes: bool) -> Self {
+        let writes = writes && stream::is_whole(file.as_fd());
+        Self {
+            file,
+            peer,
+            told: None,
+            pushed: 0,
+            spent: 0,
+            off: peer.is_none(),
+            writes,
+            doubtful: true,
+            backlog: VecDeque::new(),
+            waiting: VecDeque::new(),
+            freed: None,
+        }
+    }
+
+    /// The node asks something: it forgets what it was told.
+    pub fn asked(&mut self) {
+        self.told = None;
+        self.pushed = 0;
+    }
+
+    /// Others may read and write it from now on.
+    pub fn give_up(&mut self) {
+        self.off = true;
+    }
+
+    /// Whether what was written is on its way.
+    pub fn is_clear(&self) -> bool {
+        self.backlog.is_empty()
+    }
+
+    /// Whether a request has to wait until what was written, and asked, before it is through.
+    pub fn keeps(&self, id: u64) -> bool {
+        let busy = !self.is_clear() || !self.waiting.is_empty() || self.freed.is_some();
+        busy && self.freed != Some(id)
+    }
+
+    /// Tells the node what is new, or that it has to ask. `happened`: home's kernel has said that something has. False if there is more to tell.
+    pub fn tell(&mut self, handle: u64, after: u64, happened: bool, notes: &mut Notes<'_>) -> bool {
+        if std::mem::take(&mut self.doubtful) && !stream::is_plain(self.file.as_fd()) {
+            // Until its options change again.
+            self.doubtful = true;
+            return self.tell_nothing(handle, after, happened, notes);
+        }
+        let ready = ready_for(self.file.as_fd(), WATCHED);
+        if self.off || !self.is_clear() || ready.intersects(BROKEN) {
+            return self.tell_nothing(handle, after, happened, notes);
+        }
+        let (mut count, mut more) = (0, false);
+        if ready.contains(PollFlags::IN) {
+            let most = WINDOW_BYTES.min(self.pushed + notes.budget);
+            match self.look(most, notes.scratch) {
+                Some((there, all)) => (count, more) = (there - self.pushed, !all),
+                None => {
+                    self.off = true;
+                    return self.tell_nothing(handle, after, happened, notes);
+                }
+            }
+        }
+        let room = match self.writes && ready.contains(PollFlags::OUT) {
+            true => stream::room(self.file.as_fd()),
+            false => 0,
+        };
+        let now = Told {
+            ready,
+            more,
+            limit: self.spent + room,
+            room,
+        };
+        let news = self.told.is_none_or(|told| {
+            let left = told.limit.saturating_sub(self.spent);
+            happened
+                || count > 0
+                || (told.ready, told.more) != (ready, more)
+                || left < room / 2
+                || !self.writes && told.limit > self.spent
+        });
+        if news {
+            let flags = match self.told {
+                None => WHOLE,
+                Some(_) => 0,
+            } | if more { MORE } else { 0 }
+                | if happened { EVENT } else { 0 };
+            let data = notes.scratch.get(self.pushed..self.pushed + count).unwrap_or_default();
+            streams::encode(notes.payload, self.head(handle, after, now, flags), data);
+            notes.budget -= count;
+            self.pushed += count;
+            self.told = Some(now);
+        }
+        !more || self.pushed >= WINDOW_BYTES / 2
+    }
+
+    /// How much has come, up to `most`, and whether that is all; `None` if somebody else has taken something.
+    fn look(&self, most: usize, scratch: &mut Vec<u8>) -> Option<(usize, bool)> {
+        // Half a window is enough to go on with; what is told already is copied again.
+        if most == self.pushed || self.pushed > WINDOW_BYTES / 2 {
+            return Some((self.pushed, false));
+        }
+        if scratch.len() < WINDOW_BYTES {
+            scratch.resize(WINDOW_BYTES, 0);
+        }
+        let there = match stream::peek(self.file.as_fd(), &mut scratch[..most]) {
+            Ok(count) => count,
+            Err(libc::EAGAIN) => 0,
+            Err(_) => return None,
+        };
+        (there >= self.pushed).then_some((there, there < most))
+    }
+
+    fn tell_nothing(&mut self, handle: u64, after: u64, happened: bool, notes: &mut Notes<'_>) -> bool {
+        if self.told.take().is_some() || happened {
+            self.pushed = 0;
+            streams::encode(notes.payload, unknown(handle, after), &[]);
+        }
+        true
+    }
+
+    fn head(&self, handle: u64, after: u64, now: Told, flags: u32) -> Head {
+        Head {
+            handle: handle.into(),
+            after: after.into(),
+            limit: now.limit.into(),
+            ready: u32::from(now.ready.bits()).into(),
+            flags: flags.into(),
+            length: 0.into(),
+        }
+    }
+
+    /// The guest has read so much of what the node was told. True if there may be more to tell; false if that cannot be.
+    pub fn consume(&mut self, count: usize) -> Result<bool, i32> {
+        if count > self.pushed {
+            return Err(libc::EINVAL);
+        }
+        let taken = stream::consume(self.file.as_fd(), count)?;
+        if taken != count {
+            return Err(libc::EIO);
+        }
+        self.pushed -= count;
+        let Some(told) = &mut self.told else {
+            return Ok(false);
+        };
+        if self.pushed == 0 && !told.more && !told.ready.contains(PollFlags::RDHUP) {
+            // The node knows it by itself.
+            told.ready.remove(PollFlags::IN);
+        }
+        Ok(told.more && self.pushed <= WINDOW_BYTES / 2)
+    }
+
+    /// The guest has written. True if there may be more to tell.
+    pub fn append(&mut self, data: &[u8]) -> bool {
+        self.spent += cost(data.len());
+        if self.is_clear() {
+            // What becomes of a write to a broken connection is for the next call to say, and it must not be said to this one.
+            if ready_for(self.file.as_fd(), PollFlags::empty()).intersects(BROKEN) {
+                return false;
+            }
+            match stream::append(self.file.as_fd(), data) {
+                Ok(count) => self.backlog.extend(&data[count..]),
+                Err(libc::EAGAIN) => self.backlog.extend(data),
+                Err(_) => {}
+            }
+        } else {
+            self.backlog.extend(data);
+        }
+        self.told.is_some_and(|told| {
+            !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2
+        })
+    }
+
+    /// Writes what was left over. True if nothing is left of it now.
+    pub fn flush(&mut self) -> bool {
+        while !self.backlog.is_empty() {
+            match stream::append(self.file.as_fd(), self.backlog.as_slices().0) {
+                Ok(count) => drop(self.backlog.drain(..count)),
+                Err(libc::EAGAIN) => return false,
+                Err(_) => self.backlog.clear(),
+            }
+        }
+        true
+    }
+}
+
+/// Says that the node has to ask.
+pub(super) fn unknown(handle: u64, after: u64) -> Head {
+    Head {
+        handle: handle.into(),
+        after: after.into(),
+        limit: 0.into(),
+        ready: 0.into(),
+        flags: UNKNOWN.into(),
+        length: 0.into(),
+    }
+}

@@ -1,0 +1,388 @@
+//! Connections of which home tells ahead ([`afield_link::streams`]): reads of what has come, and writes for which home has room, ask
+//! nobody.
+//!
+//! What home has said of a connection holds until it is asked anything about it: the answer may be about what home's kernel
+//! had by then. So a connection is either asked about, or known. Everything that goes home about one goes in the order in which it
+//! happened here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use afield_link::stream::LinkError;
+use afield_link::streams::{self, EVENT, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost};
+use afield_link::wire::HandleOp;
+
+use super::operations::Operation;
+use crate::session::Shared;
+
+const IN: u32 = libc::POLLIN as u32;
+const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
+
+/// The connections of a session.
+#[derive(Debug, Default)]
+pub struct Streams {
+    flows: Mutex<HashMap<u64, Arc<Flow>>>,
+    /// What home has been asked, by frame id, and about which connection.
+    asked: Mutex<HashMap<u64, Arc<Flow>>>,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    /// Held while something about it is sent home.
+    order: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Home has told of it, and has not been asked since.
+    known: bool,
+    /// What home has not answered.
+    asked: u32,
+    /// The frame id of the last that it was asked.
+    last: u64,
+    /// What has come, in pieces.
+    ahead: VecDeque<u8>,
+    /// There is more of it at home.
+    more: bool,
+    /// `POLL*`.
+    ready: u32,
+    /// Cost of all that was written without an answer.
+    spent: u64,
+    limit: u64,
+    /// Somebody has polled it, of whom home knows.
+    polled: bool,
+}
+
+impl State {
+    fn forget(&mut self) {
+        self.known = false;
+        self.ahead.clear();
+    }
+
+    /// All that has come is read.
+    fn note_empty(&mut self) {
+        if self.ahead.is_empty() && !self.more && self.ready & BROKEN == 0 {
+            self.ready &= !IN;
+        }
+    }
+}
+
+/// What a read comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes.
+    Some(usize),
+    /// There is nothing yet.
+    Nothing,
+    /// Home has to be asked.
+    Ask,
+}
+
+/// How bytes are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// Nothing less will do.
+    pub all: bool,
+    /// They stay.
+    pub peek: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Streams {
+    fn flow(&self, handle: u64) -> Option<Arc<Flow>> {
+        lock(&self.flows).get(&handle).cloned()
+    }
+
+    /// An object that may be a connection is made.
+    pub(super) fn opened(&self, handle: u64) {
+        lock(&self.flows).insert(handle, Arc::default());
+    }
+
+    /// It is no more.
+    pub(super) fn closed(&self, handle: u64) {
+        lock(&self.flows).remove(&handle);
+    }
+
+    /// It gets out of the session's hands: nothing is known of it any more.
+    pub fn give_away(&self, handle: u64) {
+        let flow = lock(&self.flows).remove(&handle);
+        if let Some(flow) = flow {
+            let _order = lock(&flow.order);
+            lock(&flow.state).forget();
+        }
+    }
+
+    /// Asks home something about an object, by a frame of this id that `send` sends.
+    pub fn ask<T>(&self, handle: u64, id: u64, send: impl FnOnce() -> Result<T, i32>) -> Result<T, i32> {
+        let Some(flow) = self.flow(handle) else {
+            return send();
+        };
+        let _order = lock(&flow.order);
+        {
+            let mut state = lock(&flow.state);
+            state.forget();
+            state.asked += 1;
+            state.last = id;
+        }
+        lock(&self.asked).insert(id, Arc::clone(&flow));
+        let sent = send();
+        if sent.is_err() {
+            self.answered(id);
+        }
+        sent
+    }
+
+    /// Home has answered this frame.
+    pub fn answered(&self, id: u64) {
+        let flow = lock(&self.asked).remove(&id);
+        if let Some(flow) = flow {
+            let mut state = lock(&flow.state);
+            state.asked = state.asked.saturating_sub(1);
+        }
+    }
+
+    /// Home has told those who poll it what it is ready for, in another way.
+    pub(super) fn told(&self, handle: u64, ready: u32) {
+        if let Some(flow) = self.flow(handle) {
+            let mut state = lock(&flow.state);
+            if !state.known {
+                state.ready = ready;
+            }
+        }
+    }
+
+    /// What it is ready for, if that is known and home knows who polls it.
+    pub(super) fn ready(&self, handle: u64) -> Option<u32> {
+        let flow = self.flow(handle)?;
+        let mut state = lock(&flow.state);
+        let polled = std::mem::replace(&mut state.polled, true);
+        (state.known && polled).then_some(state.ready)
+    }
+
+    /// Reads up to `size` bytes without asking. What `give` does not take stays.
+    pub fn read(
+        &self,
+        shared: &Shared,
+        (handle, pid): (u64, u32),
+        size: usize,
+        how: How,
+        give: impl FnOnce(&[u8]) -> Result<(), i32>,
+    ) -> Read {
+        let Some(flow) = self.flow(handle) else {
+            return Read::Ask;
+        };
+        let _order = lock(&flow.order);
+        let mut bytes = {
+            let mut state = lock(&flow.state);
+            let there = state.ahead.len();
+            if !state.known || size == 0 {
+                return Read::Ask;
+            }
+            if there < size && (state.more || how.all && there > 0) {
+                return Read::Ask;
+            }
+            if there == 0 {
+                return match state.ready & (IN | BROKEN) {
+                    0 => Read::Nothing,
+                    _ => Read::Ask,
+                };
+            }
+            let count = there.min(size);
+            match how.peek {
+                true => state.ahead.range(..count).copied().collect(),
+                false => {
+                    let rest = state.ahead.split_off(count);
+                    let bytes = std::mem::replace(&mut state.ahead, rest);
+                    state.note_empty();
+                    bytes
+                }
+            }
+        };
+        let count = bytes.len();
+        if give(bytes.make_contiguous()).is_err() {
+            // Home says what comes of it, and still has everything.
+            lock(&flow.state).forget();
+            return Read::Ask;
+        }
+        if !how.peek {
+            let operation = Operation {
+                argument: count as u64,
+                ..Operation::new(HandleOp::Consume, handle)
+            };
+            // If the link is gone, the session is about to end.
+            let _ = operation.send(shared, pid, 0);
+        }
+        Read::Some(count)
+    }
+
+    /// Writes without asking; false if home has to be asked.
+    pub fn write(&self, shared: &Shared, (handle, pid): (u64, u32), data: &[u8]) -> bool {
+        if data.is_empty() || data.len() > WRITE_BYTES_MAX {
+            return false;
+        }
+        let Some(flow) = self.flow(handle) else {
+            return false;
+        };
+        let _order = lock(&flow.order);
+        if !lock(&flow.state).spend(data.len()) {
+            return false;
+        }
+        let operation = Operation {
+            data,
+            ..Operation::new(HandleOp::Append, handle)
+        };
+        let _ = operation.send(shared, pid, 0);
+        true
+    }
+
+    /// Whether so many bytes could be written without asking, as it is now.
+    pub fn may_write(&self, handle: u64, bytes: usize) -> bool {
+        bytes <= WRITE_BYTES_MAX
+            && self
+                .flow(handle)
+                .is_some_and(|flow| lock(&flow.state).has_room(bytes))
+    }
+
+    /// Takes in what home says, in the link's order. Those who wait for it are woken.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    pub fn hear(&self, shared: &Shared, payload: &[u8]) -> Result<(), LinkError> {
+        for news in streams::decode(payload)? {
+            let handle = news.head.handle.get();
+            if let Some(flow) = self.flow(handle)
+                && lock(&flow.state).hear(&news)
+            {
+                shared.files.handles.change(handle, |known| known.ready = None);
+                shared.files.wake(handle);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.known && self.ready & BROKEN == 0 && self.spent.saturating_add(cost(bytes)) <= self.limit
+    }
+
+    fn spend(&mut self, bytes: usize) -> bool {
+        let has = self.has_room(bytes);
+        if has {
+            self.spent += cost(bytes);
+        }
+        has
+    }
+
+    /// True if somebody may have waited for that.
+    fn hear(&mut self, news: &streams::News<'_>) -> bool {
+        let flags = news.head.flags.get();
+        let current = self.asked == 0 && self.last == news.head.after.get();
+        if flags & UNKNOWN != 0 {
+            if current {
+                self.forget();
+            }
+            return true;
+        }
+        let whole = flags & WHOLE != 0;
+        if !current || !(whole || self.known) {
+            return false;
+        }
+        // Also what those who poll it have been told before home was asked: what has happened since is an event.
+        let before = self.ready;
+        if whole {
+            self.ahead.clear();
+        }
+        if self.ahead.len() + news.data.len() > WINDOW_BYTES {
+            // Home tells more than it may: it is asked.
+            self.forget();
+            return true;
+        }
+        self.known = true;
+        self.ahead.extend(news.data);
+        self.more = flags & MORE != 0;
+        self.ready = news.head.ready.get();
+        self.limit = news.head.limit.get();
+        self.note_empty();
+        self.ready & !before != 0 || flags & EVENT != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn news(after: u64, flags: u32, ready: i16, data: &[u8]) -> Vec<u8> {
+        let head = streams::Head {
+            handle: 1.into(),
+            after: after.into(),
+            limit: 20_000.into(),
+            ready: (ready as u32).into(),
+            flags: flags.into(),
+            length: 0.into(),
+        };
+        let mut payload = Vec::new();
+        streams::encode(&mut payload, head, data);
+        payload
+    }
+
+    fn hear(state: &mut State, payload: &[u8]) -> bool {
+        streams::decode(payload)
+            .unwrap()
+            .iter()
+            .any(|news| state.hear(news))
+    }
+
+    #[test]
+    fn what_is_asked_makes_void_what_is_known() {
+        let streams = Streams::default();
+        streams.opened(1);
+        let flow = streams.flow(1).unwrap();
+        streams.ask(1, 5, || Ok(())).unwrap();
+        // On its way while home was asked.
+        assert!(!hear(&mut lock(&flow.state), &news(4, WHOLE, libc::POLLOUT, b"")));
+        streams.answered(5);
+        assert!(!hear(&mut lock(&flow.state), &news(4, WHOLE, libc::POLLOUT, b"")));
+        assert!(!hear(&mut lock(&flow.state), &news(5, 0, libc::POLLOUT, b"")));
+        assert!(hear(&mut lock(&flow.state), &news(5, WHOLE, libc::POLLOUT, b"")));
+        assert!(streams.may_write(1, 1000));
+        assert!(hear(&mut lock(&flow.state), &news(5, 0, libc::POLLIN | libc::POLLOUT, b"abc")));
+        assert_eq!(lock(&flow.state).ahead, b"abc");
+        streams.ask(1, 6, || Ok(())).unwrap();
+        assert!(!streams.may_write(1, 1));
+        assert!(lock(&flow.state).ahead.is_empty());
+        assert!(streams.ask(1, 7, || Err::<(), _>(libc::EIO)).is_err());
+        streams.answered(6);
+        // Who polls it has been told of that, but not of what has happened since.
+        assert!(!hear(&mut lock(&flow.state), &news(7, WHOLE, libc::POLLOUT, b"")));
+        assert!(hear(&mut lock(&flow.state), &news(7, EVENT, libc::POLLOUT, b"")));
+    }
+
+    #[test]
+    fn room_is_not_spent_twice() {
+        let mut state = State::default();
+        assert!(!state.spend(1));
+        assert!(hear(&mut state, &news(0, WHOLE, libc::POLLOUT, b"")));
+        assert!(state.spend(1000) && state.spend(1000));
+        assert!(!state.spend(10_000));
+        // Home tells up to where, not how much more.
+        hear(&mut state, &news(0, 0, libc::POLLOUT, b""));
+        assert!(!state.spend(10_000));
+        hear(&mut state, &news(0, 0, libc::POLLOUT | libc::POLLRDHUP, b""));
+        assert!(!state.spend(1));
+    }
+
+    #[test]
+    fn a_window_is_the_most() {
+        let mut state = State::default();
+        let much = vec![0; WINDOW_BYTES];
+        assert!(hear(&mut state, &news(0, WHOLE, libc::POLLIN, &much)));
+        assert!(state.known);
+        assert!(hear(&mut state, &news(0, 0, libc::POLLIN, b"1")));
+        assert!(!state.known && state.ahead.is_empty());
+    }
+}
