@@ -506,6 +506,7 @@ fn unsent(error: CarrierError) -> LinkError {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::ahead::News;
 
     #[test]
     fn frames_cross_a_socketpair() {

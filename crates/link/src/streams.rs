@@ -111,7 +111,10 @@ mod tests {
         let records = decode(&payload).unwrap();
         assert_eq!(records.len(), 2);
         assert_eq!((records[0].head.handle.get(), records[0].data), (1, &b"abc"[..]));
-        assert_eq!((records[1].head.flags.get(), records[1].data), (UNKNOWN, &b""[..]));
+        assert_eq!(
+            (records[1].head.flags.get(), records[1].data),
+            (UNKNOWN, &b""[..])
+        );
         for cut in 1..payload.len() {
             let whole = size_of::<Head>() + 3;
             assert_eq!(decode(&payload[..cut]).is_ok(), cut == whole, "{cut}");

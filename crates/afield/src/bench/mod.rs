@@ -217,7 +217,9 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
         options.names.iter().flat_map(all).collect::<Vec<_>>()
     };
     let of_files = names.iter().filter(|name| Name::FILES.contains(name)).count();
-    let can_be_far = names.iter().all(|name| Name::FILES.contains(name) || name.has_sockets());
+    let can_be_far = names
+        .iter()
+        .all(|name| Name::FILES.contains(name) || name.has_sockets());
     if options.delay.is_some() && (!can_be_far || options.on.is_some()) {
         return Err(Failure::own(
             "--delay goes with sockets, with `files` and what that stands for, and has a node of its own",
@@ -236,9 +238,7 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
     if !names.iter().all(|name| name.is_link()) && options.delay.is_none() {
         run_once(&afield(on, &[OsString::from("true")])?)?;
     }
-    let files = (of_files > 0)
-        .then(|| Files::new(on, far.as_ref()))
-        .transpose()?;
+    let files = (of_files > 0).then(|| Files::new(on, far.as_ref())).transpose()?;
     let mut figures = Vec::new();
     for name in names {
         if name == Name::Rpc {
@@ -273,9 +273,7 @@ fn measure(name: Name, on: &str, far: Option<&Far>, runs: u32) -> Result<Figure,
         .then(Project::new)
         .transpose()
         .map_err(Failure::own)?;
-    let values: Result<Vec<_>, Failure> = (0..runs)
-        .map(|_| run(name, on, far, project.as_ref()))
-        .collect();
+    let values: Result<Vec<_>, Failure> = (0..runs).map(|_| run(name, on, far, project.as_ref())).collect();
     Ok(Figure::new(name, &values?))
 }
 
@@ -365,10 +363,7 @@ fn report_of(words: &[OsString]) -> Result<f64, Failure> {
 }
 
 fn report_of_command(mut command: Command) -> Result<f64, Failure> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(Failure::own)?;
+    let output = command.stderr(Stdio::inherit()).output().map_err(Failure::own)?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.trim().parse() {
         Ok(ns) if output.status.success() => Ok(ns),

@@ -307,7 +307,10 @@ impl Session {
     pub(super) fn cancel(&self, id: u64) -> Result<(), SessionError> {
         let deputy = self.with_outstanding(id, |what| match what {
             Some(
-                Outstanding::Call(deputy, _) | Outstanding::Handle(deputy, _) | Outstanding::Share(deputy, _) | Outstanding::Stream(deputy, _),
+                Outstanding::Call(deputy, _)
+                | Outstanding::Handle(deputy, _)
+                | Outstanding::Share(deputy, _)
+                | Outstanding::Stream(deputy, _),
             ) => Some(Arc::clone(deputy)),
             Some(Outstanding::File(waiting)) => match waiting {
                 Waiting::Record { deputy, .. } => Some(Arc::clone(deputy)),

@@ -300,7 +300,12 @@ impl Session {
     }
 
     /// Passes on what has waited for what was written before it.
-    pub(super) fn pass_on(self: &Arc<Self>, kind: Kind, id: u64, payload: Vec<u8>) -> Result<(), SessionError> {
+    pub(super) fn pass_on(
+        self: &Arc<Self>,
+        kind: Kind,
+        id: u64,
+        payload: Vec<u8>,
+    ) -> Result<(), SessionError> {
         self.take(Frame { kind, id, payload }).map(drop)
     }
 

@@ -259,11 +259,7 @@ impl Deputy {
                 self.answer_operation(id, result, &memory[..operation.size.min(8)]);
             }
             // The agent makes these into messages of their own.
-            HandleOp::Open
-            | HandleOp::Share
-            | HandleOp::Close
-            | HandleOp::Consume
-            | HandleOp::Append => {
+            HandleOp::Open | HandleOp::Share | HandleOp::Close | HandleOp::Consume | HandleOp::Append => {
                 self.answer_operation(id, Err(libc::EINVAL), &[])
             }
         }

@@ -46,7 +46,10 @@ impl<'a> Files<'a> {
         let words = self.words(name)?;
         let mut values = Vec::new();
         if name.is_stream() {
-            values.push(far::copy(STREAM_BYTES, self.far.map_or(Duration::ZERO, |far| far.delay)).map_err(Failure::own)?);
+            values.push(
+                far::copy(STREAM_BYTES, self.far.map_or(Duration::ZERO, |far| far.delay))
+                    .map_err(Failure::own)?,
+            );
         }
         for afield in [false, true] {
             let is_warm = name != Name::ColdCompile && !name.is_stream() && name != Name::Random;

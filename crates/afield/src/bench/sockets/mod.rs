@@ -61,7 +61,11 @@ pub fn measure(name: Name, side: Side, on: &str, far: Option<&Far>) -> Result<f6
     };
     let words = own(name)?;
     // The other end of a ping is at home, whatever the ping does.
-    let server = Peer::start(if name.is_ping() { command(&words) } else { there(&words)? })?;
+    let server = Peer::start(if name.is_ping() {
+        command(&words)
+    } else {
+        there(&words)?
+    })?;
     // A relay for a node that is far away is as far away.
     let far_relay = match far.filter(|_| side == Side::Relay) {
         Some(far) => Some(Program::relay(&local(server.port).to_string(), far.delay)?),
@@ -109,10 +113,7 @@ struct Peer {
 impl Peer {
     /// Starts it; it says its port first.
     fn start(mut command: Command) -> Result<Self, Failure> {
-        let process = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(Failure::own)?;
+        let process = command.stdout(Stdio::piped()).spawn().map_err(Failure::own)?;
         let mut peer = Self { process, port: 0 };
         let mut line = String::new();
         if let Some(output) = peer.process.stdout.take() {

@@ -163,7 +163,10 @@ impl Flow {
                 Some(_) => 0,
             } | if more { MORE } else { 0 }
                 | if happened { EVENT } else { 0 };
-            let data = notes.scratch.get(self.pushed..self.pushed + count).unwrap_or_default();
+            let data = notes
+                .scratch
+                .get(self.pushed..self.pushed + count)
+                .unwrap_or_default();
             streams::encode(notes.payload, self.head(handle, after, now, flags), data);
             notes.budget -= count;
             self.pushed += count;
@@ -244,9 +247,8 @@ impl Flow {
         } else {
             self.backlog.extend(data);
         }
-        self.told.is_some_and(|told| {
-            !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2
-        })
+        self.told
+            .is_some_and(|told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2)
     }
 
     /// Writes what was left over. True if nothing is left of it now.

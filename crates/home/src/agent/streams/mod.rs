@@ -286,7 +286,10 @@ impl Streams {
             return Passing::On;
         };
         let shape = row.shape(&arguments);
-        let object = shape.iter().zip(arguments).find(|(argument, _)| **argument == Arg::Fd);
+        let object = shape
+            .iter()
+            .zip(arguments)
+            .find(|(argument, _)| **argument == Arg::Fd);
         let Some((_, handle)) = object else {
             return Passing::On;
         };
@@ -359,7 +362,10 @@ impl Streams {
             return false;
         }
         let mut known = lock(&self.known);
-        let flow = known.entries.get_mut(&handle).and_then(|entry| entry.flow.as_mut());
+        let flow = known
+            .entries
+            .get_mut(&handle)
+            .and_then(|entry| entry.flow.as_mut());
         if let Some(flow) = flow.filter(|flow| flow.keeps(0)) {
             flow.waiting.push_back(Waiting {
                 kind: Kind::Handle,
@@ -439,12 +445,14 @@ impl Streams {
     pub fn consume(&self, handle: u64, count: u64) -> bool {
         self.with_flow(handle, |flow| {
             let result = usize::try_from(count).map_err(|_| libc::EINVAL);
-            result.and_then(|count| flow.consume(count)).unwrap_or_else(|errno| {
-                // The node is wrong, or somebody at home has read what is a guest's.
-                debug!(handle, errno, "what a guest has read is not there");
-                flow.give_up();
-                true
-            })
+            result
+                .and_then(|count| flow.consume(count))
+                .unwrap_or_else(|errno| {
+                    // The node is wrong, or somebody at home has read what is a guest's.
+                    debug!(handle, errno, "what a guest has read is not there");
+                    flow.give_up();
+                    true
+                })
         })
     }
 
@@ -456,7 +464,10 @@ impl Streams {
     fn with_flow(&self, handle: u64, work: impl FnOnce(&mut Flow) -> bool) -> bool {
         let mut known = lock(&self.known);
         let known = &mut *known;
-        let flow = known.entries.get_mut(&handle).and_then(|entry| entry.flow.as_mut());
+        let flow = known
+            .entries
+            .get_mut(&handle)
+            .and_then(|entry| entry.flow.as_mut());
         let tells = flow.is_some_and(|flow| work(flow));
         if tells {
             known.news.entry(handle).or_default();
@@ -533,7 +544,10 @@ impl Streams {
         let mut known = lock(&self.known);
         loop {
             let handle = *known.free.front()?;
-            let flow = known.entries.get_mut(&handle).and_then(|entry| entry.flow.as_mut());
+            let flow = known
+                .entries
+                .get_mut(&handle)
+                .and_then(|entry| entry.flow.as_mut());
             if let Some(flow) = flow.filter(|flow| flow.is_clear()) {
                 let next = flow.waiting.pop_front();
                 flow.freed = next.as_ref().map(|next| next.id);

@@ -41,12 +41,7 @@ fn pair() -> (Client, Client) {
 /// What goes ahead of the next message, as text.
 pub fn told(client: &Client) -> Vec<String> {
     let mut news = afield_link::ahead::News::default();
-    client
-        .service
-        .coherence()
-        .unwrap()
-        .ahead()
-        .ahead(None, &mut news);
+    client.service.coherence().unwrap().ahead().ahead(None, &mut news);
     text(&news.changes)
 }
 

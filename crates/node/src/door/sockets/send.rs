@@ -167,13 +167,7 @@ impl Door {
     }
 
     /// Sends what home is known to have room for: how much. `None` if home has to be asked.
-    fn send_ahead(
-        &self,
-        (tid, pid): (i32, u32),
-        handle: u64,
-        layout: &Layout,
-        flags: u32,
-    ) -> Option<usize> {
+    fn send_ahead(&self, (tid, pid): (i32, u32), handle: u64, layout: &Layout, flags: u32) -> Option<usize> {
         const PLAIN: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32;
         let streams = &self.shared.files.handles.streams;
         let plain = flags & !PLAIN == 0 && layout.name.is_none() && layout.control.1 == 0;

@@ -204,7 +204,11 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                 Ok(())
             };
             let who = (request.handle, pid);
-            match files.handles.streams.read(shared, who, size, How::default(), give) {
+            match files
+                .handles
+                .streams
+                .read(shared, who, size, How::default(), give)
+            {
                 Read::Some(_) => return Ok(Outcome::Reply(reply)),
                 Read::Nothing if request.flags & libc::O_NONBLOCK as u32 != 0 => return Err(libc::EAGAIN),
                 Read::Nothing | Read::Ask => {}

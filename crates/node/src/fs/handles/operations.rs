@@ -67,10 +67,13 @@ impl Operation<'_> {
         }
         let send = || {
             let parts = [header.as_bytes(), self.data];
-            shared.writer.write_frame(Kind::Handle, id, &parts).map_err(|error| {
-                debug!("{:?}: {error}", self.op);
-                libc::EIO
-            })
+            shared
+                .writer
+                .write_frame(Kind::Handle, id, &parts)
+                .map_err(|error| {
+                    debug!("{:?}: {error}", self.op);
+                    libc::EIO
+                })
         };
         match self.op.is_answered() && id != 0 {
             true => shared.files.handles.streams.ask(self.handle, id, send),

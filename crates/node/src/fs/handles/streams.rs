@@ -350,7 +350,10 @@ mod tests {
         assert!(!hear(&mut lock(&flow.state), &news(5, 0, libc::POLLOUT, b"")));
         assert!(hear(&mut lock(&flow.state), &news(5, WHOLE, libc::POLLOUT, b"")));
         assert!(streams.may_write(1, 1000));
-        assert!(hear(&mut lock(&flow.state), &news(5, 0, libc::POLLIN | libc::POLLOUT, b"abc")));
+        assert!(hear(
+            &mut lock(&flow.state),
+            &news(5, 0, libc::POLLIN | libc::POLLOUT, b"abc")
+        ));
         assert_eq!(lock(&flow.state).ahead, b"abc");
         streams.ask(1, 6, || Ok(())).unwrap();
         assert!(!streams.may_write(1, 1));
