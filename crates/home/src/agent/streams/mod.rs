@@ -10,6 +10,8 @@
 //! connections both ends of which guests of one node have are read ahead, but not written behind: home knows the addresses of all of them.
 
 mod flow;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::MaybeUninit;

@@ -1,0 +1,234 @@
+//! Connections as the node is told of them, with a peer that is this test.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use afield_link::streams::{EVENT, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
+
+use super::*;
+
+const HANDLE: u64 = 7;
+const PID: u32 = 42;
+const IN: u32 = libc::POLLIN as u32;
+const OUT: u32 = libc::POLLOUT as u32;
+
+/// A guest's end, which the deputy has, and its peer's.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (guest, _) = listener.accept().unwrap();
+    for socket in [&guest, &peer] {
+        socket.set_nodelay(true).unwrap();
+    }
+    (guest, peer)
+}
+
+fn ask(streams: &Streams, op: HandleOp, id: u64) -> Passing {
+    streams.pass_operation(op, HANDLE, id, b"payload")
+}
+
+fn begin(streams: &Streams, guest: &TcpStream) {
+    streams.connected(PID, HANDLE, guest.local_addr().unwrap(), true);
+    for id in 1..MOVES_MIN.into() {
+        assert_eq!(ask(streams, HandleOp::Read, id), Passing::On);
+        assert!(!streams.answered(id));
+    }
+    let last = MOVES_MIN.into();
+    assert_eq!(ask(streams, HandleOp::Write, last), Passing::Begin);
+    streams.answered(last);
+    let copy = OwnedFd::from(guest.try_clone().unwrap());
+    let course = course_of(copy.as_fd());
+    streams.begin(HANDLE, copy, course);
+}
+
+fn told(streams: &Streams) -> Vec<u8> {
+    let mut payload = Vec::new();
+    streams.tell(&mut payload);
+    payload
+}
+
+fn only(payload: &[u8]) -> News<'_> {
+    let news = decode(payload).unwrap();
+    assert_eq!(news.len(), 1, "{news:?}");
+    news[0]
+}
+
+#[test]
+fn what_happens_is_told_once_and_stays_at_home_until_it_is_read() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    let payload = told(&streams);
+    let first = only(&payload).head;
+    assert_eq!((first.flags.get(), first.after.get()), (WHOLE, MOVES_MIN.into()));
+    assert_eq!(first.ready.get(), OUT);
+    assert!(first.limit.get() > cost(1000));
+    assert_eq!(told(&streams), []);
+    peer.write_all(b"hello").unwrap();
+    let payload = told(&streams);
+    let news = only(&payload);
+    assert_eq!((news.data, news.head.flags.get()), (&b"hello"[..], EVENT));
+    assert_eq!(news.head.ready.get(), IN | OUT);
+    peer.write_all(b" there").unwrap();
+    assert_eq!(only(&told(&streams)).data, b" there");
+    assert_eq!(guest.peek(&mut [0; 100]).unwrap(), 11);
+    assert!(!streams.consume(HANDLE, 6));
+    let mut rest = [0; 100];
+    assert_eq!(guest.peek(&mut rest).unwrap(), 5);
+    assert_eq!(&rest[..5], b"there");
+    // What the node asks makes void what it was told: all is told again.
+    assert_eq!(ask(&streams, HandleOp::Ioctl, 99), Passing::On);
+    assert_eq!(told(&streams), []);
+    assert!(streams.answered(99));
+    let payload = told(&streams);
+    let news = only(&payload);
+    assert_eq!((news.data, news.head.flags.get()), (&b"there"[..], WHOLE));
+    assert_eq!(news.head.after.get(), 99);
+    // More than there is cannot have been read.
+    assert!(streams.consume(HANDLE, 1 << 40));
+    assert_eq!(only(&told(&streams)).head.flags.get(), UNKNOWN);
+}
+
+#[test]
+fn much_is_told_in_parts() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    told(&streams);
+    let bytes: Vec<u8> = (0..2 * WINDOW_BYTES).map(|i| (i * 7 + (i >> 9)) as u8).collect();
+    let given = bytes.clone();
+    let writer = std::thread::spawn(move || peer.write_all(&given).map(|()| peer));
+    let mut come: Vec<u8> = Vec::new();
+    while come.len() < bytes.len() {
+        let payload = told(&streams);
+        let mut count = 0;
+        for news in decode(&payload).unwrap() {
+            assert!(news.head.flags.get() & UNKNOWN == 0);
+            if news.head.flags.get() & MORE == 0 {
+                assert!(payload.len() <= AHEAD_BYTES + size_of::<streams::Head>());
+            }
+            come.extend(news.data);
+            count += news.data.len();
+        }
+        if count > 0 {
+            streams.consume(HANDLE, count as u64);
+        }
+    }
+    assert_eq!(come, bytes);
+    drop(writer.join().unwrap().unwrap());
+    let payload = told(&streams);
+    assert_eq!(
+        only(&payload).head.ready.get() & libc::POLLRDHUP as u32,
+        libc::POLLRDHUP as u32
+    );
+}
+
+#[test]
+fn what_is_written_arrives_and_counts() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    let before = only(&told(&streams)).head.limit.get();
+    streams.append(HANDLE, b"answer");
+    let mut bytes = [0; 6];
+    peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"answer");
+    assert_eq!(ask(&streams, HandleOp::Poll, 50), Passing::On);
+    streams.answered(50);
+    // The room is as before, behind what was written.
+    assert_eq!(only(&told(&streams)).head.limit.get(), before + cost(6));
+}
+
+#[test]
+fn what_finds_no_room_goes_before_all_that_follows() {
+    let (guest, mut peer) = pair();
+    rustix::net::sockopt::set_socket_send_buffer_size(&guest, 4096).unwrap();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    told(&streams);
+    let block = vec![3; 60_000];
+    let mut written = 0;
+    while lock(&streams.known).entries[&HANDLE]
+        .flow
+        .as_ref()
+        .unwrap()
+        .is_clear()
+    {
+        streams.append(HANDLE, &block);
+        written += block.len();
+    }
+    for id in [60, 61] {
+        assert_eq!(ask(&streams, HandleOp::Write, id), Passing::Kept);
+    }
+    assert!(streams.pass_close(HANDLE, PID, b"close"));
+    assert!(streams.next_free().is_none());
+    let mut come = vec![0; written];
+    let reader = std::thread::spawn(move || peer.read_exact(&mut come).map(|()| (come, peer)));
+    let mut passed = Vec::new();
+    while passed.len() < 4 {
+        told(&streams);
+        let Some(waiting) = streams.next_free() else {
+            continue;
+        };
+        passed.push(waiting.id);
+        if waiting.payload == b"close" {
+            assert!(!streams.pass_close(HANDLE, PID, &waiting.payload));
+            break;
+        }
+        assert_eq!(ask(&streams, HandleOp::Write, waiting.id), Passing::On);
+        if passed.len() == 1 {
+            // Whatever comes meanwhile waits for its turn.
+            assert_eq!(ask(&streams, HandleOp::Write, 62), Passing::Kept);
+        }
+    }
+    assert_eq!(passed, [60, 61, 0]);
+    let (come, _peer) = reader.join().unwrap().unwrap();
+    assert!(come.iter().all(|&byte| byte == 3));
+}
+
+#[test]
+fn what_guests_have_both_ends_of_is_not_written_behind() {
+    let (guest, peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    assert!(only(&told(&streams)).head.limit.get() > 0);
+    // The other end becomes a guest's: of another process, under whatever handle.
+    streams.connected(PID + 1, HANDLE + 1, peer.local_addr().unwrap(), false);
+    assert_eq!(only(&told(&streams)).head.limit.get(), 0);
+    drop(peer);
+}
+
+#[test]
+fn a_connection_ends_with_the_last_who_has_it() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    drop(guest);
+    peer.set_read_timeout(Some(std::time::Duration::from_millis(20)))
+        .unwrap();
+    let is_open = |peer: &mut TcpStream| peer.read(&mut [0]).is_err();
+    streams.forking(PID, 5);
+    streams.left(PID);
+    assert!(is_open(&mut peer));
+    streams.forked(5, Some(PID + 1));
+    streams.hold(HANDLE, Holder::Agent);
+    assert!(!streams.pass_close(HANDLE, PID + 1, b""));
+    assert!(is_open(&mut peer) && !streams.is_empty());
+    streams.let_go(HANDLE, Holder::Agent);
+    assert!(!is_open(&mut peer) && streams.is_empty());
+    assert_eq!(told(&streams), []);
+}
+
+#[test]
+fn what_is_given_away_is_not_known_any_more() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new().unwrap();
+    begin(&streams, &guest);
+    told(&streams);
+    streams.give_away(HANDLE);
+    assert_eq!(only(&told(&streams)).head.flags.get(), UNKNOWN);
+    peer.write_all(b"x").unwrap();
+    assert_eq!(only(&told(&streams)).head.flags.get(), UNKNOWN);
+    assert_eq!(told(&streams), []);
+}
