@@ -164,8 +164,10 @@ impl Session {
         };
         let operation = Operation::call(header.number.get());
         let passing = self.streams.pass_call(header, frame.id, &frame.payload);
-        if passing == Passing::Kept {
-            return Ok(());
+        match passing {
+            Passing::Kept => return Ok(()),
+            Passing::TooMuch => return Err(flooded()),
+            _ => {}
         }
         deputy.count_home_call(operation, frame.payload.len());
         if changes_rights(header.number.get())
@@ -219,7 +221,8 @@ impl Session {
                 return Ok(());
             }
             Some(HandleOp::Append) => {
-                if self.streams.append(handle, data) {
+                let appended = self.streams.append(handle, data);
+                if appended.map_err(|error| SessionError::Violation(error.to_string()))? {
                     self.writer.write_ahead()?;
                 }
                 return Ok(());
@@ -240,8 +243,10 @@ impl Session {
         let mut passing = Passing::On;
         if let Some(op) = op.filter(|_| answered) {
             passing = self.streams.pass_operation(op, handle, frame.id, &frame.payload);
-            if passing == Passing::Kept {
-                return Ok(());
+            match passing {
+                Passing::Kept => return Ok(()),
+                Passing::TooMuch => return Err(flooded()),
+                _ => {}
             }
         }
         if answered {
@@ -419,6 +424,11 @@ impl Session {
         let text = format!("{program} ({pid}): {name} is not possible afield, it fails with {error}");
         self.tell(&root, 0, &ToDeputy::Notice(text), None)
     }
+}
+
+/// More requests than guests have in flight.
+fn flooded() -> SessionError {
+    SessionError::Violation("too many requests about a connection".to_owned())
 }
 
 /// Calls after which a guest's rights to files may differ from other guests'.

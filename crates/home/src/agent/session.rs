@@ -605,7 +605,6 @@ impl Session {
             .extract_if(|_, what| of_this(what))
             .collect();
         for (id, what) in left {
-            self.streams.answered(id);
             match what {
                 Outstanding::Call(..) => self.fail_call(id, libc::EINTR)?,
                 Outstanding::Handle(..) | Outstanding::Share(..) => self.fail_operation(id, libc::EINTR)?,
@@ -625,7 +624,9 @@ impl Session {
         let head = CallReply {
             result: (-i64::from(errno)).into(),
         };
-        Ok(self.writer.write_frame(Kind::CallReply, id, &[head.as_bytes()])?)
+        self.writer.write_frame(Kind::CallReply, id, &[head.as_bytes()])?;
+        self.streams.answered(id);
+        Ok(())
     }
 
     /// Answers an operation in a deputy's place.
@@ -636,9 +637,10 @@ impl Session {
             notes: 0.into(),
             look: 0.into(),
         };
-        Ok(self
-            .writer
-            .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?)
+        self.writer
+            .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?;
+        self.streams.answered(id);
+        Ok(())
     }
 
     /// Answers an operation that the agent has executed itself.

@@ -24,6 +24,7 @@ impl Deputy {
         let inventory = lock(&self.handles).inventory();
         let dispositions = *lock(&self.dispositions);
         let area = lock(&self.area).clone();
+        let left = self.readiness.left();
         let raw = sibling || exit_signal != libc::SIGCHLD as u32;
         let forked = if raw {
             self.await_starting();
@@ -70,6 +71,7 @@ impl Deputy {
                     Ok(child) => {
                         // It has the mapping as well.
                         *lock(&child.area) = area;
+                        child.readiness.inherit(left);
                         Next::Child(child, Box::new(lead.of_child()))
                     }
                     // The agent sees the channel's end and ends the guest.

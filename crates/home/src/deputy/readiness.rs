@@ -182,6 +182,16 @@ impl Readiness {
         handle & NODE_HANDLE != 0 && !lock(&self.left).contains(&handle)
     }
 
+    /// What has been left to the agent, for a child to know.
+    pub fn left(&self) -> HashSet<u64> {
+        lock(&self.left).clone()
+    }
+
+    /// The same in the child.
+    pub fn inherit(&self, left: HashSet<u64>) {
+        *lock(&self.left) = left;
+    }
+
     /// Leaves a connection to the agent: only what is asked for is told from now on. Gives its course until then.
     pub fn leave(&self, handle: u64, file: BorrowedFd<'_>) -> Course {
         let course = course_of(file);

@@ -14,6 +14,15 @@ use rustix::event::PollFlags;
 use crate::deputy::ready_for;
 use crate::sys::stream;
 
+/// Most bytes that wait on one connection, and most requests.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+const KEPT_MAX: usize = 4096;
+
+/// A node sends what none of ours does.
+#[derive(Debug, thiserror::Error)]
+#[error("more was written to a connection than there was room for")]
+pub struct TooMuch;
+
 /// What the node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Told {
@@ -65,6 +74,8 @@ pub(super) struct Flow {
     pub waiting: VecDeque<Waiting>,
     /// The one of them that goes on now.
     pub freed: Option<u64>,
+    /// Bytes of those.
+    pub waiting_bytes: usize,
 }
 
 const WATCHED: PollFlags = PollFlags::IN
@@ -92,6 +103,7 @@ impl Flow {
             backlog: VecDeque::new(),
             waiting: VecDeque::new(),
             freed: None,
+            waiting_bytes: 0,
         }
     }
 
@@ -231,13 +243,38 @@ impl Flow {
         Ok(told.more && self.pushed <= WINDOW_BYTES / 2)
     }
 
+    /// Keeps a request until what goes before it is through. False if it is too much, which no guest has in flight.
+    pub fn keep(&mut self, (kind, id, payload): (Kind, u64, &[u8])) -> bool {
+        self.waiting_bytes += payload.len();
+        let fits = self.waiting_bytes <= KEPT_BYTES_MAX && self.waiting.len() < KEPT_MAX;
+        if fits {
+            let payload = payload.to_vec();
+            self.waiting.push_back(Waiting { kind, id, payload });
+        }
+        fits
+    }
+
+    /// The next of those that were kept.
+    pub fn free(&mut self) -> Option<Waiting> {
+        let next = self.waiting.pop_front();
+        self.freed = next.as_ref().map(|next| next.id);
+        self.waiting_bytes -= next.as_ref().map_or(0, |next| next.payload.len());
+        next
+    }
+
     /// The guest has written. True if there may be more to tell.
-    pub fn append(&mut self, data: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// It has written far more than the node knew of room for.
+    pub fn append(&mut self, data: &[u8]) -> Result<bool, TooMuch> {
+        if self.backlog.len() + data.len() > KEPT_BYTES_MAX {
+            return Err(TooMuch);
+        }
         self.spent += cost(data.len());
         if self.is_clear() {
             // What becomes of a write to a broken connection is for the next call to say, and it must not be said to this one.
             if ready_for(self.file.as_fd(), PollFlags::empty()).intersects(BROKEN) {
-                return false;
+                return Ok(false);
             }
             match stream::append(self.file.as_fd(), data) {
                 Ok(count) => self.backlog.extend(&data[count..]),
@@ -247,8 +284,8 @@ impl Flow {
         } else {
             self.backlog.extend(data);
         }
-        self.told
-            .is_some_and(|told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2)
+        let tells = |told: Told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2;
+        Ok(self.told.is_some_and(tells))
     }
 
     /// Writes what was left over. True if nothing is left of it now.

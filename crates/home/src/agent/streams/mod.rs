@@ -28,7 +28,7 @@ use afield_link::wire::{CallHeader, HandleOp};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tracing::debug;
 
-use self::flow::{Flow, Notes, Waiting, unknown};
+use self::flow::{Flow, Notes, TooMuch, Waiting, unknown};
 use super::deputies::DeputyEntry;
 use super::lock;
 use super::session::{Outstanding, Session, SessionError};
@@ -43,7 +43,7 @@ const MOVES_MIN: u32 = 3;
 const FLOWS_MAX: usize = 4096;
 
 /// Most bytes of contents that go ahead of one message. Of the rest is told that it is there.
-const AHEAD_BYTES: usize = 128 << 10;
+const AHEAD_BYTES: usize = 60 << 10;
 
 const EVENTS: usize = 64;
 
@@ -112,6 +112,8 @@ pub(super) enum Passing {
     Begin,
     /// It waits here.
     Kept,
+    /// More waits than can.
+    TooMuch,
 }
 
 impl Streams {
@@ -332,12 +334,10 @@ impl Streams {
             return Passing::On;
         };
         if let Some(flow) = entry.flow.as_mut().filter(|flow| flow.keeps(id)) {
-            flow.waiting.push_back(Waiting {
-                kind,
-                id,
-                payload: payload.to_vec(),
-            });
-            return Passing::Kept;
+            return match flow.keep((kind, id, payload)) {
+                true => Passing::Kept,
+                false => Passing::TooMuch,
+            };
         }
         note(entry);
         entry.asked += 1;
@@ -369,12 +369,8 @@ impl Streams {
             .get_mut(&handle)
             .and_then(|entry| entry.flow.as_mut());
         if let Some(flow) = flow.filter(|flow| flow.keeps(0)) {
-            flow.waiting.push_back(Waiting {
-                kind: Kind::Handle,
-                id: 0,
-                payload: payload.to_vec(),
-            });
-            return true;
+            // Of those there are few.
+            return flow.keep((Kind::Handle, 0, payload));
         }
         if let Some(entry) = known.entries.get_mut(&handle) {
             entry.holders.remove(&Holder::Guest(pid));
@@ -459,8 +455,18 @@ impl Streams {
     }
 
     /// The guest has written. True if there may be something to tell.
-    pub fn append(&self, handle: u64, data: &[u8]) -> bool {
-        self.with_flow(handle, |flow| flow.append(data))
+    ///
+    /// # Errors
+    /// There cannot have been room.
+    pub fn append(&self, handle: u64, data: &[u8]) -> Result<bool, TooMuch> {
+        let mut result = Ok(());
+        let tells = self.with_flow(handle, |flow| {
+            flow.append(data).unwrap_or_else(|error| {
+                result = Err(error);
+                false
+            })
+        });
+        result.map(|()| tells)
     }
 
     fn with_flow(&self, handle: u64, work: impl FnOnce(&mut Flow) -> bool) -> bool {
@@ -551,8 +557,7 @@ impl Streams {
                 .get_mut(&handle)
                 .and_then(|entry| entry.flow.as_mut());
             if let Some(flow) = flow.filter(|flow| flow.is_clear()) {
-                let next = flow.waiting.pop_front();
-                flow.freed = next.as_ref().map(|next| next.id);
+                let next = flow.free();
                 if next.is_some() {
                     return next;
                 }

@@ -130,7 +130,7 @@ fn what_is_written_arrives_and_counts() {
     let streams = Streams::new().unwrap();
     begin(&streams, &guest);
     let before = only(&told(&streams)).head.limit.get();
-    streams.append(HANDLE, b"answer");
+    streams.append(HANDLE, b"answer").unwrap();
     let mut bytes = [0; 6];
     peer.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"answer");
@@ -155,7 +155,7 @@ fn what_finds_no_room_goes_before_all_that_follows() {
         .unwrap()
         .is_clear()
     {
-        streams.append(HANDLE, &block);
+        streams.append(HANDLE, &block).unwrap();
         written += block.len();
     }
     for id in [60, 61] {

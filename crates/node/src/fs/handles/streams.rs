@@ -50,8 +50,6 @@ struct State {
     /// Cost of all that was written without an answer.
     spent: u64,
     limit: u64,
-    /// Somebody has polled it, of whom home knows.
-    polled: bool,
 }
 
 impl State {
@@ -155,12 +153,11 @@ impl Streams {
         }
     }
 
-    /// What it is ready for, if that is known and home knows who polls it.
+    /// What it is ready for, if that is known.
     pub(super) fn ready(&self, handle: u64) -> Option<u32> {
         let flow = self.flow(handle)?;
-        let mut state = lock(&flow.state);
-        let polled = std::mem::replace(&mut state.polled, true);
-        (state.known && polled).then_some(state.ready)
+        let state = lock(&flow.state);
+        state.known.then_some(state.ready)
     }
 
     /// Reads up to `size` bytes without asking. What `give` does not take stays.
