@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::wire::{self, WireError};
 
 /// Most bytes of a stream that a node is told ahead of their being read.
-pub const WINDOW_BYTES: usize = 256 << 10;
+pub const WINDOW_BYTES: usize = 1 << 20;
 
 /// Most bytes of one write that need not be answered.
 pub const WRITE_BYTES_MAX: usize = 64 << 10;

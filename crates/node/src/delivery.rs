@@ -174,12 +174,8 @@ fn deliver(
     frame: Frame,
 ) -> Result<Option<MemoryTask>, SessionError> {
     let shared = &server.shared;
-    let streams = &shared.files.handles.streams;
-    if matches!(frame.kind, Kind::CallReply | Kind::HandleReply) {
-        streams.answered(frame.id);
-    }
     match frame.kind {
-        Kind::Streams => streams.hear(shared, &frame.payload)?,
+        Kind::Streams => shared.files.handles.streams.hear(shared, &frame.payload)?,
         Kind::CallReply => return Ok(calls::reply(shared, frame.id, frame.payload)?),
         Kind::FileReply => {
             let (unique, passing) = (frame.id & !FILE_ID, gate.is_closed());

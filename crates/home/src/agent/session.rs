@@ -247,7 +247,7 @@ impl Session {
             .telling_contents(tells_contents)
             .answering_early(generosity);
         files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());
-        let streams = Arc::new(Streams::new()?);
+        let streams = Arc::new(Streams::new(embedded.is_some())?);
         epoll::add(
             &epoll,
             streams.as_fd(),
@@ -624,9 +624,8 @@ impl Session {
         let head = CallReply {
             result: (-i64::from(errno)).into(),
         };
-        self.writer.write_frame(Kind::CallReply, id, &[head.as_bytes()])?;
         self.streams.answered(id);
-        Ok(())
+        Ok(self.writer.write_frame(Kind::CallReply, id, &[head.as_bytes()])?)
     }
 
     /// Answers an operation in a deputy's place.
@@ -637,10 +636,10 @@ impl Session {
             notes: 0.into(),
             look: 0.into(),
         };
-        self.writer
-            .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?;
         self.streams.answered(id);
-        Ok(())
+        Ok(self
+            .writer
+            .write_frame(Kind::HandleReply, id, &[head.as_bytes()])?)
     }
 
     /// Answers an operation that the agent has executed itself.

@@ -196,11 +196,8 @@ impl Session {
         };
         self.answered(frame.id);
         deputy.count_answer(operation, frame.payload.len());
-        self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?;
-        if self.streams.answered(frame.id) {
-            self.writer.write_ahead()?;
-        }
-        Ok(())
+        self.streams.answered(frame.id);
+        Ok(self.writer.write_frame(frame.kind, frame.id, &[&frame.payload])?)
     }
 
     fn hear_message(

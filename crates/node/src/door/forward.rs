@@ -217,7 +217,10 @@ impl Door {
                     })
             };
             match object {
-                Some(handle) => self.shared.files.handles.streams.ask(handle, id, send),
+                Some(handle) => {
+                    let streams = &self.shared.files.handles.streams;
+                    streams.ask(&self.shared, handle, id, send)
+                }
                 None => send(),
             }
         };

@@ -90,6 +90,24 @@ impl Door {
         }
     }
 
+    /// Has a call decided again when what it wants to read of a connection has come.
+    pub(super) fn park(&self, notification: &Notification, handle: u64, size: usize) {
+        let (listener, notification) = (Arc::clone(&self.listener), *notification);
+        let again = Box::new(move |shared: &Arc<Shared>| {
+            let mut door = Self {
+                shared: Arc::clone(shared),
+                listener,
+                reported: HashSet::new(),
+            };
+            // Only who has been killed waits no longer.
+            if door.listener.is_waiting(notification.id) {
+                door.notified(&notification);
+            }
+        });
+        let streams = &self.shared.files.handles.streams;
+        streams.park(&self.shared, handle, size, again);
+    }
+
     pub(super) fn answer(&self, id: u64, answer: Answer) {
         if let Err(error) = self.listener.answer(id, answer) {
             warn!("answering a call: {error}");

@@ -562,6 +562,12 @@ fn serve_held(shared: &Arc<Shared>, bytes: &mut [u8]) {
     }
 }
 
+/// Serves a request once more, in its turn.
+fn serve_again(shared: &Arc<Shared>, bytes: &mut [u8]) {
+    let _reading = lock(&shared.files.reading);
+    serve_held(shared, bytes);
+}
+
 fn answer(shared: &Arc<Shared>, request: Request<'_>) {
     let unique = request.header.unique;
     match serve_one(shared, request) {

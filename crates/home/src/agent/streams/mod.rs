@@ -42,8 +42,12 @@ const MOVES_MIN: u32 = 3;
 /// Most connections that are told of ahead for one node.
 const FLOWS_MAX: usize = 4096;
 
-/// Most bytes of contents that go ahead of one message. Of the rest is told that it is there.
+/// Most bytes of contents that go ahead of one message, to another machine and on this one. Of the rest is told that it is there.
 const AHEAD_BYTES: usize = 60 << 10;
+const AHEAD_BYTES_NEAR: usize = 128 << 10;
+
+/// How often in a row is told what does not go at once.
+const ROUNDS_MAX: usize = 16;
 
 const EVENTS: usize = 64;
 
@@ -101,6 +105,7 @@ pub(super) struct Streams {
     epoll: OwnedFd,
     wake: OwnedFd,
     unfinished: AtomicBool,
+    budget: usize,
 }
 
 /// What becomes of a request.
@@ -117,7 +122,8 @@ pub(super) enum Passing {
 }
 
 impl Streams {
-    pub fn new() -> std::io::Result<Self> {
+    /// For a node that is on this machine, or is not.
+    pub fn new(near: bool) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -129,6 +135,7 @@ impl Streams {
             epoll,
             wake,
             unfinished: AtomicBool::new(false),
+            budget: if near { AHEAD_BYTES_NEAR } else { AHEAD_BYTES },
         })
     }
 
@@ -379,25 +386,23 @@ impl Streams {
         false
     }
 
-    /// The answer to something is on its way to the node. True if there may be something to tell.
-    pub fn answered(&self, id: u64) -> bool {
+    /// The answer to something is about to go to the node: what is to be told of the connection goes first.
+    pub fn answered(&self, id: u64) {
         if self.is_empty() {
-            return false;
+            return;
         }
         let mut known = lock(&self.known);
         let known = &mut *known;
         let Some(handle) = known.asked.remove(&id) else {
-            return false;
+            return;
         };
         let Some(entry) = known.entries.get_mut(&handle) else {
-            return false;
+            return;
         };
         entry.asked = entry.asked.saturating_sub(1);
-        let tells = entry.asked == 0 && entry.flow.is_some();
-        if tells {
+        if entry.asked == 0 && entry.flow.is_some() {
             known.news.entry(handle).or_default();
         }
-        tells
     }
 
     /// A deputy has given its connection, which it has not watched since that `course`.
@@ -493,7 +498,7 @@ impl Streams {
         self.look(known);
         let mut notes = Notes {
             payload,
-            budget: AHEAD_BYTES,
+            budget: self.budget,
             scratch: &mut known.scratch,
         };
         let mut left = HashMap::new();
@@ -628,7 +633,12 @@ impl Session {
 
     /// Something has happened to connections.
     pub(super) fn hear_streams(self: &Arc<Self>) -> Result<(), SessionError> {
-        self.writer.write_ahead()?;
+        for _ in 0..ROUNDS_MAX {
+            self.writer.write_ahead()?;
+            if !self.streams.is_unfinished() {
+                break;
+            }
+        }
         while let Some(waiting) = self.streams.next_free() {
             self.pass_on(waiting.kind, waiting.id, waiting.payload)?;
         }

@@ -83,6 +83,11 @@ impl Door {
             match self.receive_ahead((tid, pid), (handle, descriptor), layout, flags)? {
                 Read::Some(count) => return Ok(Verdict::Answer(Answer::Result(count as i64))),
                 Read::Nothing => return Err(libc::EAGAIN),
+                Read::Soon => {
+                    let size = layout.total;
+                    self.park(notification, handle, size);
+                    return Ok(Verdict::Later);
+                }
                 Read::Ask => {}
             }
         }

@@ -207,7 +207,8 @@ impl Door {
     fn object_of(&mut self, tid: i32, pid: u32, number: u32, letter: &mut Letter) -> Result<Passed, i32> {
         let descriptor = look_up(tid, number).ok_or(libc::EBADF)?;
         if let Some(handle) = self.home_handle(tid, number) {
-            self.shared.files.handles.streams.give_away(handle);
+            let streams = &self.shared.files.handles.streams;
+            streams.give_away(&self.shared, handle);
             return Ok(Passed::Handle(handle));
         }
         let link = std::fs::read_link(format!("/proc/{tid}/fd/{number}")).map_err(|error| errno(&error))?;
@@ -477,7 +478,7 @@ fn send_files(
     shared.begin(call, false, |id| {
         let send = || shared.writer.write_frame(Kind::Call, id, &[&payload]);
         let streams = &shared.files.handles.streams;
-        streams.ask(handle, id, || send().map_err(|_| libc::EIO))
+        streams.ask(shared, handle, id, || send().map_err(|_| libc::EIO))
     })
 }
 

@@ -211,6 +211,14 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             {
                 Read::Some(_) => return Ok(Outcome::Reply(reply)),
                 Read::Nothing if request.flags & libc::O_NONBLOCK as u32 != 0 => return Err(libc::EAGAIN),
+                Read::Soon => {
+                    let mut request = header.as_bytes().to_vec();
+                    request.extend_from_slice(body);
+                    let again =
+                        Box::new(move |shared: &Arc<Shared>| super::serve_again(shared, &mut request));
+                    files.handles.streams.park(shared, who.0, size, again);
+                    return Ok(Outcome::Later);
+                }
                 Read::Nothing | Read::Ask => {}
             }
             let known = files.handles.get(request.handle).ok_or(libc::EBADF)?;

@@ -76,7 +76,7 @@ impl Operation<'_> {
                 })
         };
         match self.op.is_answered() && id != 0 {
-            true => shared.files.handles.streams.ask(self.handle, id, send),
+            true => shared.files.handles.streams.ask(shared, self.handle, id, send),
             false => send(),
         }
     }

@@ -13,7 +13,7 @@ use afield_link::streams::{self, EVENT, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRIT
 use afield_link::wire::HandleOp;
 
 use super::operations::Operation;
-use crate::session::Shared;
+use crate::session::{MemoryTask, Shared};
 
 const IN: u32 = libc::POLLIN as u32;
 const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
@@ -22,8 +22,6 @@ const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
 #[derive(Debug, Default)]
 pub struct Streams {
     flows: Mutex<HashMap<u64, Arc<Flow>>>,
-    /// What home has been asked, by frame id, and about which connection.
-    asked: Mutex<HashMap<u64, Arc<Flow>>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,12 +35,9 @@ struct Flow {
 struct State {
     /// Home has told of it, and has not been asked since.
     known: bool,
-    /// What home has not answered.
-    asked: u32,
     /// The frame id of the last that it was asked.
     last: u64,
-    /// What has come, in pieces.
-    ahead: VecDeque<u8>,
+    ahead: Come,
     /// There is more of it at home.
     more: bool,
     /// `POLL*`.
@@ -50,9 +45,81 @@ struct State {
     /// Cost of all that was written without an answer.
     spent: u64,
     limit: u64,
+    /// Reads of so many bytes, which are on their way.
+    parked: Vec<Parked>,
+}
+
+/// A read that waits for what home is about to tell, and what makes it again.
+struct Parked {
+    size: usize,
+    again: MemoryTask,
+}
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Parked({})", self.size)
+    }
+}
+
+/// What has come, in pieces.
+#[derive(Debug, Default)]
+struct Come {
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes of the first piece that have been read.
+    start: usize,
+    length: usize,
+}
+
+impl Come {
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.length += bytes.len();
+            self.pieces.push_back(bytes.to_vec());
+        }
+    }
+
+    /// The first bytes, of which there must be so many; with `peek` they stay.
+    fn take(&mut self, count: usize, peek: bool) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count);
+        let (mut index, mut start) = (0, self.start);
+        while let Some(piece) = self.pieces.get(index).filter(|_| bytes.len() < count) {
+            let end = piece.len().min(start + count - bytes.len());
+            bytes.extend_from_slice(&piece[start..end]);
+            (index, start) = match end == piece.len() {
+                true => (index + 1, 0),
+                false => (index, end),
+            };
+        }
+        if !peek {
+            self.pieces.drain(..index);
+            self.start = start;
+            self.length -= bytes.len();
+        }
+        bytes
+    }
 }
 
 impl State {
+    /// Whether what is missing of so many bytes is on its way: home tells of half a window whether it is read or not.
+    fn expects(&self, size: usize) -> bool {
+        self.known && self.more && self.ahead.length < size && size <= WINDOW_BYTES / 2
+    }
+
+    /// Reads that need not wait any longer.
+    fn unpark(&mut self) -> Vec<MemoryTask> {
+        if self.parked.is_empty() {
+            return Vec::new();
+        }
+        let parked = std::mem::take(&mut self.parked);
+        let (stay, go): (Vec<_>, Vec<_>) = parked.into_iter().partition(|read| self.expects(read.size));
+        self.parked = stay;
+        go.into_iter().map(|read| read.again).collect()
+    }
+
     fn forget(&mut self) {
         self.known = false;
         self.ahead.clear();
@@ -60,7 +127,7 @@ impl State {
 
     /// All that has come is read.
     fn note_empty(&mut self) {
-        if self.ahead.is_empty() && !self.more && self.ready & BROKEN == 0 {
+        if self.ahead.length == 0 && !self.more && self.ready & BROKEN == 0 {
             self.ready &= !IN;
         }
     }
@@ -73,6 +140,8 @@ pub enum Read {
     Some(usize),
     /// There is nothing yet.
     Nothing,
+    /// There is more than what has come, and it comes without being asked for.
+    Soon,
     /// Home has to be asked.
     Ask,
 }
@@ -102,45 +171,56 @@ impl Streams {
 
     /// It is no more.
     pub(super) fn closed(&self, handle: u64) {
+        // Who reads it has it open.
         lock(&self.flows).remove(&handle);
     }
 
+    /// Has a read that found less than it wants made again when there is enough, or that is not to be expected any more.
+    pub fn park(&self, shared: &Shared, handle: u64, size: usize, again: MemoryTask) {
+        if let Some(flow) = self.flow(handle) {
+            let mut state = lock(&flow.state);
+            if state.expects(size) {
+                return state.parked.push(Parked { size, again });
+            }
+        }
+        shared.with_memory(again);
+    }
+
     /// It gets out of the session's hands: nothing is known of it any more.
-    pub fn give_away(&self, handle: u64) {
+    pub fn give_away(&self, shared: &Shared, handle: u64) {
         let flow = lock(&self.flows).remove(&handle);
         if let Some(flow) = flow {
             let _order = lock(&flow.order);
-            lock(&flow.state).forget();
+            let mut state = lock(&flow.state);
+            state.forget();
+            state
+                .unpark()
+                .into_iter()
+                .for_each(|task| shared.with_memory(task));
         }
     }
 
     /// Asks home something about an object, by a frame of this id that `send` sends.
-    pub fn ask<T>(&self, handle: u64, id: u64, send: impl FnOnce() -> Result<T, i32>) -> Result<T, i32> {
+    pub fn ask<T>(
+        &self,
+        shared: &Shared,
+        handle: u64,
+        id: u64,
+        send: impl FnOnce() -> Result<T, i32>,
+    ) -> Result<T, i32> {
         let Some(flow) = self.flow(handle) else {
             return send();
         };
         let _order = lock(&flow.order);
         {
             let mut state = lock(&flow.state);
-            state.forget();
-            state.asked += 1;
-            state.last = id;
+            state.begin(id);
+            state
+                .unpark()
+                .into_iter()
+                .for_each(|task| shared.with_memory(task));
         }
-        lock(&self.asked).insert(id, Arc::clone(&flow));
-        let sent = send();
-        if sent.is_err() {
-            self.answered(id);
-        }
-        sent
-    }
-
-    /// Home has answered this frame.
-    pub fn answered(&self, id: u64) {
-        let flow = lock(&self.asked).remove(&id);
-        if let Some(flow) = flow {
-            let mut state = lock(&flow.state);
-            state.asked = state.asked.saturating_sub(1);
-        }
+        send()
     }
 
     /// Home has told those who poll it what it is ready for, in another way.
@@ -173,11 +253,14 @@ impl Streams {
             return Read::Ask;
         };
         let _order = lock(&flow.order);
-        let mut bytes = {
+        let bytes = {
             let mut state = lock(&flow.state);
-            let there = state.ahead.len();
+            let there = state.ahead.length;
             if !state.known || size == 0 {
                 return Read::Ask;
+            }
+            if state.expects(size) {
+                return Read::Soon;
             }
             if there < size && (state.more || how.all && there > 0) {
                 return Read::Ask;
@@ -188,19 +271,12 @@ impl Streams {
                     _ => Read::Ask,
                 };
             }
-            let count = there.min(size);
-            match how.peek {
-                true => state.ahead.range(..count).copied().collect(),
-                false => {
-                    let rest = state.ahead.split_off(count);
-                    let bytes = std::mem::replace(&mut state.ahead, rest);
-                    state.note_empty();
-                    bytes
-                }
-            }
+            let bytes = state.ahead.take(there.min(size), how.peek);
+            state.note_empty();
+            bytes
         };
         let count = bytes.len();
-        if give(bytes.make_contiguous()).is_err() {
+        if give(&bytes).is_err() {
             // Home says what comes of it, and still has everything.
             lock(&flow.state).forget();
             return Read::Ask;
@@ -251,9 +327,15 @@ impl Streams {
     pub fn hear(&self, shared: &Shared, payload: &[u8]) -> Result<(), LinkError> {
         for news in streams::decode(payload)? {
             let handle = news.head.handle.get();
-            if let Some(flow) = self.flow(handle)
-                && lock(&flow.state).hear(&news)
-            {
+            let Some(flow) = self.flow(handle) else {
+                continue;
+            };
+            let (wakes, reads) = {
+                let mut state = lock(&flow.state);
+                (state.hear(&news), state.unpark())
+            };
+            reads.into_iter().for_each(|task| shared.with_memory(task));
+            if wakes {
                 shared.files.handles.change(handle, |known| known.ready = None);
                 shared.files.wake(handle);
             }
@@ -263,6 +345,12 @@ impl Streams {
 }
 
 impl State {
+    /// Home is asked something.
+    fn begin(&mut self, id: u64) {
+        self.forget();
+        self.last = id;
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         self.known && self.ready & BROKEN == 0 && self.spent.saturating_add(cost(bytes)) <= self.limit
     }
@@ -278,7 +366,8 @@ impl State {
     /// True if somebody may have waited for that.
     fn hear(&mut self, news: &streams::News<'_>) -> bool {
         let flags = news.head.flags.get();
-        let current = self.asked == 0 && self.last == news.head.after.get();
+        // What was asked last is answered: by what comes right behind this.
+        let current = self.last == news.head.after.get();
         if flags & UNKNOWN != 0 {
             if current {
                 self.forget();
@@ -294,13 +383,13 @@ impl State {
         if whole {
             self.ahead.clear();
         }
-        if self.ahead.len() + news.data.len() > WINDOW_BYTES {
+        if self.ahead.length + news.data.len() > WINDOW_BYTES {
             // Home tells more than it may: it is asked.
             self.forget();
             return true;
         }
         self.known = true;
-        self.ahead.extend(news.data);
+        self.ahead.push(news.data);
         self.more = flags & MORE != 0;
         self.ready = news.head.ready.get();
         self.limit = news.head.limit.get();
@@ -339,10 +428,10 @@ mod tests {
         let streams = Streams::default();
         streams.opened(1);
         let flow = streams.flow(1).unwrap();
-        streams.ask(1, 5, || Ok(())).unwrap();
+        let ask = |id| lock(&flow.state).begin(id);
+        ask(5);
         // On its way while home was asked.
         assert!(!hear(&mut lock(&flow.state), &news(4, WHOLE, libc::POLLOUT, b"")));
-        streams.answered(5);
         assert!(!hear(&mut lock(&flow.state), &news(4, WHOLE, libc::POLLOUT, b"")));
         assert!(!hear(&mut lock(&flow.state), &news(5, 0, libc::POLLOUT, b"")));
         assert!(hear(&mut lock(&flow.state), &news(5, WHOLE, libc::POLLOUT, b"")));
@@ -351,12 +440,12 @@ mod tests {
             &mut lock(&flow.state),
             &news(5, 0, libc::POLLIN | libc::POLLOUT, b"abc")
         ));
-        assert_eq!(lock(&flow.state).ahead, b"abc");
-        streams.ask(1, 6, || Ok(())).unwrap();
+        assert_eq!(lock(&flow.state).ahead.take(3, true), b"abc");
+        ask(6);
         assert!(!streams.may_write(1, 1));
-        assert!(lock(&flow.state).ahead.is_empty());
-        assert!(streams.ask(1, 7, || Err::<(), _>(libc::EIO)).is_err());
-        streams.answered(6);
+        assert_eq!(lock(&flow.state).ahead.length, 0);
+        ask(7);
+        assert!(!hear(&mut lock(&flow.state), &news(6, WHOLE, libc::POLLOUT, b"")));
         // Who polls it has been told of that, but not of what has happened since.
         assert!(!hear(&mut lock(&flow.state), &news(7, WHOLE, libc::POLLOUT, b"")));
         assert!(hear(&mut lock(&flow.state), &news(7, EVENT, libc::POLLOUT, b"")));
@@ -383,6 +472,20 @@ mod tests {
         assert!(hear(&mut state, &news(0, WHOLE, libc::POLLIN, &much)));
         assert!(state.known);
         assert!(hear(&mut state, &news(0, 0, libc::POLLIN, b"1")));
-        assert!(!state.known && state.ahead.is_empty());
+        assert!(!state.known && state.ahead.length == 0);
+    }
+
+    #[test]
+    fn pieces_are_one_stream() {
+        let mut come = Come::default();
+        for piece in [&b"abc"[..], b"", b"de", b"fghij"] {
+            come.push(piece);
+        }
+        assert_eq!((come.take(4, true), come.length), (b"abcd".to_vec(), 10));
+        assert_eq!((come.take(4, false), come.length), (b"abcd".to_vec(), 6));
+        assert_eq!(come.take(1, false), b"e");
+        assert_eq!(come.take(2, true), b"fg");
+        assert_eq!((come.take(5, false), come.length), (b"fghij".to_vec(), 0));
+        assert_eq!(come.take(0, false), b"");
     }
 }
