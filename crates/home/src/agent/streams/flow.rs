@@ -62,6 +62,8 @@ pub(super) struct Flow {
     pushed: usize,
     /// Cost of all that was written behind.
     spent: u64,
+    /// The node has been told to ask, and has not: what it has read before it heard of that may be on its way.
+    void: bool,
     /// It is not read or written ahead any more.
     off: bool,
     /// It may be written behind: nobody on the node has the other end, and this one is not shut.
@@ -97,6 +99,7 @@ impl Flow {
             told: None,
             pushed: 0,
             spent: 0,
+            void: false,
             off: peer.is_none(),
             writes,
             doubtful: true,
@@ -111,6 +114,7 @@ impl Flow {
     pub fn asked(&mut self) {
         self.told = None;
         self.pushed = 0;
+        self.void = false;
     }
 
     /// Others may read and write it from now on.
@@ -137,7 +141,7 @@ impl Flow {
             return self.tell_nothing(handle, after, happened, notes);
         }
         let ready = ready_for(self.file.as_fd(), WATCHED);
-        if self.off || !self.is_clear() || ready.intersects(BROKEN) {
+        if self.off || self.void || !self.is_clear() || ready.intersects(BROKEN) {
             return self.tell_nothing(handle, after, happened, notes);
         }
         let (mut count, mut more) = (0, false);
@@ -205,8 +209,9 @@ impl Flow {
     }
 
     fn tell_nothing(&mut self, handle: u64, after: u64, happened: bool, notes: &mut Notes<'_>) -> bool {
-        if self.told.take().is_some() || happened {
-            self.pushed = 0;
+        let was_told = self.told.take().is_some();
+        self.void |= was_told;
+        if was_told || happened {
             streams::encode(notes.payload, unknown(handle, after), &[]);
         }
         true
@@ -286,6 +291,16 @@ impl Flow {
         }
         let tells = |told: Told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2;
         Ok(self.told.is_some_and(tells))
+    }
+
+    /// Lets go of the connection. If that is the last of it, and its guest wanted that to wait, it waits elsewhere.
+    pub fn close(self: Box<Self>) {
+        let waits =
+            matches!(rustix::net::sockopt::socket_linger(&self.file), Ok(Some(time)) if !time.is_zero());
+        if waits {
+            // Without a thread it waits here.
+            let _ = std::thread::Builder::new().spawn(move || drop(self));
+        }
     }
 
     /// Writes what was left over. True if nothing is left of it now.

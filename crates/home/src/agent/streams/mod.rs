@@ -39,8 +39,9 @@ use crate::sys::stream::Course;
 /// How often a connection is read or written before it is told of ahead: it takes some work to begin.
 const MOVES_MIN: u32 = 3;
 
-/// Most connections that are told of ahead for one node.
+/// Most connections that are told of ahead for one node; and no more than this part of the descriptors that the agent may have.
 const FLOWS_MAX: usize = 4096;
+const DESCRIPTORS_PART: u64 = 4;
 
 /// Most bytes of contents that go ahead of one message, to another machine and on this one. Of the rest is told that it is there.
 const AHEAD_BYTES: usize = 60 << 10;
@@ -106,6 +107,7 @@ pub(super) struct Streams {
     wake: OwnedFd,
     unfinished: AtomicBool,
     budget: usize,
+    most_flows: usize,
 }
 
 /// What becomes of a request.
@@ -128,6 +130,7 @@ impl Streams {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(u64::MAX), flags)?;
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Ok(Self {
             known: Mutex::default(),
             entries: AtomicUsize::new(0),
@@ -136,6 +139,9 @@ impl Streams {
             wake,
             unfinished: AtomicBool::new(false),
             budget: if near { AHEAD_BYTES_NEAR } else { AHEAD_BYTES },
+            most_flows: descriptors.map_or(FLOWS_MAX, |most| {
+                FLOWS_MAX.min((most / DESCRIPTORS_PART) as usize)
+            }),
         })
     }
 
@@ -265,6 +271,7 @@ impl Streams {
             }
             // Somebody else at home may have it.
             let _ = epoll::delete(&self.epoll, &flow.file);
+            flow.close();
             self.flows.fetch_sub(1, Ordering::AcqRel);
         }
         self.entries.store(known.entries.len(), Ordering::Release);
@@ -357,7 +364,7 @@ impl Streams {
         let begins = entry.own
             && !entry.wanted
             && entry.moves >= MOVES_MIN
-            && self.flows.load(Ordering::Acquire) < FLOWS_MAX;
+            && self.flows.load(Ordering::Acquire) < self.most_flows;
         if begins {
             entry.wanted = true;
             return Passing::Begin;
@@ -570,6 +577,16 @@ impl Streams {
             known.free.pop_front();
             self.clear(&mut known, handle);
         }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        let entries = std::mem::take(&mut lock(&self.known).entries);
+        entries
+            .into_values()
+            .filter_map(|entry| entry.flow)
+            .for_each(|flow| flow.close());
     }
 }
 

@@ -221,6 +221,42 @@ fn a_connection_ends_with_the_last_who_has_it() {
 }
 
 #[test]
+fn a_connection_that_lingers_holds_up_nobody() {
+    let (guest, peer) = pair();
+    let time = std::time::Duration::from_secs(100);
+    rustix::net::sockopt::set_socket_linger(&guest, Some(time)).unwrap();
+    let streams = Streams::new(true).unwrap();
+    begin(&streams, &guest);
+    // More than the peer, who does not read, has room for.
+    guest.set_nonblocking(true).unwrap();
+    while (&guest).write(&[0; 65536]).is_ok() {}
+    drop(guest);
+    let start = std::time::Instant::now();
+    streams.left(PID);
+    assert!(start.elapsed() < time / 2);
+    assert!(streams.is_empty());
+    drop(peer);
+}
+
+#[test]
+fn what_was_read_before_the_node_is_told_to_ask_is_taken() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new(false).unwrap();
+    begin(&streams, &guest);
+    peer.write_all(b"abcdef").unwrap();
+    assert_eq!(only(&told(&streams)).data, b"abcdef");
+    drop(peer);
+    guest.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(only(&told(&streams)).head.flags.get(), UNKNOWN);
+    // On its way when that was told.
+    assert!(!streams.consume(HANDLE, 2));
+    assert_eq!(ask(&streams, HandleOp::Read, 90), Passing::On);
+    let mut rest = [0; 10];
+    assert_eq!((&guest).read(&mut rest).unwrap(), 4);
+    assert_eq!(&rest[..4], b"cdef");
+}
+
+#[test]
 fn what_is_given_away_is_not_known_any_more() {
     let (guest, mut peer) = pair();
     let streams = Streams::new(false).unwrap();

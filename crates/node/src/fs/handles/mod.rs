@@ -198,6 +198,12 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Read => {
             let request: ReadRequest = read(body)?;
             let size = (request.size as usize).min(TRANSFER_BYTES_MAX);
+            // The kernel cuts longer reads up, and would wait for more after a full piece.
+            let piece = if size == TRANSFER_BYTES_MAX {
+                size - 1
+            } else {
+                size
+            };
             let mut reply = Vec::new();
             let give = |bytes: &[u8]| {
                 reply = data_reply(unique, &[bytes]);
@@ -207,7 +213,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             match files
                 .handles
                 .streams
-                .read(shared, who, size, How::default(), give)
+                .read(shared, who, piece, How::default(), give)
             {
                 Read::Some(_) => return Ok(Outcome::Reply(reply)),
                 Read::Nothing if request.flags & libc::O_NONBLOCK as u32 != 0 => return Err(libc::EAGAIN),
@@ -216,7 +222,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
                     request.extend_from_slice(body);
                     let again =
                         Box::new(move |shared: &Arc<Shared>| super::serve_again(shared, &mut request));
-                    files.handles.streams.park(shared, who.0, size, again);
+                    files.handles.streams.park(shared, who.0, piece, again);
                     return Ok(Outcome::Later);
                 }
                 Read::Nothing | Read::Ask => {}
@@ -231,12 +237,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
             if shared_offset {
                 follow_seek(shared, pid, request.handle, known, request.offset as i64)?;
             }
-            // The kernel cuts longer reads up, and would wait for more after a full piece.
-            let size = if known.stream && size == TRANSFER_BYTES_MAX {
-                size - 1
-            } else {
-                size
-            };
+            let size = if known.stream { piece } else { size };
             let operation = Operation {
                 offset: if shared_offset { -1 } else { request.offset as i64 },
                 size,
