@@ -34,7 +34,7 @@ pub struct Head {
     pub limit: U64,
     /// What it is ready for (`POLL*`).
     pub ready: U32,
-    /// [`WHOLE`], [`MORE`], [`UNKNOWN`], [`EVENT`].
+    /// [`WHOLE`], [`MORE`], [`UNKNOWN`], [`EVENT`], [`HELD`].
     pub flags: U32,
     /// Bytes that follow: those behind what the node has been told of already.
     pub length: U32,
@@ -42,6 +42,9 @@ pub struct Head {
 
 /// Home's kernel has told that something has happened: who polls it is to look.
 pub const EVENT: u32 = 8;
+
+/// What has come is not told: nothing of it is on its way.
+pub const HELD: u32 = 16;
 
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub fn decode(mut payload: &[u8]) -> Result<Vec<News<'_>>, WireError> {
     while !payload.is_empty() {
         let (head, rest) = wire::split::<Head>(payload, "news of streams")?;
         let length = head.length.get() as usize;
-        if length > WINDOW_BYTES || head.flags.get() & !(WHOLE | MORE | UNKNOWN | EVENT) != 0 {
+        if length > WINDOW_BYTES || head.flags.get() & !(WHOLE | MORE | UNKNOWN | EVENT | HELD) != 0 {
             return Err(WHAT);
         }
         let (data, rest) = rest.split_at_checked(length).ok_or(WHAT)?;
@@ -124,7 +127,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let mut payload = Vec::new();
-        encode(&mut payload, head(1, 16), b"");
+        encode(&mut payload, head(1, 32), b"");
         assert!(decode(&payload).is_err());
         let mut payload = Vec::new();
         encode(&mut payload, head(1, WHOLE), &vec![0; WINDOW_BYTES + 1]);

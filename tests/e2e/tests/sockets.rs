@@ -84,7 +84,28 @@ fn flowing(peer: &str, guest: &str, seed: u32) -> Case {
 
 const FLOWING: &str = include_str!("../programs/flowing.py");
 
+/// Both ends of a connection in one program, each written by a thread of its own until both are full, read, and at their end.
+const BOTH_WAYS: &str = r#"
+import socket, threading, os, struct
+N = 3000000
+data = b"".join(struct.pack(">I", i) for i in range(N // 4))
+def tx(s):
+    at = 0
+    while at < N: at += os.write(s.fileno(), data[at:at + 7777])
+    s.shutdown(socket.SHUT_WR)
+for _ in range(10):
+    l = socket.create_server(("127.0.0.1", 0)); a = socket.create_connection(l.getsockname()); b, _ = l.accept()
+    ts = [threading.Thread(target=tx, args=(s,)) for s in (a, b)]
+    for t in ts: t.start()
+    for s in (a, b):
+        got = bytearray()
+        while piece := os.read(s.fileno(), 10000): got += piece
+        print(bytes(got) == data, len(got))
+    for t in ts: t.join()
+"#;
+
 cases! {
+    both_ways: Case::guest("python3 script.py").setup(&format!("cat > script.py <<'END'\n{BOTH_WAYS}\nEND\n")).tools(&["python3"]).seconds(240);
     flowing_from_home: flowing("", "$AF", 1);
     flowing_from_home_2: flowing("", "$AF", 2);
     flowing_from_home_3: flowing("", "$AF", 3);

@@ -8,11 +8,15 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use afield_link::frame::Kind;
-use afield_link::streams::{self, EVENT, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
+use afield_link::streams::{self, EVENT, HELD, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
 use rustix::event::PollFlags;
 
 use crate::deputy::ready_for;
 use crate::sys::stream;
+
+/// So much is told for nothing of a connection that is read in larger pieces than are told, or read and written at once; from then on only
+/// that there is something.
+const WASTED_BYTES_MAX: usize = 4 << 20;
 
 /// Most bytes that wait on one connection, and most requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -60,6 +64,8 @@ pub(super) struct Flow {
     told: Option<Told>,
     /// Bytes of which the node has a copy.
     pushed: usize,
+    /// Bytes that the node was told of for nothing, less those that were of use.
+    wasted: usize,
     /// Cost of all that was written behind.
     spent: u64,
     /// The node has been told to ask, and has not: what it has read before it heard of that may be on its way.
@@ -98,6 +104,7 @@ impl Flow {
             peer,
             told: None,
             pushed: 0,
+            wasted: 0,
             spent: 0,
             void: false,
             off: peer.is_none(),
@@ -113,7 +120,7 @@ impl Flow {
     /// The node asks something: it forgets what it was told.
     pub fn asked(&mut self) {
         self.told = None;
-        self.pushed = 0;
+        self.wasted += std::mem::take(&mut self.pushed);
         self.void = false;
     }
 
@@ -145,7 +152,10 @@ impl Flow {
             return self.tell_nothing(handle, after, happened, notes);
         }
         let (mut count, mut more) = (0, false);
-        if ready.contains(PollFlags::IN) {
+        let held = self.wasted > WASTED_BYTES_MAX;
+        if ready.contains(PollFlags::IN) && held {
+            more = true;
+        } else if ready.contains(PollFlags::IN) {
             let most = WINDOW_BYTES.min(self.pushed + notes.budget);
             match self.look(most, notes.scratch) {
                 Some((there, all)) => (count, more) = (there - self.pushed, !all),
@@ -178,7 +188,8 @@ impl Flow {
                 None => WHOLE,
                 Some(_) => 0,
             } | if more { MORE } else { 0 }
-                | if happened { EVENT } else { 0 };
+                | if happened { EVENT } else { 0 }
+                | if held { HELD } else { 0 };
             let data = notes
                 .scratch
                 .get(self.pushed..self.pushed + count)
@@ -188,7 +199,7 @@ impl Flow {
             self.pushed += count;
             self.told = Some(now);
         }
-        !more || self.pushed >= WINDOW_BYTES / 2
+        !more || held || self.pushed >= WINDOW_BYTES / 2
     }
 
     /// How much has come, up to `most`, and whether that is all; `None` if somebody else has taken something.
@@ -238,6 +249,7 @@ impl Flow {
             return Err(libc::EIO);
         }
         self.pushed -= count;
+        self.wasted = self.wasted.saturating_sub(count);
         let Some(told) = &mut self.told else {
             return Ok(false);
         };

@@ -257,6 +257,29 @@ fn what_was_read_before_the_node_is_told_to_ask_is_taken() {
 }
 
 #[test]
+fn what_is_of_no_use_is_not_told_for_ever() {
+    use afield_link::streams::HELD;
+    let (guest, mut peer) = pair();
+    let streams = Streams::new(false).unwrap();
+    begin(&streams, &guest);
+    peer.write_all(&[1; 50_000]).unwrap();
+    let mut bytes = 0;
+    for id in 100..300 {
+        let payload = told(&streams);
+        let news = only(&payload);
+        bytes += news.data.len();
+        assert_eq!(
+            news.data.is_empty(),
+            news.head.flags.get() & (HELD | MORE) == HELD | MORE
+        );
+        assert_eq!(news.head.ready.get(), IN | OUT);
+        assert_eq!(ask(&streams, HandleOp::Poll, id), Passing::On);
+        streams.answered(id);
+    }
+    assert!((4 << 20..5 << 20).contains(&bytes), "{bytes}");
+}
+
+#[test]
 fn what_is_given_away_is_not_known_any_more() {
     let (guest, mut peer) = pair();
     let streams = Streams::new(false).unwrap();

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_link::stream::LinkError;
-use afield_link::streams::{self, EVENT, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost};
+use afield_link::streams::{self, EVENT, HELD, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost};
 use afield_link::wire::HandleOp;
 
 use super::operations::Operation;
@@ -40,6 +40,8 @@ struct State {
     ahead: Come,
     /// There is more of it at home.
     more: bool,
+    /// And it does not come by itself.
+    held: bool,
     /// `POLL*`.
     ready: u32,
     /// Cost of all that was written without an answer.
@@ -106,7 +108,7 @@ impl Come {
 impl State {
     /// Whether what is missing of so many bytes is on its way: home tells of half a window whether it is read or not.
     fn expects(&self, size: usize) -> bool {
-        self.known && self.more && self.ahead.length < size && size <= WINDOW_BYTES / 2
+        self.known && self.more && !self.held && self.ahead.length < size && size <= WINDOW_BYTES / 2
     }
 
     /// Reads that need not wait any longer.
@@ -391,6 +393,7 @@ impl State {
         self.known = true;
         self.ahead.push(news.data);
         self.more = flags & MORE != 0;
+        self.held = flags & HELD != 0;
         self.ready = news.head.ready.get();
         self.limit = news.head.limit.get();
         self.note_empty();
