@@ -14,6 +14,7 @@ use afield_link::early::{self, Item, Question};
 use afield_link::frame::{self, Decoder, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX};
 use afield_link::invalidation::{self, Change};
 use afield_link::secure::Fingerprint;
+use afield_link::streams::{self, EVENT, MORE, UNKNOWN, WHOLE, WINDOW_BYTES};
 use afield_link::wire::{
     self, Buffer, CallHeader, Descriptor, HandleHeader, Hello, Inherited, MountPoint, Spawn, SpawnError,
     Usage, Welcome,
@@ -270,6 +271,39 @@ fn what_changes_have_left() {
         if let Ok(list) = aftermath::decode(bytes) {
             assert!(list.len() <= AFTER_MAX);
             assert_eq!(said(&list), bytes);
+        }
+    });
+}
+
+#[test]
+fn news_of_streams() {
+    let said = |records: &[(u64, u32, &[u8])]| {
+        let mut payload = Vec::new();
+        for &(handle, flags, data) in records {
+            let head = streams::Head {
+                handle: handle.into(),
+                after: 5.into(),
+                limit: 6.into(),
+                ready: 5.into(),
+                flags: flags.into(),
+                length: 0.into(),
+            };
+            streams::encode(&mut payload, head, data);
+        }
+        payload
+    };
+    let good = [
+        said(&[(1, WHOLE, b"abc")]),
+        said(&[(1, WHOLE | MORE, b""), (2, UNKNOWN, b""), (1, EVENT, b"defg")]),
+    ];
+    run(&good, |_, bytes| {
+        if let Ok(records) = streams::decode(bytes) {
+            let mut again = Vec::new();
+            for news in records {
+                assert!(news.data.len() <= WINDOW_BYTES);
+                streams::encode(&mut again, news.head, news.data);
+            }
+            assert_eq!(again, bytes);
         }
     });
 }
