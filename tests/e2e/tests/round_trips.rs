@@ -10,6 +10,7 @@ use serde_json::Value;
 
 modes! {
     warm in programs_that_run_again_ask_little;
+    served in requests_to_a_server_ask_nobody;
 }
 
 /// Files in the tree that `git` and `grep` look at.
@@ -82,5 +83,76 @@ fn warm(mode: Mode) {
     drop(go);
     job.wait().expect_exit(0);
     assert!(report.is_empty(), "{}", report.join("\n"));
+    arena.expect_clean();
+}
+
+/// A server with an event loop, of one connection.
+const SERVER: &str = r#"
+import select, socket
+l = socket.create_server(("127.0.0.1", 0)); print(l.getsockname()[1], flush=True)
+s, _ = l.accept(); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1); s.setblocking(False)
+poller = select.epoll(); poller.register(s, select.EPOLLIN)
+while True:
+    poller.poll()
+    try:
+        data = s.recv(65536)
+        if not data: break
+        s.send(data)
+    except BlockingIOError: pass
+"#;
+
+/// Its client at home, which makes some requests, waits for a word, and makes those that are counted.
+const CLIENT: &str = r#"
+import socket, sys
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1]))); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def request(number):
+    sent = bytes([number % 256]) * 64
+    s.sendall(sent)
+    assert s.recv(64, socket.MSG_WAITALL) == sent
+for number in range(20): request(number)
+print("begun", flush=True)
+go = open("go"); go.readline()
+for number in range(int(sys.argv[2])): request(number)
+print("done", flush=True)
+go.readline()
+"#;
+
+/// Requests that are counted.
+const REQUESTS: u64 = 200;
+
+/// What comes from home is there before it is asked for, and what goes home needs no answer.
+fn served(mode: Mode) {
+    if !need("served", "python3") {
+        return;
+    }
+    let mut arena = Arena::new(mode);
+    arena.start_node();
+    arena.prepare("mkfifo go");
+    let mut job = Job::new(Duration::from_secs(100));
+    job.arguments = arena.prefix();
+    job.arguments.extend(["python3", "-c", SERVER].map(Into::into));
+    let mut server = arena.start(&job);
+    server.until_output("\n");
+    let port = String::from_utf8_lossy(&server.output_so_far()).trim().to_owned();
+    let mut job = Job::new(Duration::from_secs(100));
+    job.arguments
+        .extend(["python3", "-c", CLIENT, &port, &REQUESTS.to_string()].map(Into::into));
+    let mut client = arena.start(&job);
+    client.until_output("begun\n");
+    let asked = || of(&trips(&arena, server.pid()), "home_call");
+    let before = asked();
+    let go = File::options()
+        .read(true)
+        .write(true)
+        .open(arena.work().join("go"));
+    let mut go = go.expect("just made");
+    writeln!(go, "go").expect("the FIFO is open");
+    client.until_output("done\n");
+    let more = asked() - before;
+    assert!(more < REQUESTS / 20, "{more} for {REQUESTS} requests");
+    writeln!(go, "end").expect("the FIFO is open");
+    client.wait().expect_exit(0);
+    server.wait().expect_exit(0);
+    drop(go);
     arena.expect_clean();
 }
