@@ -1,7 +1,7 @@
 //! Starting first guests, together with init.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -115,12 +115,12 @@ impl Spawner {
                 }
             }
         }
-        let step = |step: &'static str| move |error: std::io::Error| failure(step, crate::sys::errno(&error));
+        let step = |step: &'static str| move |error: std::io::Error| failed(step, &error);
         let (mut ours, theirs) = UnixStream::pair().map_err(step("socketpair"))?;
         sockets::pass_credentials(&ours).map_err(step("SO_PASSCRED"))?;
         self.world
             .spawn(spawn, &seekable, &theirs)
-            .map_err(step("asking the world's init"))?;
+            .map_err(|error| failure("asking the world's init", crate::sys::errno(&error)))?;
         drop(theirs);
 
         let mut tag = [0; 1];
@@ -194,6 +194,17 @@ impl Spawner {
         let listener = seccomp::steal_descriptor(pidfd.as_fd(), number)?;
         let number = self.shared.installer.add_listener(listener.try_clone()?)?;
         Ok(seccomp::Listener::new(listener, number))
+    }
+}
+
+/// What fails with a guest at the other end fails because that has been killed, whatever it was at.
+fn failed(step: &str, error: &std::io::Error) -> SpawnError {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => died(),
+        _ => match crate::sys::errno(error) {
+            libc::ESRCH => died(),
+            errno => failure(step, errno),
+        },
     }
 }
 
