@@ -41,4 +41,4 @@ pub mod turns;
 pub mod wire;
 
 /// Version of everything in this crate that the peer sees. Both ends must agree on it exactly.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;

@@ -345,6 +345,9 @@ pub mod release_flag {
     pub const FLUSH: u32 = 1 << 0;
     /// Drop the open file's `flock` lock.
     pub const FLOCK_UNLOCK: u32 = 1 << 1;
+    /// A session's word to home, which a kernel never says: nobody uses it now. It is to be closed, and opened again when it is used
+    /// by its number; an error says that it stays open.
+    pub const REST: u32 = 1 << 31;
 }
 
 /// Bit of [`LockRequest::flags`]: a `flock` lock, not a POSIX record lock.

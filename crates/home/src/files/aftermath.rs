@@ -75,7 +75,7 @@ impl FileService {
             Opcode::Flush | Opcode::Sync => {
                 // Both records begin with the handle.
                 if let Ok(FlushRequest { handle, .. }) = request.record()
-                    && self.handles.file(handle, node).is_ok_and(|file| file.writes())
+                    && self.open_file(handle, node).is_ok_and(|file| file.writes())
                 {
                     after.extend(self.after(node, 0));
                 }
@@ -120,7 +120,7 @@ impl FileService {
             return None;
         }
         let (open, _) = OpenReply::read_from_prefix(reply).ok()?;
-        let file = self.handles.file(open.handle, node).ok()?;
+        let file = self.open_file(open.handle, node).ok()?;
         let capabilities = rustix::fs::fgetxattr(file.as_fd(), CAPABILITIES, &mut [0_u8; 0][..]);
         let flags = match capabilities {
             Err(Errno::NODATA) => PLAIN,

@@ -85,7 +85,7 @@ impl FileService {
     /// `stat` of the request's node, or of an open file of it.
     fn stat_for(&self, node: u64, handle: Option<u64>) -> Result<Statx> {
         if let Some(handle) = handle {
-            return super::nodes::stat_descriptor(self.handles.any(handle, node)?.as_fd());
+            return super::nodes::stat_descriptor(self.open_any(handle, node)?.as_fd());
         }
         self.nodes.stat(&self.nodes.get(node)?, &self.credentials)
     }
@@ -105,7 +105,7 @@ impl FileService {
         let mask = StatxFlags::from_bits_retain(record.mask & STATX_MASK);
         let standing = self.standing_by_id(request.header.node);
         let stat = if record.flags & GET_HANDLE != 0 {
-            let open = self.handles.any(record.handle, request.header.node)?;
+            let open = self.open_any(record.handle, request.header.node)?;
             rustix::fs::statx(open.as_fd(), c"", flags, mask)?
         } else {
             let descriptor = self.descriptor(request.header.node)?;
@@ -157,7 +157,7 @@ impl FileService {
         let path = proc_path(&*descriptor);
         if has(set_flag::SIZE) {
             if has(set_flag::HANDLE) {
-                let open = self.handles.file(record.handle, node)?;
+                let open = self.open_file(record.handle, node)?;
                 rustix::fs::ftruncate(open.as_fd(), record.size)?;
             } else {
                 sys::truncate(&path, record.size)?;

@@ -43,7 +43,7 @@ enum Direction {
 impl FileService {
     pub(super) fn read(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: ReadRequest = request.record()?;
-        let file = self.handles.file(record.handle, request.header.node)?;
+        let file = self.open_file(record.handle, request.header.node)?;
         let size = (record.size as usize).min(DATA_BYTES_MAX);
         check_alignment(&file, record.flags, record.offset | u64::from(record.size))?;
         if record.read_flags & READ_SHARED == 0 {
@@ -88,7 +88,7 @@ impl FileService {
     pub(super) fn write(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<Outcome> {
         let record: WriteRequest = request.record()?;
         let data = self.written(request, &record)?;
-        let file = self.handles.file(record.handle, request.header.node)?;
+        let file = self.open_file(record.handle, request.header.node)?;
         // A page of a mapped file changes what there is of the file, and no more, whatever has become of its size.
         let data = match record.write_flags & write_flag::CACHE != 0 {
             true => within(&file, data, record.offset)?,
@@ -132,14 +132,14 @@ impl FileService {
 
     pub(super) fn allocate(&self, request: &mut Request<'_>) -> Result<()> {
         let record: AllocateRequest = request.record()?;
-        let file = self.handles.file(record.handle, request.header.node)?;
+        let file = self.open_file(record.handle, request.header.node)?;
         let mode = FallocateFlags::from_bits_retain(record.mode);
         rustix::fs::fallocate(file.as_fd(), mode, record.offset, record.length)
     }
 
     pub(super) fn seek(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: SeekRequest = request.record()?;
-        let file = self.handles.file(record.handle, request.header.node)?;
+        let file = self.open_file(record.handle, request.header.node)?;
         // The node's kernel has the file's position; the open file's own is not used by anything.
         let from = match record.whence as i32 {
             libc::SEEK_DATA => SeekFrom::Data(record.offset),
@@ -163,8 +163,8 @@ impl FileService {
         if record.flags != 0 {
             return Err(Errno::INVAL);
         }
-        let from = self.handles.file(record.handle_in, request.header.node)?;
-        let to = self.handles.file(record.handle_out, record.node_out)?;
+        let from = self.open_file(record.handle_in, request.header.node)?;
+        let to = self.open_file(record.handle_out, record.node_out)?;
         let length = record.length.min(COPY_BYTES_MAX) as usize;
         let (mut offset_in, mut offset_out) = (record.offset_in, record.offset_out);
         let count = rustix::fs::copy_file_range(
@@ -187,7 +187,7 @@ impl FileService {
 
     pub(super) fn sync(&self, request: &mut Request<'_>) -> Result<()> {
         let record: SyncRequest = request.record()?;
-        let open = self.handles.any(record.handle, request.header.node)?;
+        let open = self.open_any(record.handle, request.header.node)?;
         if record.flags & SYNC_DATA_ONLY != 0 {
             rustix::fs::fdatasync(open.as_fd())
         } else {
@@ -197,7 +197,7 @@ impl FileService {
 
     pub(super) fn ioctl(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: IoctlRequest = request.record()?;
-        let open = self.handles.any(record.handle, request.header.node)?;
+        let open = self.open_any(record.handle, request.header.node)?;
         let other_sizes =
             ioctl_flag::COMPAT | ioctl_flag::BITS_32 | ioctl_flag::COMPAT_X32 | ioctl_flag::UNRESTRICTED;
         let known = IOCTLS.iter().find(|(command, ..)| *command == record.command);
@@ -225,7 +225,7 @@ impl FileService {
 
     pub(super) fn poll(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: PollRequest = request.record()?;
-        let open = self.handles.any(record.handle, request.header.node)?;
+        let open = self.open_any(record.handle, request.header.node)?;
         let events = PollFlags::from_bits_truncate(record.events as u16);
         let mut polled = [PollFd::new(&open, events)];
         let at_once = Timespec {

@@ -149,7 +149,7 @@ impl FileService {
         plus: bool,
     ) -> Result<()> {
         let record: ReadRequest = request.record()?;
-        let directory = self.handles.directory(record.handle, request.header.node)?;
+        let directory = self.open_listing(record.handle, request.header.node)?;
         let room = (record.size as usize).min(DATA_BYTES_MAX);
         let mut listing = directory.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.seek(directory.as_fd(), record.offset)?;

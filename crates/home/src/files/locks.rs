@@ -75,14 +75,14 @@ impl FileService {
         let node = request.header.node;
         let wait = opcode == Opcode::SetLockWait;
         if record.flags & LOCK_FLOCK != 0 {
-            let open = self.handles.any(record.handle, node)?;
+            let open = self.open_any(record.handle, node)?;
             match &open {
                 Open::File(file) => file.locks.store(true, Ordering::Relaxed),
                 Open::Directory(directory) => directory.locks.store(true, Ordering::Relaxed),
             }
             return flock(request, &record, wait, open);
         }
-        let file = self.handles.file(record.handle, node)?;
+        let file = self.open_file(record.handle, node)?;
         let mut lock = to_home(&record.lock)?;
         if record.flags & LOCK_DESCRIPTION == 0 {
             return Ok(Outcome::RecordLock {

@@ -36,7 +36,8 @@ const STATX_WANTED: StatxFlags = StatxFlags::BASIC_STATS
 /// after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    mount: u64,
+    /// The mount's number.
+    pub mount: u64,
     /// `st_dev`, major number in the high half.
     pub device: u64,
     inode: u64,
@@ -478,6 +479,11 @@ impl Nodes {
     /// A node that was only looked at does not keep its file system from being unmounted.
     pub fn let_go(&self, node: &Node) {
         close(node);
+    }
+
+    /// True if there is room for descriptors that are kept for good.
+    pub fn has_room(&self) -> bool {
+        self.open_count() < self.budget / 2
     }
 
     /// Descriptors open now.

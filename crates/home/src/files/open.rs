@@ -24,6 +24,7 @@ use super::hash::Mixing;
 use super::nodes::{Identity, Node, Pin, stat_descriptor};
 use super::validity::Standing;
 use super::{FileService, Outcome, Result, behind, proc_path, sys};
+use crate::coherence;
 
 /// What of a request's flags home's `open` gets to see. Those that make files are decided by the operation, and those about
 /// links have been dealt with by the node's kernel.
@@ -36,6 +37,12 @@ const OPEN_FLAGS: OFlags = OFlags::RWMODE
     .union(OFlags::DIRECT)
     .union(OFlags::LARGEFILE)
     .union(OFlags::NOATIME);
+
+/// What of an open file's flags is needed to open it again as it was, if it can only be read.
+const RESTING_FLAGS: OFlags = OFlags::NONBLOCK
+    .union(OFlags::LARGEFILE)
+    .union(OFlags::NOATIME)
+    .union(OFlags::DIRECTORY);
 
 /// Added to every open.
 const OPEN_ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY);
@@ -102,8 +109,24 @@ impl AsFd for Open {
 /// The table of open files and directories. A handle is only good together with its node.
 #[derive(Debug)]
 pub struct Handles {
-    table: RwLock<HashMap<u64, Open, Mixing>>,
+    table: RwLock<HashMap<u64, Slot, Mixing>>,
     next: AtomicU64,
+}
+
+/// What a handle stands for.
+#[derive(Debug)]
+enum Slot {
+    Open(Open),
+    Resting(Arc<Resting>),
+}
+
+impl Slot {
+    fn node(&self) -> u64 {
+        match self {
+            Self::Open(open) => open.node(),
+            Self::Resting(resting) => resting.node.0.id,
+        }
+    }
 }
 
 impl Handles {
@@ -115,32 +138,17 @@ impl Handles {
         }
     }
 
-    /// The open file or directory with this handle.
-    pub fn any(&self, handle: u64, node: u64) -> Result<Open> {
+    /// The open file or directory with this handle, or what it was.
+    fn find(&self, handle: u64, node: u64) -> Result<std::result::Result<Open, Arc<Resting>>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        match table.get(&handle) {
-            Some(open) if open.node() == node => Ok(open.clone()),
-            _ => Err(Errno::BADF),
+        match table.get(&handle).filter(|slot| slot.node() == node) {
+            Some(Slot::Open(open)) => Ok(Ok(open.clone())),
+            Some(Slot::Resting(resting)) => Ok(Err(Arc::clone(resting))),
+            None => Err(Errno::BADF),
         }
     }
 
-    /// The open regular file with this handle.
-    pub fn file(&self, handle: u64, node: u64) -> Result<Arc<OpenFile>> {
-        match self.any(handle, node)? {
-            Open::File(file) => Ok(file),
-            Open::Directory(_) => Err(Errno::BADF),
-        }
-    }
-
-    /// The open directory with this handle.
-    pub fn directory(&self, handle: u64, node: u64) -> Result<Arc<OpenDirectory>> {
-        match self.any(handle, node)? {
-            Open::Directory(directory) => Ok(directory),
-            Open::File(_) => Err(Errno::BADF),
-        }
-    }
-
-    /// Open files and directories.
+    /// Handles that are in use, whether what they stand for is open or rests.
     pub fn count(&self) -> usize {
         self.table.read().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -154,17 +162,122 @@ impl Handles {
     fn insert(&self, open: Open) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.insert(handle, open);
+        table.insert(handle, Slot::Open(open));
         handle
     }
 
-    fn remove(&self, handle: u64) -> Option<Open> {
+    fn remove(&self, handle: u64) -> Option<Slot> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(&handle)
     }
+
+    /// An open file rests from now on, if it is still there. It is given to the caller, who closes it.
+    fn rest(&self, handle: u64, resting: Resting) -> Option<Slot> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = table.get_mut(&handle)?;
+        Some(std::mem::replace(slot, Slot::Resting(Arc::new(resting))))
+    }
+
+    /// What rested is open again, unless somebody else has been quicker. What the handle stands for is returned.
+    fn wake(&self, handle: u64, resting: &Arc<Resting>, open: Open) -> Result<Open> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        match table.get_mut(&handle) {
+            Some(Slot::Resting(other)) if Arc::ptr_eq(other, resting) => {
+                table.insert(handle, Slot::Open(open.clone()));
+                Ok(open)
+            }
+            Some(Slot::Open(other)) if other.node() == open.node() => Ok(other.clone()),
+            _ => Err(Errno::BADF),
+        }
+    }
+}
+
+/// How something was opened that nobody uses now: it is closed, and opened again when it is used.
+#[derive(Debug)]
+struct Resting {
+    flags: OFlags,
+    /// Keeps it within reach, whatever becomes of its name.
+    node: Pin,
 }
 
 impl FileService {
+    /// The open file or directory with this handle. If it rests it is opened again.
+    pub(super) fn open_any(&self, handle: u64, node: u64) -> Result<Open> {
+        let resting = match self.handles.find(handle, node)? {
+            Ok(open) => return Ok(open),
+            Err(resting) => resting,
+        };
+        let pin = resting.node.clone();
+        let open = self.credentials.as_service(|| self.open_again(&resting, pin))?;
+        self.handles.wake(handle, &resting, open)
+    }
+
+    /// Opens what rests. What it was said to be when it was opened first it is until something else is said.
+    fn open_again(&self, resting: &Resting, pin: Pin) -> Result<Open> {
+        let reached = self.nodes.descriptor(&resting.node.0, &self.credentials)?;
+        let (path, flags) = (proc_path(&*reached), resting.flags);
+        let open = || rustix::fs::openat(rustix::fs::CWD, &*path, flags | OPEN_ALWAYS, Mode::empty());
+        if pin.0.is_directory() {
+            return Ok(Open::Directory(Arc::new(OpenDirectory::new(open()?, pin, true))));
+        }
+        let file = Arc::new(OpenFile {
+            descriptor: self.open_past_probes(flags, open)?,
+            cached: true,
+            appends: false,
+            writes: false,
+            locks: AtomicBool::new(false),
+            node: pin,
+        });
+        file.node.0.set_reader(&file);
+        Ok(Open::File(file))
+    }
+
+    /// The open regular file with this handle.
+    pub(super) fn open_file(&self, handle: u64, node: u64) -> Result<Arc<OpenFile>> {
+        match self.open_any(handle, node)? {
+            Open::File(file) => Ok(file),
+            Open::Directory(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// The open directory with this handle.
+    pub(super) fn open_listing(&self, handle: u64, node: u64) -> Result<Arc<OpenDirectory>> {
+        match self.open_any(handle, node)? {
+            Open::Directory(directory) => Ok(directory),
+            Open::File(_) => Err(Errno::BADF),
+        }
+    }
+
+    /// Nobody uses an open file now, and somebody may: it is closed, but stays within reach. Not where that keeps others from
+    /// unmounting what it is on, nor if it is more than something to read.
+    fn rest(&self, handle: u64, node: u64) -> Result<()> {
+        let Ok(open) = self.handles.find(handle, node)? else {
+            return Ok(());
+        };
+        let (pin, is_plain) = match &open {
+            Open::File(file) => (
+                &file.node,
+                !file.writes && file.cached && !file.locks.load(Ordering::Relaxed),
+            ),
+            Open::Directory(directory) => (
+                &directory.node,
+                directory.cached && !directory.locks.load(Ordering::Relaxed),
+            ),
+        };
+        let state = self.session.as_ref().map_or(0, coherence::Session::resets);
+        let stays = self.mounts.stays(pin.0.identity.mount, state);
+        if !is_plain || !stays || !self.nodes.has_room() {
+            return Err(Errno::BUSY);
+        }
+        let resting = Resting {
+            flags: rustix::fs::fcntl_getfl(&open)? & RESTING_FLAGS,
+            node: pin.clone(),
+        };
+        drop(open);
+        drop(self.handles.rest(handle, resting));
+        Ok(())
+    }
+
     /// Completes an open: enters the file in the table.
     fn opened(&self, pin: Pin, descriptor: OwnedFd, flags: OFlags, fresh: bool) -> Result<OpenReply> {
         if flags.contains(OFlags::DIRECT) {
@@ -239,7 +352,7 @@ impl FileService {
             self.hash_needed(node.id);
         }
         reply.record(&open);
-        if let Ok(file) = self.handles.file(open.handle, node.id) {
+        if let Ok(file) = self.open_file(open.handle, node.id) {
             self.tell_contents(&node, &file, &open, reply);
         }
         Ok(())
@@ -392,7 +505,13 @@ impl FileService {
 
     pub(super) fn release(&self, request: &mut Request<'_>) -> Result<()> {
         let record: ReleaseRequest = request.record()?;
-        let open = self.handles.any(record.handle, request.header.node)?;
+        if record.release_flags & release_flag::REST != 0 {
+            return self.rest(record.handle, request.header.node);
+        }
+        let Ok(open) = self.handles.find(record.handle, request.header.node)? else {
+            drop(self.handles.remove(record.handle));
+            return Ok(());
+        };
         // A deputy may hold the same open file for its record locks, so closing is not enough.
         if record.release_flags & release_flag::FLOCK_UNLOCK != 0 {
             let _ = rustix::fs::flock(open.as_fd(), FlockOperation::Unlock);
@@ -435,10 +554,10 @@ impl FileService {
         let Ok(record) = request.record::<ReleaseRequest>() else {
             return false;
         };
-        let file = match self.handles.any(record.handle, request.header.node) {
-            Ok(Open::File(file)) => file,
-            Ok(Open::Directory(directory)) => return directory.locks.load(Ordering::Relaxed),
-            Err(_) => return false,
+        let file = match self.handles.find(record.handle, request.header.node) {
+            Ok(Ok(Open::File(file))) => file,
+            Ok(Ok(Open::Directory(directory))) => return directory.locks.load(Ordering::Relaxed),
+            Ok(Err(_)) | Err(_) => return false,
         };
         // One that has no name left can be large, and its blocks be freed now: that may take long, and nobody sees it.
         file.locks.load(Ordering::Relaxed)
@@ -447,8 +566,7 @@ impl FileService {
 
     pub(super) fn flush(&self, request: &mut Request<'_>) -> Result<Outcome> {
         let record: FlushRequest = request.record()?;
-        let open = self.handles.any(record.handle, request.header.node)?;
-        if let Open::File(file) = open {
+        if let Ok(Open::File(file)) = self.handles.find(record.handle, request.header.node)? {
             // Network file systems report failed writes when a descriptor is closed.
             let copy = rustix::io::fcntl_dupfd_cloexec(file.as_fd(), 0)?;
             sys::close(copy)?;

@@ -1,4 +1,5 @@
-//! Whether reading a file changes its time of access, by what the kernel does with that on each mount.
+//! What the mounts mean for files: whether reading one changes its time of access, by what the kernel does with that on each mount,
+//! and whether it may be kept within reach.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,6 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::Statx;
 
 use crate::mounts::{self, Mount};
+
+/// Mount points that nobody unmounts while the system runs.
+const STAYING: [&str; 7] = ["/", "/home", "/opt", "/srv", "/tmp", "/usr", "/var"];
 
 /// A time of access that is older than this is about to be renewed: the kernel does so when it is a day old.
 const RENEWED_SECONDS: i64 = 23 * 3600;
@@ -27,6 +31,8 @@ enum Reading {
 struct Options {
     files: Reading,
     directories: Reading,
+    /// Nobody wants to unmount it.
+    stays: bool,
 }
 
 /// By mount, as of one state of all mounts.
@@ -63,6 +69,11 @@ impl Mounts {
         }
     }
 
+    /// True if a mount stays as long as the system runs. What may be unmounted is not to be held by who has been done with it.
+    pub fn stays(&self, mount: u64, state: u64) -> bool {
+        self.table(state).get(&mount).is_some_and(|options| options.stays)
+    }
+
     fn table(&self, state: u64) -> Arc<HashMap<u64, Options>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if known.0 == Some(state) {
@@ -91,7 +102,13 @@ fn parse(list: &[u8]) -> HashMap<u64, Options> {
             true => Reading::Nothing,
             false => files,
         };
-        (u64::from(mount.id), Options { files, directories })
+        let stays = STAYING.iter().any(|point| point.as_bytes() == mount.point);
+        let options = Options {
+            files,
+            directories,
+            stays,
+        };
+        (u64::from(mount.id), options)
     };
     mounts::parse(list).map(options).collect()
 }
@@ -118,6 +135,7 @@ mod tests {
         assert_eq!(of(23), Some((Reading::Relative, Reading::Nothing)));
         assert_eq!(of(24), Some((Reading::Sets, Reading::Sets)));
         assert_eq!(of(25), None);
+        assert!(table[&21].stays && !table[&22].stays);
         assert!(parse(b"\n x y\n1 2\n").is_empty());
     }
 
@@ -130,6 +148,7 @@ mod tests {
         let relative = Options {
             files: Reading::Relative,
             directories: Reading::Relative,
+            stays: true,
         };
         let table = HashMap::from([(stat.stx_mnt_id, relative)]);
         let mounts = Mounts(RwLock::new((Some(1), Arc::new(table))));

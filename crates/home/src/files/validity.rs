@@ -68,7 +68,7 @@ impl FileService {
                 let Ok(record) = request.record::<ReadRequest>() else {
                     return Some(promise);
                 };
-                if let Ok(file) = self.handles.file(record.handle, node)
+                if let Ok(file) = self.open_file(record.handle, node)
                     && file.cached
                     && !self.stays_quiet(&file)
                 {
@@ -79,7 +79,7 @@ impl FileService {
                 let Ok(record) = request.record::<ReadRequest>() else {
                     return Some(promise);
                 };
-                if let Ok(directory) = self.handles.directory(record.handle, node) {
+                if let Ok(directory) = self.open_listing(record.handle, node) {
                     // What is listed may have been asked of the kernel by an earlier request.
                     promise.begun = promise.begun.min(directory.filled().unwrap_or(promise.begun));
                     if directory.cached && !self.is_watched(&directory.node.0) {

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use afield_abi::fuse::{
     AttributesReply, DirectoryEntry, DirectoryEntryPlus, EntryReply, GetAttributesRequest, Opcode, OpenReply,
-    ROOT_NODE, ReadRequest, SetAttributesRequest, entry_bytes, open_reply_flag, set_flag,
+    ROOT_NODE, ReadRequest, ReleaseRequest, SetAttributesRequest, entry_bytes, open_reply_flag, release_flag,
+    set_flag,
 };
 use afield_link::invalidation::{Change, FOREVER_SECONDS, decode};
 use zerocopy::IntoBytes;
@@ -112,6 +113,77 @@ fn what_is_watched_is_valid_until_further_notice() {
     foreign(&client, "mkfifo pipe");
     let entry = client.lookup(ROOT_NODE, "pipe").unwrap();
     assert_eq!((entry.entry_valid, entry.attributes_valid), (0, 0));
+}
+
+/// Lets an open file rest.
+fn rest(client: &Client, node: u64, handle: u64) -> Result<(), i32> {
+    let record = ReleaseRequest {
+        handle,
+        release_flags: release_flag::REST,
+        ..ReleaseRequest::default()
+    };
+    client
+        .call(Opcode::Release, node, &[record.as_bytes()])
+        .map(|_| ())
+}
+
+/// Whether this process has a file open, other than to reach it.
+fn is_open(path: &std::path::Path) -> bool {
+    fs::read_dir("/proc/self/fd").unwrap().flatten().any(|entry| {
+        let information = std::path::Path::new("/proc/self/fdinfo").join(entry.file_name());
+        let opened = fs::read_to_string(information).unwrap_or_default();
+        let flags = opened.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        fs::read_link(entry.path()).is_ok_and(|link| link == path)
+            && flags.is_some_and(|flags| flags & libc::O_PATH == 0)
+    })
+}
+
+#[test]
+fn what_rests_is_closed_and_can_be_used() {
+    let client = keeping();
+    beside::write(&client.path("file"), "text");
+    fs::create_dir(client.path("d")).unwrap();
+    let node = client.node("file");
+    let open = client.open(node, libc::O_RDONLY).unwrap();
+    assert!(is_open(&client.path("file")));
+    let may_rest = ["/", "/tmp", "/var"].iter().any(|point| {
+        let mount = |path: &std::path::Path| {
+            let path = fs::File::open(path).unwrap();
+            super::super::nodes::stat_descriptor(path).unwrap().stx_mnt_id
+        };
+        mount(point.as_ref()) == mount(&client.home.0)
+    });
+    if !may_rest {
+        assert_eq!(rest(&client, node, open.handle), Err(libc::EBUSY));
+        return;
+    }
+    assert_eq!(rest(&client, node, open.handle), Ok(()));
+    assert!(!is_open(&client.path("file")));
+    assert_eq!(rest(&client, node, open.handle), Ok(()));
+    // Whatever becomes of its name.
+    beside::write(&client.path("other"), "other");
+    fs::rename(client.path("other"), client.path("file")).unwrap();
+    assert_eq!(client.read(node, open.handle, 0, 10).unwrap(), b"text");
+    assert_eq!(rest(&client, node, open.handle), Ok(()));
+    client.release(node, open.handle);
+    assert_eq!(client.read(node, open.handle, 0, 10), Err(libc::EBADF));
+    assert_eq!(rest(&client, node, open.handle), Err(libc::EBADF));
+    let directory = client.node("d");
+    let listing = client.open_directory(directory).unwrap();
+    assert_eq!(rest(&client, directory, listing.handle), Ok(()));
+    assert!(!is_open(&client.path("d")));
+    let request = ReadRequest {
+        handle: listing.handle,
+        size: 4096,
+        ..Default::default()
+    };
+    assert!(client.with(Opcode::ReadDirectory, directory, &request).is_ok());
+    // What is written to does not.
+    let node = client.node("file");
+    let open = client.open(node, libc::O_RDWR).unwrap();
+    assert_eq!(rest(&client, node, open.handle), Err(libc::EBUSY));
+    assert_eq!(client.read(node, open.handle, 0, 10).unwrap(), b"other");
 }
 
 #[test]

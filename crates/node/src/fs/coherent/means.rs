@@ -37,6 +37,8 @@ pub(super) enum Means {
     Answer(Question, Asked),
     /// Home has closed something.
     Closed,
+    /// An open file may rest at home, or not.
+    Rested(u64),
     /// An open file for locks on this one.
     Own(u64, Way),
 }

@@ -45,7 +45,7 @@ use std::time::Instant;
 
 use afield_abi::fuse::{
     AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
-    OpenReply, OpenRequest, ReleaseRequest, RequestHeader, open_reply_flag,
+    OpenReply, OpenRequest, ReleaseRequest, RequestHeader, open_reply_flag, release_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::invalidation::FOREVER_SECONDS;
@@ -77,8 +77,8 @@ const PLAIN_FLAGS: u32 = (libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_NOFOLLO
 const LARGE_FILE: u32 = 0o100000;
 const EXECUTION: u32 = afield_abi::fuse::OPEN_FOR_EXECUTION;
 
-/// For how many looks (one per second) a file that nobody has open is held open at home: it keeps its file system from being unmounted,
-/// and who watches it there sees that late that it is closed.
+/// For how many looks (one per second) a file that nobody has open is held open at home: who watches it there sees that late that it
+/// is closed.
 const IDLE_LOOKS_MAX: u64 = 5;
 
 /// What is kept, and how far.
@@ -354,6 +354,11 @@ impl Coherent {
 
     /// Closes open files of home's. Not for those who deliver what comes from there.
     pub fn close(&self, shared: &Shared, closings: Vec<Closing>) {
+        self.release(shared, closings, 0);
+    }
+
+    /// Tells home that open files are not used any more, with these flags.
+    fn release(&self, shared: &Shared, closings: Vec<Closing>, release_flags: u32) {
         for (handle, way) in closings {
             let unique = OWN_REQUEST | self.next.fetch_add(1, Ordering::Relaxed);
             let opcode = match way.directory {
@@ -364,7 +369,10 @@ impl Coherent {
                 inner: 0,
                 opcode,
                 node: way.node,
-                means: Means::Closed,
+                means: match release_flags & release_flag::REST {
+                    0 => Means::Closed,
+                    _ => Means::Rested(handle),
+                },
                 touched: Touched::default(),
                 changes: 0,
             };
@@ -372,6 +380,7 @@ impl Coherent {
             let record = ReleaseRequest {
                 handle,
                 flags: way.flags,
+                release_flags,
                 ..ReleaseRequest::default()
             };
             let request = own_request(
@@ -403,11 +412,12 @@ impl Coherent {
 
     /// Closes what nobody has used for a while; to be called every second.
     pub fn trim(&self, shared: &Shared) {
-        let (closings, back) = {
+        let (idle, back) = {
             let mut state = lock(&self.state);
             (state.opens.trim(IDLE_LOOKS_MAX), state.early.trim())
         };
-        self.close(shared, closings);
+        self.close(shared, idle.closings);
+        self.release(shared, idle.resting, release_flag::REST);
         early_answers::give_back(shared, back);
     }
 

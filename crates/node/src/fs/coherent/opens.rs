@@ -4,14 +4,20 @@
 //! in the same way: whoever may is the same, what is read is the same, and there is no offset at home. Each open file of a guest has a
 //! number of the session's own ([`LOCAL`]), which stands for home's until something needs an open file of its own (a lock).
 //! What a change at home or a guest's own doing puts in doubt is not lent again; home's open file is closed with its last user.
+//!
+//! What nobody has used for a while may rest: home closes it, opens it again when its number is used, and until something puts it
+//! in doubt it is lent as before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bit of the numbers of open files that are the session's own.
 pub const LOCAL: u64 = 1 << 63;
 
 /// Most open files of home's that are held for whoever comes.
-const GRANTS_MAX: usize = 4096;
+const GRANTS_MAX: usize = 1 << 16;
+
+/// Most of them that home has open.
+const AWAKE_MAX: usize = 4096;
 
 /// A way of opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,11 +59,24 @@ pub enum Own {
     Wanted(Way),
 }
 
+/// What has become idle.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    /// Home may close these until they are used again; it is to say whether it does.
+    pub resting: Vec<Closing>,
+    /// These are given up.
+    pub closings: Vec<Closing>,
+}
+
 /// The open files that are the session's.
 #[derive(Debug, Default)]
 pub struct Opens {
     ways: HashMap<Way, u64>,
     held: HashMap<u64, Held>,
+    /// Those held, by their nodes.
+    nodes: HashMap<u64, Vec<u64>>,
+    /// Those of them that do not rest.
+    awake: HashSet<u64>,
     local: HashMap<u64, Local>,
     last: u64,
     now: u64,
@@ -77,12 +96,15 @@ impl Opens {
         let held = self.held.get_mut(&home)?;
         held.users += 1;
         held.used = self.now;
+        // Home opens it when it is asked to read from it.
+        self.awake.insert(home);
         Some(self.add(home, false))
     }
 
     /// Home has opened a file that may be lent. The number under which the guest gets it; `None` if it is to be passed on as it is.
     pub fn hold(&mut self, way: Way, home: u64) -> Option<u64> {
-        if self.held.len() >= GRANTS_MAX || self.ways.contains_key(&way) || self.held.contains_key(&home) {
+        let is_full = self.held.len() >= GRANTS_MAX || self.awake.len() >= AWAKE_MAX;
+        if is_full || self.ways.contains_key(&way) || self.held.contains_key(&home) {
             return None;
         }
         self.ways.insert(way, home);
@@ -93,6 +115,8 @@ impl Opens {
             used: self.now,
         };
         self.held.insert(home, held);
+        self.nodes.entry(way.node).or_default().push(home);
+        self.awake.insert(home);
         Some(self.add(home, false))
     }
 
@@ -112,12 +136,10 @@ impl Opens {
             return Some(Own::Wanted(held.way));
         }
         // Its only user keeps it.
-        let (home, way) = (local.home, held.way);
+        let home = local.home;
         local.own = true;
-        self.held.remove(&home);
-        if self.ways.get(&way) == Some(&home) {
-            self.ways.remove(&way);
-        }
+        self.end(home);
+        self.drop_held(home);
         Some(Own::Ready(home))
     }
 
@@ -131,6 +153,18 @@ impl Opens {
         self.leave(before)
     }
 
+    fn drop_held(&mut self, home: u64) -> Option<Closing> {
+        let way = self.held.remove(&home)?.way;
+        self.awake.remove(&home);
+        if let Some(all) = self.nodes.get_mut(&way.node) {
+            all.retain(|other| *other != home);
+            if all.is_empty() {
+                self.nodes.remove(&way.node);
+            }
+        }
+        Some((home, way))
+    }
+
     /// A user of a held file less.
     fn leave(&mut self, home: u64) -> Option<Closing> {
         let held = self.held.get_mut(&home)?;
@@ -139,9 +173,7 @@ impl Opens {
         if held.users > 0 || !held.ended {
             return None;
         }
-        let way = held.way;
-        self.held.remove(&home);
-        Some((home, way))
+        self.drop_held(home)
     }
 
     /// An open file is closed: `Err` with home's number if that is to be told as it is, else what can be closed now.
@@ -162,39 +194,61 @@ impl Opens {
         if held.users > 0 {
             return None;
         }
-        let way = held.way;
-        self.held.remove(&home);
-        Some((home, way))
-    }
-
-    fn end_where(&mut self, ends: impl Fn(&Held) -> bool) -> Vec<Closing> {
-        let ended: Vec<u64> = self
-            .held
-            .iter()
-            .filter(|(_, held)| !held.ended && ends(held))
-            .map(|(home, _)| *home)
-            .collect();
-        ended.into_iter().filter_map(|home| self.end(home)).collect()
+        self.drop_held(home)
     }
 
     /// What is known of a node is in doubt: what can be closed now.
     pub fn doubt(&mut self, node: u64) -> Vec<Closing> {
-        if self.ways.is_empty() {
-            return Vec::new();
-        }
-        self.end_where(|held| held.way.node == node)
+        let all = self.nodes.get(&node).cloned().unwrap_or_default();
+        all.into_iter().filter_map(|home| self.end(home)).collect()
     }
 
     /// What is known of everything is.
     pub fn doubt_all(&mut self) -> Vec<Closing> {
-        self.end_where(|_| true)
+        let all: Vec<u64> = self.held.keys().copied().collect();
+        all.into_iter().filter_map(|home| self.end(home)).collect()
     }
 
-    /// To be called from time to time: what nobody has used for `most` calls.
-    pub fn trim(&mut self, most: u64) -> Vec<Closing> {
+    /// To be called from time to time: what nobody has used for `most` calls. If much is held, it is called that sooner.
+    pub fn trim(&mut self, most: u64) -> Idle {
         self.now += 1;
         let now = self.now;
-        self.end_where(|held| held.users == 0 && now - held.used > most)
+        let most = if self.awake.len() > AWAKE_MAX / 2 { 0 } else { most };
+        let is_idle = |held: &Held| !held.ended && held.users == 0 && now - held.used > most;
+        let idle = self
+            .awake
+            .iter()
+            .filter_map(|home| Some((*home, self.held.get(home)?)))
+            .filter(|(_, held)| is_idle(held));
+        let resting: Vec<Closing> = idle.map(|(home, held)| (home, held.way)).collect();
+        for (home, _) in &resting {
+            self.awake.remove(home);
+        }
+        let mut closings = Vec::new();
+        if self.held.len() > GRANTS_MAX / 8 * 7 {
+            let mut all: Vec<(u64, u64)> = self
+                .held
+                .iter()
+                .filter(|(home, held)| held.users == 0 && !self.awake.contains(home))
+                .map(|(home, held)| (held.used, *home))
+                .collect();
+            let count = all.len().min(GRANTS_MAX / 8);
+            if count > 0 {
+                all.select_nth_unstable(count - 1);
+                closings = all[..count]
+                    .iter()
+                    .filter_map(|(_, home)| self.end(*home))
+                    .collect();
+            }
+        }
+        let mut resting = resting;
+        resting.retain(|(home, _)| self.held.contains_key(home));
+        Idle { resting, closings }
+    }
+
+    /// Home does not let an open file rest: it is given up. What can be closed now.
+    pub fn refused(&mut self, home: u64) -> Option<Closing> {
+        self.end(home)
     }
 }
 
@@ -230,13 +284,57 @@ mod tests {
     fn what_nobody_uses_is_closed_after_a_while() {
         let mut opens = Opens::default();
         let open = opens.hold(WAY, 40).unwrap();
-        assert!(opens.trim(0).is_empty());
+        assert_eq!(opens.trim(0), Idle::default());
         assert_eq!(opens.release(open), Ok(None));
-        assert!(opens.trim(1).is_empty());
-        assert_eq!(opens.trim(1), [(40, WAY)]);
+        assert_eq!(opens.trim(1), Idle::default());
+        assert_eq!(opens.trim(1).resting, [(40, WAY)]);
+        assert_eq!(opens.trim(1), Idle::default());
+        // Home does not, and somebody has come meanwhile.
+        let open = opens.open(WAY).unwrap();
+        assert_eq!(opens.refused(40), None);
+        assert_eq!(opens.open(WAY), None);
+        assert_eq!(opens.release(open), Ok(Some((40, WAY))));
         let open = opens.hold(WAY, 41).unwrap();
         opens.release(open).unwrap();
         assert_eq!(opens.doubt_all(), [(41, WAY)]);
+    }
+
+    #[test]
+    fn what_rests_is_lent_until_it_is_doubted() {
+        let mut opens = Opens::default();
+        let open = opens.hold(WAY, 40).unwrap();
+        opens.release(open).unwrap();
+        opens.trim(0);
+        assert_eq!(opens.trim(0), Idle::default());
+        let open = opens.open(WAY).unwrap();
+        assert_eq!(opens.home(open), Some(40));
+        opens.release(open).unwrap();
+        opens.trim(0);
+        assert_eq!(opens.trim(0), Idle::default());
+        assert_eq!(opens.doubt(7), [(40, WAY)]);
+        assert_eq!(opens.open(WAY), None);
+        assert!(opens.nodes.is_empty() && opens.awake.is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_bounded() {
+        let mut opens = Opens::default();
+        let mut closed = 0;
+        for node in 0..2 * GRANTS_MAX as u64 {
+            let way = Way { node, ..WAY };
+            match opens.hold(way, node + 1) {
+                Some(open) => assert_eq!(opens.release(open), Ok(None)),
+                None => {
+                    let idle = opens.trim(5);
+                    assert!(!idle.resting.is_empty() || !idle.closings.is_empty());
+                    closed += idle.closings.len();
+                }
+            }
+        }
+        assert!(opens.held.len() <= GRANTS_MAX && opens.awake.len() <= AWAKE_MAX);
+        assert!(closed >= GRANTS_MAX / 2);
+        // Those that nobody has used for the longest time.
+        assert_eq!(opens.open(Way { node: 0, ..WAY }), None);
     }
 
     #[test]

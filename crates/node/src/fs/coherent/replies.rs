@@ -111,6 +111,14 @@ impl Coherent {
         if let Means::Closed = sent.means {
             return Delivery::Drop;
         }
+        if let Means::Rested(handle) = sent.means {
+            if header.error != 0 {
+                let closing = state.opens.refused(handle);
+                drop(state);
+                self.close_later(shared, closing.into_iter().collect());
+            }
+            return Delivery::Drop;
+        }
         state.answers.change_by(sent.opcode, sent.node);
         if let Means::Answer(question, asked) = sent.means {
             if !passing && state.kept.is_lasting(sent.node) {
@@ -212,7 +220,7 @@ impl Coherent {
                     state.kept.looked_at(sent.node, reply.valid > 0);
                 }
             }
-            Means::Nothing | Means::Closed | Means::Answer(..) | Means::Own(..) => {}
+            Means::Nothing | Means::Closed | Means::Rested(_) | Means::Answer(..) | Means::Own(..) => {}
         }
         for after in fresh {
             state.learn_after(after);
