@@ -345,10 +345,11 @@ impl Writer {
         let _ = self.shared.ahead.set(ahead);
     }
 
-    /// Writes what is to go ahead of the next frame although there is none, if that can be done without waiting.
-    pub fn write_ahead(&self) -> Result<(), LinkError> {
+    /// Writes what is to go ahead of the next frame although there is none, if that can be done without waiting. False if it cannot: nobody
+    /// has been asked then.
+    pub fn write_ahead(&self) -> Result<bool, LinkError> {
         let Some(ahead) = self.shared.ahead.get() else {
-            return Ok(());
+            return Ok(true);
         };
         let around = Around {
             ahead: Some(&**ahead),
@@ -359,14 +360,15 @@ impl Writer {
             Socket::Unix(pair) => {
                 // Whoever has the turn may wait for the peer.
                 let Ok(_turn) = self.shared.turn.try_lock() else {
-                    return Ok(());
+                    return Ok(false);
                 };
-                if has_room(pair) {
+                let has_room = has_room(pair);
+                if has_room {
                     for (kind, payload) in around.before().frames() {
                         write_pair(pair, kind, 0, &[payload])?;
                     }
                 }
-                Ok(())
+                Ok(has_room)
             }
         }
     }

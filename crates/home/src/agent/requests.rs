@@ -216,14 +216,14 @@ impl Session {
         match op {
             Some(HandleOp::Consume) => {
                 if self.streams.consume(handle, header.argument.get()) {
-                    self.writer.write_ahead()?;
+                    self.tell_streams()?;
                 }
                 return Ok(());
             }
             Some(HandleOp::Append) => {
                 let appended = self.streams.append(handle, data);
                 if appended.map_err(|error| SessionError::Violation(error.to_string()))? {
-                    self.writer.write_ahead()?;
+                    self.tell_streams()?;
                 }
                 return Ok(());
             }

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Of `include/uapi/asm-generic/socket.h` and `linux/sock_diag.h`.
 const SO_MEMINFO: i32 = 55;
 const MEMINFO_COUNT: usize = 9;
+const MEMINFO_RMEM_ALLOC: usize = 0;
+const MEMINFO_RCVBUF: usize = 1;
 const MEMINFO_SNDBUF: usize = 3;
 const MEMINFO_WMEM_QUEUED: usize = 5;
 
@@ -35,6 +37,46 @@ pub fn room(socket: BorrowedFd<'_>) -> u64 {
         // `sk_stream_is_writeable` wants a third of all to be free.
         Ok(_) => (u64::from(info[MEMINFO_SNDBUF]) * 2 / 3).saturating_sub(info[MEMINFO_WMEM_QUEUED].into()),
         Err(_) => 0,
+    }
+}
+
+/// How much has come and has not been taken.
+///
+/// # Errors
+/// The errno.
+pub fn waiting(socket: BorrowedFd<'_>) -> Result<usize, i32> {
+    let count = rustix::io::ioctl_fionread(socket).map_err(rustix::io::Errno::raw_os_error)?;
+    usize::try_from(count).map_err(|_| libc::EIO)
+}
+
+/// Makes room for what a reader who is far away leaves waiting, up to `most` bytes, if more than half of the room there is is taken. Home's
+/// kernel does so by itself for readers who take what comes: it measures how long that takes from the other end of the connection, which is
+/// near.
+pub fn grow(socket: BorrowedFd<'_>, most: usize) {
+    let mut info = [0u32; MEMINFO_COUNT];
+    if option(socket, libc::SOL_SOCKET, SO_MEMINFO, &mut info).is_err() {
+        return;
+    }
+    let (taken, room) = (info[MEMINFO_RMEM_ALLOC], info[MEMINFO_RCVBUF]);
+    if taken <= room / 2 || room as usize >= 2 * most {
+        return;
+    }
+    // Wanting so much at once makes room for twice of it, but where it has been fixed. It is wanted for this moment only, in which
+    // nobody else reads: who does not ask the agent has made void what is told.
+    for wanted in [(room as usize).min(most) as i32, 1] {
+        // SAFETY: reads the value.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                std::ptr::from_ref(&wanted).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        if result < 0 {
+            return;
+        }
     }
 }
 

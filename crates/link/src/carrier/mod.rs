@@ -357,19 +357,20 @@ impl Carrier {
         Ok(())
     }
 
-    /// Sends what is to go ahead of the next frame, if there is room.
-    pub(crate) fn write_ahead(&self, around: &Around<'_>) -> Result<(), CarrierError> {
+    /// Sends what is to go ahead of the next frame, if there is room; whether there was.
+    pub(crate) fn write_ahead(&self, around: &Around<'_>) -> Result<bool, CarrierError> {
         let mut inner = self.shared.lock();
         if let Some(over) = &inner.over {
             return Err(over.clone().into());
         }
-        if inner.core.has_room(Class::Fence, invalidation::BYTES_MAX) {
+        let has_room = inner.core.has_room(Class::Fence, invalidation::BYTES_MAX);
+        if has_room {
             for (kind, payload) in around.before().frames() {
                 inner.core.send(class_ahead(kind), kind, 0, &[payload])?;
             }
             self.shared.pump(&mut inner);
         }
-        Ok(())
+        Ok(has_room)
     }
 
     /// The next frame if it is here, without waiting.

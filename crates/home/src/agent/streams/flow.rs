@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use afield_link::frame::Kind;
-use afield_link::streams::{self, EVENT, HELD, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
+use afield_link::streams::{self, EAGER_BYTES, EVENT, HELD, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
 use rustix::event::PollFlags;
 
 use crate::deputy::ready_for;
@@ -16,7 +16,13 @@ use crate::sys::stream;
 
 /// So much is told for nothing of a connection that is read in larger pieces than are told, or read and written at once; from then on only
 /// that there is something.
-const WASTED_BYTES_MAX: usize = 4 << 20;
+const WASTED_BYTES_MAX: usize = WINDOW_BYTES;
+
+/// Most bytes that are looked at at once, behind those that the node has been told of: a look begins with these.
+const LOOK_BYTES: usize = 512 << 10;
+
+/// Most bytes for which home's kernel is to have room.
+const ROOM_BYTES_MAX: usize = 3 << 20;
 
 /// Most bytes that wait on one connection, and most requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -64,6 +70,9 @@ pub(super) struct Flow {
     told: Option<Told>,
     /// Bytes of which the node has a copy.
     pushed: usize,
+    /// Those behind them that have been looked at, but for the first `spoken`.
+    seen: Vec<u8>,
+    spoken: usize,
     /// Bytes that the node was told of for nothing, less those that were of use.
     wasted: usize,
     /// Cost of all that was written behind.
@@ -104,6 +113,8 @@ impl Flow {
             peer,
             told: None,
             pushed: 0,
+            seen: Vec::new(),
+            spoken: 0,
             wasted: 0,
             spent: 0,
             void: false,
@@ -121,6 +132,7 @@ impl Flow {
     pub fn asked(&mut self) {
         self.told = None;
         self.wasted += std::mem::take(&mut self.pushed);
+        self.see(&[]);
         self.void = false;
     }
 
@@ -153,17 +165,13 @@ impl Flow {
         }
         let (mut count, mut more) = (0, false);
         let held = self.wasted > WASTED_BYTES_MAX;
-        if ready.contains(PollFlags::IN) && held {
-            more = true;
-        } else if ready.contains(PollFlags::IN) {
-            let most = WINDOW_BYTES.min(self.pushed + notes.budget);
-            match self.look(most, notes.scratch) {
-                Some((there, all)) => (count, more) = (there - self.pushed, !all),
-                None => {
-                    self.off = true;
-                    return self.tell_nothing(handle, after, happened, notes);
-                }
-            }
+        if ready.contains(PollFlags::IN) {
+            let Some(there) = self.look(held, notes.scratch) else {
+                self.off = true;
+                return self.tell_nothing(handle, after, happened, notes);
+            };
+            count = (self.seen.len() - self.spoken).min(notes.budget);
+            more = there > self.pushed + count;
         }
         let room = match self.writes && ready.contains(PollFlags::OUT) {
             true => stream::room(self.file.as_fd()),
@@ -190,33 +198,45 @@ impl Flow {
             } | if more { MORE } else { 0 }
                 | if happened { EVENT } else { 0 }
                 | if held { HELD } else { 0 };
-            let data = notes
-                .scratch
-                .get(self.pushed..self.pushed + count)
-                .unwrap_or_default();
+            let data = &self.seen[self.spoken..][..count];
             streams::encode(notes.payload, self.head(handle, after, now, flags), data);
             notes.budget -= count;
             self.pushed += count;
+            self.spoken += count;
             self.told = Some(now);
         }
-        !more || held || self.pushed >= WINDOW_BYTES / 2
+        // It counts on being told of so much.
+        self.spoken == self.seen.len() && (!more || held || self.pushed > EAGER_BYTES)
     }
 
-    /// How much has come, up to `most`, and whether that is all; `None` if somebody else has taken something.
-    fn look(&self, most: usize, scratch: &mut Vec<u8>) -> Option<(usize, bool)> {
-        // Half a window is enough to go on with; what is told already is copied again.
-        if most == self.pushed || self.pushed > WINDOW_BYTES / 2 {
-            return Some((self.pushed, false));
+    /// What was looked at last.
+    fn see(&mut self, bytes: &[u8]) {
+        self.seen.clear();
+        self.seen.extend_from_slice(bytes);
+        self.spoken = 0;
+    }
+
+    /// How much there is, that of which the node has a copy included; `None` if somebody else has taken something. Looks at some
+    /// of it, if the node is to be told of more.
+    fn look(&mut self, held: bool, scratch: &mut Vec<u8>) -> Option<usize> {
+        let there = stream::waiting(self.file.as_fd()).ok()?;
+        let unseen = there.checked_sub(self.pushed + self.seen.len() - self.spoken)?;
+        // What it has is enough to go on with, and would be copied again for little.
+        let is_enough =
+            self.pushed > EAGER_BYTES && (unseen < self.pushed / 2 || self.pushed > WINDOW_BYTES / 2);
+        if held || unseen == 0 || self.spoken < self.seen.len() || is_enough {
+            return Some(there);
         }
-        if scratch.len() < WINDOW_BYTES {
-            scratch.resize(WINDOW_BYTES, 0);
+        if there > EAGER_BYTES / 4 {
+            stream::grow(self.file.as_fd(), ROOM_BYTES_MAX);
         }
-        let there = match stream::peek(self.file.as_fd(), &mut scratch[..most]) {
-            Ok(count) => count,
-            Err(libc::EAGAIN) => 0,
-            Err(_) => return None,
-        };
-        (there >= self.pushed).then_some((there, there < most))
+        let most = there.min(self.pushed + LOOK_BYTES);
+        if scratch.len() < most {
+            scratch.resize(most, 0);
+        }
+        let count = stream::peek(self.file.as_fd(), &mut scratch[..most]).ok()?;
+        self.see(scratch.get(self.pushed..count)?);
+        Some(there)
     }
 
     fn tell_nothing(&mut self, handle: u64, after: u64, happened: bool, notes: &mut Notes<'_>) -> bool {
@@ -257,7 +277,7 @@ impl Flow {
             // The node knows it by itself.
             told.ready.remove(PollFlags::IN);
         }
-        Ok(told.more && self.pushed <= WINDOW_BYTES / 2)
+        Ok(told.more)
     }
 
     /// Keeps a request until what goes before it is through. False if it is too much, which no guest has in flight.

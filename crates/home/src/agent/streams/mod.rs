@@ -106,6 +106,8 @@ pub(super) struct Streams {
     epoll: OwnedFd,
     wake: OwnedFd,
     unfinished: AtomicBool,
+    /// Who goes on until nothing is left.
+    telling: AtomicUsize,
     budget: usize,
     most_flows: usize,
 }
@@ -138,6 +140,7 @@ impl Streams {
             epoll,
             wake,
             unfinished: AtomicBool::new(false),
+            telling: AtomicUsize::new(0),
             budget: if near { AHEAD_BYTES_NEAR } else { AHEAD_BYTES },
             most_flows: descriptors.map_or(FLOWS_MAX, |most| {
                 FLOWS_MAX.min((most / DESCRIPTORS_PART) as usize)
@@ -448,6 +451,7 @@ impl Streams {
         }
         entry.flow = Some(Box::new(flow));
         known.news.insert(handle, happened);
+        self.unfinished.store(true, Ordering::Release);
         self.flows.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -491,6 +495,7 @@ impl Streams {
         let tells = flow.is_some_and(|flow| work(flow));
         if tells {
             known.news.entry(handle).or_default();
+            self.unfinished.store(true, Ordering::Release);
         }
         tells
     }
@@ -519,7 +524,7 @@ impl Streams {
             if !flow.is_clear() && flow.flush() {
                 known.free.push_back(handle);
                 // Whoever listens passes them on.
-                let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+                self.call_listener();
             }
             if entry.asked > 0 {
                 // Who polls it meanwhile has to ask again.
@@ -533,7 +538,34 @@ impl Streams {
             }
         }
         self.unfinished.store(!left.is_empty(), Ordering::Release);
+        if !left.is_empty() && self.telling.load(Ordering::Acquire) == 0 {
+            self.call_listener();
+        }
         known.news = left;
+    }
+
+    /// Whoever listens looks here.
+    fn call_listener(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Has `tell` tell until nothing is left, or the others need a turn; false from it says that it cannot now. Whether something is left,
+    /// which whoever listens has to tell.
+    pub fn tell_on<E>(&self, mut tell: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+        self.telling.fetch_add(1, Ordering::AcqRel);
+        let mut result = Ok(true);
+        for _ in 0..ROUNDS_MAX {
+            result = tell();
+            if !matches!(result, Ok(true)) || !self.is_unfinished() {
+                break;
+            }
+        }
+        self.telling.fetch_sub(1, Ordering::AcqRel);
+        if !result? {
+            // What has happened meanwhile is said once.
+            self.unfinished.store(true, Ordering::Release);
+        }
+        Ok(self.is_unfinished())
     }
 
     /// Asks the kernel what has happened.
@@ -645,17 +677,20 @@ impl Session {
         };
         self.answered(id);
         self.streams.begin(handle, file, course);
-        Ok(self.writer.write_ahead()?)
+        self.tell_streams()
+    }
+
+    /// Tells the node what is new of connections.
+    pub(super) fn tell_streams(&self) -> Result<(), SessionError> {
+        if self.streams.tell_on(|| self.writer.write_ahead())? {
+            self.streams.call_listener();
+        }
+        Ok(())
     }
 
     /// Something has happened to connections.
     pub(super) fn hear_streams(self: &Arc<Self>) -> Result<(), SessionError> {
-        for _ in 0..ROUNDS_MAX {
-            self.writer.write_ahead()?;
-            if !self.streams.is_unfinished() {
-                break;
-            }
-        }
+        self.streams.tell_on(|| self.writer.write_ahead())?;
         while let Some(waiting) = self.streams.next_free() {
             self.pass_on(waiting.kind, waiting.id, waiting.payload)?;
         }

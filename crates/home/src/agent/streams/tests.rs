@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use afield_link::streams::{EVENT, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
+use afield_link::streams::{EAGER_BYTES, EVENT, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
 
 use super::*;
 
@@ -264,7 +264,7 @@ fn what_is_of_no_use_is_not_told_for_ever() {
     begin(&streams, &guest);
     peer.write_all(&[1; 50_000]).unwrap();
     let mut bytes = 0;
-    for id in 100..300 {
+    for id in 100..400 {
         let payload = told(&streams);
         let news = only(&payload);
         bytes += news.data.len();
@@ -276,7 +276,43 @@ fn what_is_of_no_use_is_not_told_for_ever() {
         assert_eq!(ask(&streams, HandleOp::Poll, id), Passing::On);
         streams.answered(id);
     }
-    assert!((4 << 20..5 << 20).contains(&bytes), "{bytes}");
+    assert!((WINDOW_BYTES..2 * WINDOW_BYTES).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn what_cannot_be_told_at_once_is_not_forgotten() {
+    let (guest, mut peer) = pair();
+    let streams = Streams::new(false).unwrap();
+    begin(&streams, &guest);
+    // Somebody else is writing to the link.
+    let busy = || Ok::<_, ()>(false);
+    assert_eq!(streams.tell_on(busy), Ok(true));
+    let mut payload = Vec::new();
+    let mut tell = || {
+        streams.tell(&mut payload);
+        Ok::<_, ()>(true)
+    };
+    assert_eq!(streams.tell_on(&mut tell), Ok(false));
+    let count = 3 * EAGER_BYTES;
+    let writer = std::thread::spawn(move || peer.write_all(&vec![1; count]).map(|()| peer));
+    let mut come = 0;
+    let mut turns = 0;
+    while come < count {
+        // Each time it is only the second attempt that finds room.
+        assert_eq!(streams.tell_on(busy), Ok(true));
+        assert!(streams.is_unfinished());
+        let mut payload = Vec::new();
+        streams.tell(&mut payload);
+        let news: usize = decode(&payload).unwrap().iter().map(|news| news.data.len()).sum();
+        come += news;
+        if news > 0 {
+            let tells = streams.consume(HANDLE, news as u64);
+            assert!(streams.is_unfinished() >= tells);
+        }
+        turns += 1;
+        assert!(turns < 1_000_000, "{come}");
+    }
+    drop(writer.join().unwrap().unwrap());
 }
 
 #[test]

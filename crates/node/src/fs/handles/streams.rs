@@ -9,7 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_link::stream::LinkError;
-use afield_link::streams::{self, EVENT, HELD, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost};
+use afield_link::streams::{
+    self, EAGER_BYTES, EVENT, HELD, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost,
+};
 use afield_link::wire::HandleOp;
 
 use super::operations::Operation;
@@ -106,9 +108,9 @@ impl Come {
 }
 
 impl State {
-    /// Whether what is missing of so many bytes is on its way: home tells of half a window whether it is read or not.
+    /// Whether what is missing of so many bytes is on its way: home tells of so many whether they are read or not.
     fn expects(&self, size: usize) -> bool {
-        self.known && self.more && !self.held && self.ahead.length < size && size <= WINDOW_BYTES / 2
+        self.known && self.more && !self.held && self.ahead.length < size && size <= EAGER_BYTES
     }
 
     /// Reads that need not wait any longer.
