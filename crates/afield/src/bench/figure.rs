@@ -57,8 +57,7 @@ pub struct Figure {
 
 impl Figure {
     /// From the values of each run: those of the floors in their order, then afield's.
-    pub fn new(name: Name, runs: &[Vec<f64>]) -> Self {
-        let floors = name.floors();
+    pub fn new(name: Name, floors: &[&'static str], runs: &[Vec<f64>]) -> Self {
         let column = |index: usize| runs.iter().map(move |run| run[index]);
         let afield = || column(floors.len());
         Self {
@@ -149,7 +148,7 @@ mod tests {
     #[test]
     fn ratios_are_of_pairs() {
         let runs = [vec![10.0, 20.0, 5.0], vec![40.0, 80.0, 20.0], vec![2.0, 8.0, 2.0]];
-        let figure = Figure::new(Name::Requests, &runs);
+        let figure = Figure::new(Name::Requests, Name::Requests.floors(), &runs);
         assert_eq!(figure.afield, 5.0);
         let ratios: Vec<_> = figure
             .floors

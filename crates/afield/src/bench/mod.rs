@@ -249,7 +249,7 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
             Some(files) => {
                 let values: Result<Vec<_>, Failure> =
                     (0..options.runs).map(|_| files.measure(name)).collect();
-                Figure::new(name, &values?)
+                Figure::new(name, &files.floors(name), &values?)
             }
             None => measure(name, on, far.as_ref(), options.runs)?,
         };
@@ -274,7 +274,7 @@ fn measure(name: Name, on: &str, far: Option<&Far>, runs: u32) -> Result<Figure,
         .transpose()
         .map_err(Failure::own)?;
     let values: Result<Vec<_>, Failure> = (0..runs).map(|_| run(name, on, far, project.as_ref())).collect();
-    Ok(Figure::new(name, &values?))
+    Ok(Figure::new(name, name.floors(), &values?))
 }
 
 /// Measures the floors, and then afield.

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::config::Settings;
 use crate::sys::process::in_child;
+pub use checks::FUSE_DEVICE;
 
 /// A check that takes longer has failed.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(10);

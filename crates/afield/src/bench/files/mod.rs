@@ -1,8 +1,10 @@
 //! Programs that work with files: natively, and afield on a node that may be far away.
 //!
 //! What is warm has run twice before: after the first run, which has read, the kernel asks for times of last access. What is cold meets a node that has kept nothing. A file that is read or written from end to end is
-//! compared with its bytes going over a connection of the same length, too: more than that cannot be had.
+//! compared with its bytes going over a connection of the same length, too: more than that cannot be had. Where sshfs can be used,
+//! the same is done natively in the directory mounted by it ([`sshfs`]), too.
 
+mod sshfs;
 mod tree;
 
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::far::{self, Far};
 use super::{Name, own, own_program};
 use crate::failure::Failure;
+use sshfs::{Mount, Sshfs};
 use tree::Tree;
 
 /// Runs before one that is warm.
@@ -27,8 +30,18 @@ const READS: u64 = 2000;
 /// Files that are made, renamed and removed.
 const STORM_FILES: u64 = 500;
 
+/// Where a program works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Native,
+    Sshfs,
+    Afield,
+}
+
 /// What is measured with, for as long as it lives.
 pub struct Files<'a> {
+    /// Before what it shows.
+    sshfs: Option<Sshfs>,
     tree: Tree,
     far: Option<&'a Far>,
     on: &'a str,
@@ -38,12 +51,24 @@ impl<'a> Files<'a> {
     /// Prepares everything. The node is `on`, which `far` knows if there is one.
     pub fn new(on: &'a str, far: Option<&'a Far>) -> Result<Self, Failure> {
         let tree = Tree::new().map_err(Failure::own)?;
-        Ok(Self { tree, far, on })
+        // From a node on another machine home is not reached so.
+        let sshfs = match on == "embedded" || far.is_some() {
+            true => Sshfs::new(tree.place(), far.map(|far| far.delay))
+                .inspect_err(|error| eprintln!("afield: sshfs is left out: {error}"))
+                .ok(),
+            false => None,
+        };
+        Ok(Self { sshfs, tree, far, on })
+    }
+
+    /// What is measured besides afield, in that order.
+    pub fn floors(&self, name: Name) -> Vec<&'static str> {
+        let sshfs = self.sshfs.as_ref().map(|_| "sshfs");
+        name.floors().iter().copied().chain(sshfs).collect()
     }
 
     /// Values of the floors, and of afield, in nanoseconds.
     pub fn measure(&self, name: Name) -> Result<Vec<f64>, Failure> {
-        let words = self.words(name)?;
         let mut values = Vec::new();
         if name.is_stream() {
             values.push(
@@ -51,21 +76,39 @@ impl<'a> Files<'a> {
                     .map_err(Failure::own)?,
             );
         }
-        for afield in [false, true] {
-            let is_warm = name != Name::ColdCompile && !name.is_stream() && name != Name::Random;
-            for _ in 0..if is_warm { RUNS_BEFORE } else { 0 } {
-                self.prepare(name)?;
-                self.run(&words, afield)?;
-            }
-            self.prepare(name)?;
-            if afield && name == Name::ColdCompile {
-                self.forget()?;
-            }
-            let start = Instant::now();
-            self.run(&words, afield)?;
-            values.push(start.elapsed().as_nanos() as f64);
+        values.push(self.measure_on(name, Side::Native)?);
+        if self.sshfs.is_some() {
+            values.push(self.measure_on(name, Side::Sshfs)?);
         }
+        values.push(self.measure_on(name, Side::Afield)?);
         Ok(values)
+    }
+
+    fn measure_on(&self, name: Name, side: Side) -> Result<f64, Failure> {
+        let words = self.words(name)?;
+        let is_warm = match name {
+            Name::ColdCompile | Name::Read | Name::Fill | Name::Random => false,
+            // These begin with something new at home, which sshfs sees late where it knows something older.
+            Name::Untar | Name::Storm => side != Side::Sshfs,
+            _ => true,
+        };
+        self.prepare(name)?;
+        // One that has just been made knows nothing.
+        let mount = match &self.sshfs {
+            Some(sshfs) if side == Side::Sshfs => Some(sshfs.mount().map_err(Failure::own)?),
+            _ => None,
+        };
+        let place = mount.as_ref().map_or(self.tree.place(), Mount::point);
+        for _ in 0..if is_warm { RUNS_BEFORE } else { 0 } {
+            self.run(&words, side, place)?;
+            self.prepare(name)?;
+        }
+        if side == Side::Afield && name == Name::ColdCompile {
+            self.forget()?;
+        }
+        let start = Instant::now();
+        self.run(&words, side, place)?;
+        Ok(start.elapsed().as_nanos() as f64)
     }
 
     fn words(&self, name: Name) -> Result<Vec<OsString>, Failure> {
@@ -104,7 +147,7 @@ impl<'a> Files<'a> {
         if let Some(far) = self.far {
             far.forget().map_err(Failure::own)?;
         }
-        self.run(&["true".into()], true)
+        self.run(&["true".into()], Side::Afield, self.tree.place())
     }
 
     fn command(&self, words: &[&str]) -> Result<Command, Failure> {
@@ -116,8 +159,8 @@ impl<'a> Files<'a> {
         Ok(command)
     }
 
-    fn run(&self, words: &[OsString], afield: bool) -> Result<(), Failure> {
-        let mut command = if afield {
+    fn run(&self, words: &[OsString], side: Side, place: &Path) -> Result<(), Failure> {
+        let mut command = if side == Side::Afield {
             let mut command = self.command(&["run", "--on", self.on, "--"])?;
             command.args(words);
             command
@@ -126,7 +169,7 @@ impl<'a> Files<'a> {
             command.args(&words[1..]);
             command
         };
-        command.current_dir(self.tree.place());
+        command.current_dir(place);
         run(command)
     }
 }
