@@ -76,6 +76,8 @@ pub enum Command {
         target: std::net::SocketAddr,
         /// The delay
         microseconds: u32,
+        /// Bytes in a second, if that is limited
+        rate: Option<std::num::NonZeroU64>,
     },
     /// Show the configuration
     Config(Config),

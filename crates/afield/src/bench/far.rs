@@ -7,8 +7,9 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::delay::Line;
 use super::own_program;
 use crate::failure::Failure;
 
@@ -43,10 +44,11 @@ impl Program {
     }
 
     /// Starts a relay; where it listens.
-    pub fn relay(target: &str, delay: Duration) -> Result<(Self, String), Failure> {
+    pub fn relay(target: &str, line: Line) -> Result<(Self, String), Failure> {
         let mut command = Command::new(own_program()?);
-        let microseconds = delay.as_micros().to_string();
+        let microseconds = line.delay.as_micros().to_string();
         command.args(["bench-delay", "127.0.0.1:0", target, &microseconds]);
+        command.args(line.rate.map(|rate| rate.to_string()));
         Self::start(command)
     }
 }
@@ -60,8 +62,8 @@ impl Drop for Program {
 
 /// The node and the relay, which end when dropped, and their directory, which is removed then.
 pub struct Far {
-    /// Of each way.
-    pub delay: Duration,
+    /// What lies between.
+    pub line: Line,
     place: PathBuf,
     /// In the order in which they end.
     _relay: Program,
@@ -70,7 +72,7 @@ pub struct Far {
 
 impl Far {
     /// Starts them.
-    pub fn new(delay: Duration) -> Result<Self, Failure> {
+    pub fn new(line: Line) -> Result<Self, Failure> {
         let place = std::env::temp_dir().join(format!("afield-bench-far-{}", std::process::id()));
         fs::create_dir(&place).map_err(Failure::own)?;
         for side in ["home", "node"] {
@@ -80,16 +82,16 @@ impl Far {
         let (home_key, node_key) = (key("home")?, key("node")?);
         said(side_command(&place, "node", &["trust", "admit", &home_key])?)?;
         let daemon = side_command(&place, "node", &["node", "--listen", "127.0.0.1:0"])?;
-        let (node, line) = Program::start(daemon)?;
-        let address = line.strip_prefix("listening on ").unwrap_or(&line);
-        let (relay, relayed) = Program::relay(address, delay)?;
+        let (node, said_first) = Program::start(daemon)?;
+        let address = said_first.strip_prefix("listening on ").unwrap_or(&said_first);
+        let (relay, relayed) = Program::relay(address, line)?;
         said(side_command(
             &place,
             "home",
             &["trust", "add", NAME, &relayed, &node_key],
         )?)?;
         Ok(Self {
-            delay,
+            line,
             place,
             _relay: relay,
             _node: node,
@@ -149,11 +151,11 @@ fn said(mut command: Command) -> Result<String, Failure> {
     }
 }
 
-/// Nanoseconds in which so many bytes go over a connection of that length, to the answer that they have come.
-pub fn copy(bytes: u64, delay: Duration) -> io::Result<f64> {
+/// Nanoseconds in which so many bytes go over such a connection, to the answer that they have come.
+pub fn copy(bytes: u64, line: Line) -> io::Result<f64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let target = listener.local_addr()?.to_string();
-    let (_relay, address) = Program::relay(&target, delay).map_err(io::Error::other)?;
+    let (_relay, address) = Program::relay(&target, line).map_err(io::Error::other)?;
     let taker = std::thread::spawn(move || -> io::Result<()> {
         let (mut socket, _) = listener.accept()?;
         let mut block = vec![0; BLOCK_BYTES];

@@ -18,6 +18,7 @@ mod work;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::sys;
-pub use delay::relay_with_delay;
+pub use delay::{Line, relay_with_delay};
 use far::Far;
 use figure::{Figure, Unit};
 use files::Files;
@@ -56,6 +57,9 @@ pub struct Bench {
     /// For files and sockets: on a node of its own, so far away each way
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub delay: Option<u32>,
+    /// With a delay: over a link of so many megabits in a second, each way
+    #[arg(long, value_name = "MBIT", requires = "delay", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: Option<u32>,
     /// Pairs of runs
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -225,8 +229,13 @@ pub fn bench(options: &Bench) -> Result<(), Failure> {
             "--delay goes with sockets, with `files` and what that stands for, and has a node of its own",
         ));
     }
-    let delay = options.delay.map(|delay| Duration::from_millis(delay.into()));
-    let far = delay.map(Far::new).transpose()?;
+    let line = options.delay.map(|delay| Line {
+        delay: Duration::from_millis(delay.into()),
+        rate: options
+            .rate
+            .and_then(|rate| NonZeroU64::new(u64::from(rate) * 125_000)),
+    });
+    let far = line.map(Far::new).transpose()?;
     let on = match &far {
         Some(_) => far::NAME,
         None => options.on.as_deref().unwrap_or("embedded"),

@@ -108,8 +108,13 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
             listen,
             target,
             microseconds,
+            rate,
         } => {
-            bench::relay_with_delay(listen, target, microseconds).map_err(Failure::own)?;
+            let line = bench::Line {
+                delay: std::time::Duration::from_micros(microseconds.into()),
+                rate,
+            };
+            bench::relay_with_delay(listen, target, line).map_err(Failure::own)?;
             Ok(0)
         }
         Command::Config(choice) => match choice.command {

@@ -13,8 +13,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::delay::Line;
 use super::far::{self, Far};
 use super::{Name, own, own_program};
 use crate::failure::Failure;
@@ -53,7 +54,7 @@ impl<'a> Files<'a> {
         let tree = Tree::new().map_err(Failure::own)?;
         // From a node on another machine home is not reached so.
         let sshfs = match on == "embedded" || far.is_some() {
-            true => Sshfs::new(tree.place(), far.map(|far| far.delay))
+            true => Sshfs::new(tree.place(), far.map(|far| far.line))
                 .inspect_err(|error| eprintln!("afield: sshfs is left out: {error}"))
                 .ok(),
             false => None,
@@ -72,7 +73,7 @@ impl<'a> Files<'a> {
         let mut values = Vec::new();
         if name.is_stream() {
             values.push(
-                far::copy(STREAM_BYTES, self.far.map_or(Duration::ZERO, |far| far.delay))
+                far::copy(STREAM_BYTES, self.far.map_or_else(Line::default, |far| far.line))
                     .map_err(Failure::own)?,
             );
         }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{getegid, geteuid};
 
+use super::super::delay::Line;
 use super::super::far::Program;
 use crate::doctor::FUSE_DEVICE;
 
@@ -72,7 +73,7 @@ pub struct Sshfs {
 
 impl Sshfs {
     /// Prepares everything for a directory that is so far away each way, and tries it.
-    pub fn new(shown: &Path, delay: Option<Duration>) -> Result<Self, SshfsError> {
+    pub fn new(shown: &Path, line: Option<Line>) -> Result<Self, SshfsError> {
         for program in ["sshfs", "ssh", "ssh-keygen", "fusermount3", "setpriv", "id"] {
             find(program)?;
         }
@@ -94,8 +95,8 @@ impl Sshfs {
         listener.set_nonblocking(true)?;
         let mut address = listener.local_addr()?;
         let mut relay = None;
-        if let Some(delay) = delay {
-            let (program, relayed) = Program::relay(&address.to_string(), delay).map_err(io::Error::other)?;
+        if let Some(line) = line {
+            let (program, relayed) = Program::relay(&address.to_string(), line).map_err(io::Error::other)?;
             address = relayed.parse().map_err(io::Error::other)?;
             relay = Some(program);
         }

@@ -68,7 +68,7 @@ pub fn measure(name: Name, side: Side, on: &str, far: Option<&Far>) -> Result<f6
     })?;
     // A relay for a node that is far away is as far away.
     let far_relay = match far.filter(|_| side == Side::Relay) {
-        Some(far) => Some(Program::relay(&local(server.port).to_string(), far.delay)?),
+        Some(far) => Some(Program::relay(&local(server.port).to_string(), far.line)?),
         None => None,
     };
     let relay = if side == Side::Relay && far_relay.is_none() {
