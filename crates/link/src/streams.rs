@@ -9,9 +9,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::wire::{self, WireError};
 
-/// Most bytes of a stream that a node is told ahead of their being read: what is on its way to another machine and back at
-/// ten gigabits in a second and three milliseconds.
-pub const WINDOW_BYTES: usize = 4 << 20;
+/// Most bytes of a stream that a node is told ahead of their being read: half of it is what is on its way to another machine and back at
+/// a gigabit in a second and 32 milliseconds.
+pub const WINDOW_BYTES: usize = 8 << 20;
 
 /// A node that has no more than this to read of a stream is told what has come, if there is any more.
 pub const EAGER_BYTES: usize = 256 << 10;

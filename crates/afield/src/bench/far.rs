@@ -2,7 +2,7 @@
 //! theirs.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -151,8 +151,9 @@ fn said(mut command: Command) -> Result<String, Failure> {
     }
 }
 
-/// Nanoseconds in which so many bytes go over such a connection, to the answer that they have come.
-pub fn copy(bytes: u64, line: Line) -> io::Result<f64> {
+/// Nanoseconds in which so many bytes go over such a connection, to the answer that they have come; and are on the disk, if they are
+/// written to a file.
+pub fn copy(bytes: u64, line: Line, mut into: Option<File>) -> io::Result<f64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let target = listener.local_addr()?.to_string();
     let (_relay, address) = Program::relay(&target, line).map_err(io::Error::other)?;
@@ -163,8 +164,16 @@ pub fn copy(bytes: u64, line: Line) -> io::Result<f64> {
         while left > 0 {
             match socket.read(&mut block)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => left -= (count as u64).min(left),
+                count => {
+                    if let Some(file) = &mut into {
+                        file.write_all(&block[..count])?;
+                    }
+                    left -= (count as u64).min(left);
+                }
             }
+        }
+        if let Some(file) = into {
+            file.sync_all()?;
         }
         socket.write_all(&[1])
     });

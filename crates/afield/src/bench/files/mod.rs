@@ -72,10 +72,12 @@ impl<'a> Files<'a> {
     pub fn measure(&self, name: Name) -> Result<Vec<f64>, Failure> {
         let mut values = Vec::new();
         if name.is_stream() {
-            values.push(
-                far::copy(STREAM_BYTES, self.far.map_or_else(Line::default, |far| far.line))
-                    .map_err(Failure::own)?,
-            );
+            let line = self.far.map_or_else(Line::default, |far| far.line);
+            let into = match name {
+                Name::Fill => Some(self.tree.create("copy").map_err(Failure::own)?),
+                _ => None,
+            };
+            values.push(far::copy(STREAM_BYTES, line, into).map_err(Failure::own)?);
         }
         values.push(self.measure_on(name, Side::Native)?);
         if self.sshfs.is_some() {
@@ -119,7 +121,20 @@ impl<'a> Files<'a> {
             Name::Status => &["git", "-C", "tree", "status", "--short"],
             Name::Grep => &["grep", "-rq", "nosuch", "tree"],
             Name::Read => &["dd", "if=data", "of=/dev/null", "bs=1M", "status=none"],
-            Name::Fill => &["dd", "if=data", "of=copy", "bs=1M", "conv=fsync", "status=none"],
+            Name::Fill => {
+                let mut words = [
+                    "dd",
+                    "if=/dev/zero",
+                    "of=copy",
+                    "bs=1M",
+                    "conv=fsync",
+                    "status=none",
+                ]
+                .map(OsString::from)
+                .to_vec();
+                words.push(format!("count={}", STREAM_BYTES >> 20).into());
+                return Ok(words);
+            }
             _ => return own(name),
         };
         Ok(fixed.iter().map(OsString::from).collect())
@@ -132,11 +147,7 @@ impl<'a> Files<'a> {
             Name::Storm => self.tree.empty("storm"),
             // Nobody has seen these bytes.
             Name::Read | Name::Random => self.tree.new_data(STREAM_BYTES),
-            // It is there, and its contents are nobody's concern.
-            Name::Fill => self
-                .tree
-                .new_data(STREAM_BYTES)
-                .and_then(|()| self.tree.remove("copy")),
+            Name::Fill => self.tree.remove("copy"),
             _ => Ok(()),
         };
         prepared.map_err(Failure::own)

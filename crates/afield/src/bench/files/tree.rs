@@ -95,6 +95,12 @@ impl Tree {
         }
     }
 
+    /// Makes a file anew.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        self.remove(name)?;
+        File::create(self.place.join(name))
+    }
+
     /// Makes a file of so many bytes that have never been there.
     pub fn new_data(&self, bytes: u64) -> io::Result<()> {
         let mut file = File::create(self.place.join("data"))?;

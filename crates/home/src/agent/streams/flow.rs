@@ -16,13 +16,13 @@ use crate::sys::stream;
 
 /// So much is told for nothing of a connection that is read in larger pieces than are told, or read and written at once; from then on only
 /// that there is something.
-const WASTED_BYTES_MAX: usize = WINDOW_BYTES;
+const WASTED_BYTES_MAX: usize = WINDOW_BYTES / 2;
 
 /// Most bytes that are looked at at once, behind those that the node has been told of: a look begins with these.
 const LOOK_BYTES: usize = 512 << 10;
 
-/// Most bytes for which home's kernel is to have room.
-const ROOM_BYTES_MAX: usize = 3 << 20;
+/// Most bytes for which home's kernel is to have room, as far as its settings allow it.
+const ROOM_BYTES_MAX: usize = WINDOW_BYTES;
 
 /// Most bytes that wait on one connection, and most requests.
 const KEPT_BYTES_MAX: usize = 64 << 20;

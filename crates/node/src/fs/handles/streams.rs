@@ -6,6 +6,7 @@
 //! happened here.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_link::stream::LinkError;
@@ -17,6 +18,9 @@ use afield_link::wire::HandleOp;
 use super::operations::Operation;
 use crate::session::{MemoryTask, Shared};
 
+/// Most bytes of all streams of a session that wait to be read here.
+const AHEAD_BYTES_MAX: usize = 256 << 20;
+
 const IN: u32 = libc::POLLIN as u32;
 const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
 
@@ -24,6 +28,8 @@ const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
 #[derive(Debug, Default)]
 pub struct Streams {
     flows: Mutex<HashMap<u64, Arc<Flow>>>,
+    /// Bytes that wait to be read.
+    waiting: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -72,15 +78,31 @@ struct Come {
     /// Bytes of the first piece that have been read.
     start: usize,
     length: usize,
+    /// Those of all streams.
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Come {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 impl Come {
     fn clear(&mut self) {
-        *self = Self::default();
+        self.all.fetch_sub(self.length, Ordering::Relaxed);
+        (self.start, self.length) = (0, 0);
+        self.pieces = VecDeque::new();
+    }
+
+    /// Whether there is room for so many more bytes.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.length + bytes <= WINDOW_BYTES && self.all.load(Ordering::Relaxed) + bytes <= AHEAD_BYTES_MAX
     }
 
     fn push(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
+            self.all.fetch_add(bytes.len(), Ordering::Relaxed);
             self.length += bytes.len();
             self.pieces.push_back(bytes.to_vec());
         }
@@ -102,6 +124,7 @@ impl Come {
             self.pieces.drain(..index);
             self.start = start;
             self.length -= bytes.len();
+            self.all.fetch_sub(bytes.len(), Ordering::Relaxed);
         }
         bytes
     }
@@ -170,7 +193,9 @@ impl Streams {
 
     /// An object that may be a connection is made.
     pub(super) fn opened(&self, handle: u64) {
-        lock(&self.flows).insert(handle, Arc::default());
+        let flow = Arc::<Flow>::default();
+        lock(&flow.state).ahead.all = Arc::clone(&self.waiting);
+        lock(&self.flows).insert(handle, flow);
     }
 
     /// It is no more.
@@ -387,8 +412,8 @@ impl State {
         if whole {
             self.ahead.clear();
         }
-        if self.ahead.length + news.data.len() > WINDOW_BYTES {
-            // Home tells more than it may: it is asked.
+        if !self.ahead.has_room(news.data.len()) {
+            // Home tells more than it may, or there is too much of all: it is asked.
             self.forget();
             return true;
         }
@@ -478,6 +503,30 @@ mod tests {
         assert!(state.known);
         assert!(hear(&mut state, &news(0, 0, libc::POLLIN, b"1")));
         assert!(!state.known && state.ahead.length == 0);
+    }
+
+    #[test]
+    fn what_waits_on_all_streams_is_bounded() {
+        let streams = Streams::default();
+        let waiting = |streams: &Streams| streams.waiting.load(Ordering::Relaxed);
+        let much = vec![0; WINDOW_BYTES];
+        let most = (AHEAD_BYTES_MAX / WINDOW_BYTES) as u64;
+        for handle in 0..=most {
+            streams.opened(handle);
+            let flow = streams.flow(handle).unwrap();
+            let mut state = lock(&flow.state);
+            assert!(hear(&mut state, &news(0, WHOLE, libc::POLLIN, &much)));
+            assert_eq!(state.known, handle < most);
+        }
+        assert_eq!(waiting(&streams), AHEAD_BYTES_MAX);
+        lock(&streams.flow(0).unwrap().state).ahead.take(10, true);
+        assert_eq!(waiting(&streams), AHEAD_BYTES_MAX);
+        lock(&streams.flow(0).unwrap().state).ahead.take(10, false);
+        assert_eq!(waiting(&streams), AHEAD_BYTES_MAX - 10);
+        for handle in 0..=most {
+            streams.closed(handle);
+        }
+        assert_eq!(waiting(&streams), 0);
     }
 
     #[test]
