@@ -9,7 +9,7 @@ use afield_link::contents::PIECE_BYTES;
 const WINDOW_BYTES_MIN: u64 = 256 << 10;
 
 /// How far ahead of one that follows many others.
-const WINDOW_BYTES_MAX: u64 = 4 << 20;
+const WINDOW_BYTES_MAX: u64 = 8 << 20;
 
 const PIECE: u64 = PIECE_BYTES as u64;
 

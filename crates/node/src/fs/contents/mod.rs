@@ -55,8 +55,8 @@ const READS_MAX: usize = 256;
 /// Most bytes that wait to be kept; more are not kept.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
-/// Most bytes that are asked for ahead at a time: as much as the pool holds, or it would be for nothing.
-const FLYING_BYTES_MAX: usize = 8 << 20;
+/// Most bytes that are asked for ahead at a time: less than the pool holds, or it would be for nothing.
+const FLYING_BYTES_MAX: usize = 16 << 20;
 
 /// The same for what will be needed to start a program: it is on the disk when the pool has no room for it.
 const STARTING_BYTES_MAX: usize = 32 << 20;

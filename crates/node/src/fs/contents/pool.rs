@@ -6,7 +6,7 @@ use std::sync::Arc;
 use afield_link::contents::Hash;
 
 /// Most bytes of all pieces. The kernel has its own cache; this is for what it has not asked for yet.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 24 << 20;
 
 /// The pool. Its pieces are found by their hashes, so that none can be wrong.
 #[derive(Debug, Default)]

@@ -163,6 +163,6 @@ fn the_pool_is_bounded() {
     let held = (0..1000)
         .filter(|number| pool.get(&name(*number)).is_some())
         .count();
-    assert_eq!(held, (16 << 20) / PIECE_BYTES);
+    assert_eq!(held, (24 << 20) / PIECE_BYTES);
     assert!(pool.get(&name(999)).is_some());
 }
