@@ -17,7 +17,7 @@ use super::sys;
 /// A write that took so long was not a copy into the page cache.
 pub const SLOW: Duration = Duration::from_millis(5);
 
-/// Room that there has to be, in bytes. A session has at most 12 MiB under way.
+/// Room that there has to be, in bytes. A session has at most 16 MiB under way.
 const ROOM_BYTES_MIN: u64 = 1 << 30;
 
 /// Blocks have to be as large as this, in bytes, so that the largest file is larger than any for which sessions use this.

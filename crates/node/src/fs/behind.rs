@@ -27,7 +27,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 const LEAVE_WANED: Duration = Duration::from_millis(1500);
 
 /// Most bytes that home has not confirmed.
-const WINDOW_BYTES: usize = 12 << 20;
+const WINDOW_BYTES: usize = 16 << 20;
 
 /// Most writes that home has not confirmed.
 const WINDOW_WRITES: usize = 4096;
