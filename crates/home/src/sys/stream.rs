@@ -62,7 +62,7 @@ pub fn grow(socket: BorrowedFd<'_>, most: usize) {
         return;
     }
     // Wanting so much at once makes room for twice of it, but where it has been fixed. It is wanted for this moment only, in which
-    // nobody else reads: who does not ask the agent has made void what is told.
+    // nobody reads: guests ask the agent first, and what others have is not told of.
     for wanted in [(room as usize).min(most) as i32, 1] {
         // SAFETY: reads the value.
         let result = unsafe {

@@ -205,6 +205,10 @@ impl Flow {
             self.spoken += count;
             self.told = Some(now);
         }
+        if self.spoken == self.seen.len() && !more {
+            // There are many connections, most of them quiet.
+            (self.seen, self.spoken) = (Vec::new(), 0);
+        }
         // It counts on being told of so much.
         self.spoken == self.seen.len() && (!more || held || self.pushed > EAGER_BYTES)
     }
