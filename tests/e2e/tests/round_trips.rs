@@ -20,28 +20,21 @@ const TREE: &str = "mkfifo go; mkdir tree; cd tree; for i in $(seq 20); do mkdir
     git init -q; git add -A; git -c user.name=a -c user.email=a@b commit -qm x; git status > /dev/null; \
     printf '#include <stdio.h>\\n#include <stdlib.h>\\nint main(void) { return puts(\"x\"); }\\n' > ../a.c";
 
-/// A command, and how often it may ask home when it runs for the third time: for what was not there or may have changed, and for changes.
+/// A command, and how often it may ask home when it runs for the third time: for what was not there or may have changed, contents
+/// apart, and for changes.
 const COMMANDS: &[(&str, u64, u64)] = &[
     ("python3 -c pass", 3, 0),
     ("git -C tree status", 4, 4),
     ("grep -r --exclude-dir=.git nosuch tree", 7, 0),
-    ("gcc -c a.c", 9, 7),
+    ("gcc -c a.c", 7, 7),
 ];
+
+/// How often it may read: what it has written, and what the node's kernel has given up since, as it does whenever it likes (on virtual
+/// machines that are to use little memory, all the time: `kdamond`). A run with nothing kept reads more often by far.
+const READS_MAX: u64 = 100;
 
 /// Longer than home keeps a file open that nobody uses.
 const IDLE: Duration = Duration::from_secs(7);
-
-/// Pages of files that this machine's kernel has had to get again because it had given them up by itself. Its processors add up what
-/// they have counted every second, or when root asks for it.
-fn given_up() -> u64 {
-    if std::fs::read("/proc/sys/vm/stat_refresh").is_err() {
-        std::thread::sleep(Duration::from_secs(2));
-    }
-    let all = std::fs::read_to_string("/proc/vmstat").expect("/proc");
-    let mut lines = all.lines();
-    let count = lines.find_map(|line| line.strip_prefix("workingset_refault_file "));
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
 
 fn trips(arena: &Arena, pid: i32) -> Value {
     let outcome = arena.run(&arena.afield(&["explain", "--json", &pid.to_string()]));
@@ -95,16 +88,15 @@ fn warm(mode: Mode) {
     }
     std::thread::sleep(IDLE);
     for (number, (command, asks_max, changes_max)) in COMMANDS.iter().enumerate() {
-        let (pages, before) = (given_up(), trips(&arena, pid));
+        let before = trips(&arena, pid);
         run(2, number, command);
-        let (after, pages) = (trips(&arena, pid), given_up() - pages);
+        let after = trips(&arena, pid);
         let more = |cause| of(&after, cause) - of(&before, cause);
-        // What the node's kernel has given up, as it is asked to for want of memory, has to be read again.
-        let again = (reads(&after) - reads(&before)).min(pages);
+        let again = reads(&after) - reads(&before);
         let (asks, changes) = (more("miss") + more("revalidation") - again, more("change"));
-        if asks > *asks_max || changes > *changes_max {
+        if asks > *asks_max || again > READS_MAX || changes > *changes_max {
             report.push(format!(
-                "{command}: {asks} misses and revalidations, {again} more of {pages} pages given up, {changes} changes; before\n{:#}\nafter\n{:#}",
+                "{command}: {asks} misses and revalidations, {again} reads, {changes} changes; before\n{:#}\nafter\n{:#}",
                 before["all"], after["all"]
             ));
         }
