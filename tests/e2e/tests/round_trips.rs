@@ -16,8 +16,9 @@ modes! {
 /// Files in the tree that `git` and `grep` look at.
 const FILES: u64 = 2000;
 
+/// (Older than its index, or `git` looks into files again and writes another index whenever it finds the time right.)
 const TREE: &str = "mkfifo go; mkdir tree; cd tree; for i in $(seq 20); do mkdir d$i; for k in $(seq 100); do echo $i.$k > d$i/f$k; done; done; \
-    git init -q; git add -A; git -c user.name=a -c user.email=a@b commit -qm x; git status > /dev/null; \
+    find . -type f -exec touch -d '1 hour ago' {} +; git init -q; git add -A; git -c user.name=a -c user.email=a@b commit -qm x; git status > /dev/null; \
     printf '#include <stdio.h>\\n#include <stdlib.h>\\nint main(void) { return puts(\"x\"); }\\n' > ../a.c";
 
 /// A command, and how often it may ask home when it runs for the third time: for what was not there or may have changed, contents

@@ -44,8 +44,7 @@ pub use work::do_work;
                   link-ping link-bulk link-calls link-resume.\n\
                   Only if named: files, which is compile cold-compile untar status grep read fill\n\
                   random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
-                  Prints medians and the median of pairwise ratios: afield divided by the floor.\n\
-                  Of times less is better, of rates more."
+                  Prints medians and that of pairwise ratios, afield by floor: less is better of times, not of rates."
 )]
 pub struct Bench {
     /// What to measure [default: all]
