@@ -1,6 +1,7 @@
 // Sockets shared by processes and threads: fork, exec, dup, close elsewhere, signals in the middle of a call.
 #include "sockets.h"
 #include <semaphore.h>
+#include <sys/syscall.h>
 
 static void forks(void) {
     title("forks");
@@ -336,10 +337,30 @@ struct work {
     int fd, other;
     ssize_t result;
     char buffer[20];
+    _Atomic pid_t thread;
 };
+
+/* Until a thread sleeps in the call for which it was made; a call that goes home is there some time later. */
+static void wait_asleep(struct work *work) {
+    char path[64], line[256], state = 0;
+    while (state != 'S') {
+        usleep(1000);
+        if (work->thread == 0)
+            continue;
+        snprintf(path, sizeof path, "/proc/self/task/%d/stat", work->thread);
+        FILE *file = fopen(path, "r");
+        if (!file)
+            return;
+        if (fgets(line, sizeof line, file) && strrchr(line, ')'))
+            state = strrchr(line, ')')[2];
+        fclose(file);
+    }
+    usleep(30000);
+}
 
 static void *receive(void *argument) {
     struct work *work = argument;
+    work->thread = syscall(SYS_gettid);
     work->result = recv(work->fd, work->buffer, 5, MSG_WAITALL);
     return NULL;
 }
@@ -353,6 +374,7 @@ static void *transmit(void *argument) {
 
 static void *accept_one(void *argument) {
     struct work *work = argument;
+    work->thread = syscall(SYS_gettid);
     work->result = accept(work->fd, NULL, NULL);
     if (work->result >= 0) {
         write(work->result, "hello", 5);
@@ -412,13 +434,13 @@ static void threads(void) {
     stream_pair(ends);
     work[0] = (struct work){.fd = ends[0]};
     pthread_create(&threads[0], NULL, receive, &work[0]);
-    usleep(30000);
+    wait_asleep(&work[0]);
     shutdown(ends[0], SHUT_RDWR);
     pthread_join(threads[0], NULL);
     printf("shut down: %zd\n", work[0].result);
     work[0] = (struct work){.fd = listener};
     pthread_create(&threads[0], NULL, accept_one, &work[0]);
-    usleep(30000);
+    wait_asleep(&work[0]);
     shutdown(listener, SHUT_RDWR);
     pthread_join(threads[0], NULL);
     printf("shut down: %s\n", error_name(-work[0].result));
@@ -426,7 +448,7 @@ static void threads(void) {
     stream_pair(ends);
     work[0] = (struct work){.fd = ends[0]};
     pthread_create(&threads[0], NULL, receive, &work[0]);
-    usleep(30000);
+    wait_asleep(&work[0]);
     CALL(close(ends[0]));
     CALL(write(ends[1], "still", 5));
     pthread_join(threads[0], NULL);
@@ -438,7 +460,7 @@ static void threads(void) {
     stream_pair(other);
     work[0] = (struct work){.fd = ends[0]};
     pthread_create(&threads[0], NULL, receive, &work[0]);
-    usleep(30000);
+    wait_asleep(&work[0]);
     MUST(dup2(other[0], ends[0]));
     write(other[1], "wrong", 5);
     write(ends[1], "right", 5);
