@@ -22,9 +22,6 @@ use crate::run::Ended;
 use crate::sys::{Surroundings, prepare};
 use crate::{Mode, Place, mask, programs, tools};
 
-/// Between two times that somebody presses a key that seems to be lost.
-const PRESS: Duration = Duration::from_secs(1);
-
 /// For a screen to become what is awaited.
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -444,24 +441,6 @@ impl Pair {
     pub fn until_both(&self, text: &str) {
         self.native.until(text);
         self.afield.until(text);
-    }
-
-    /// Types until something holds for both, and nothing that can be seen differs, as who sits there would. For programs that may lose keys
-    /// while they are told something else; each is typed at once, and then once a second where it does not hold yet.
-    #[track_caller]
-    pub fn press_until(&self, keys: &str, what: &str, holds: impl Fn(&Terminal) -> bool) {
-        let deadline = Instant::now() + BOUND;
-        for terminal in [&self.native, &self.afield] {
-            let mut pressed = None::<Instant>;
-            while !holds(terminal) && Instant::now() < deadline {
-                if pressed.is_none_or(|pressed| pressed.elapsed() >= PRESS) {
-                    terminal.keys(keys);
-                    pressed = Some(Instant::now());
-                }
-                std::thread::sleep(STEP);
-            }
-        }
-        self.until_that(what, holds);
     }
 
     /// Waits until something holds for both, and nothing that can be seen differs.
