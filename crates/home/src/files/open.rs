@@ -97,6 +97,18 @@ impl Open {
     }
 }
 
+impl Open {
+    /// Nothing but the table and who asks has it, and no lock was asked for.
+    fn is_at_rest(&self) -> bool {
+        match self {
+            Self::File(file) => Arc::strong_count(file) == 2 && !file.locks.load(Ordering::Relaxed),
+            Self::Directory(directory) => {
+                Arc::strong_count(directory) == 2 && !directory.locks.load(Ordering::Relaxed)
+            }
+        }
+    }
+}
+
 impl AsFd for Open {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -171,11 +183,16 @@ impl Handles {
         table.remove(&handle)
     }
 
-    /// An open file rests from now on, if it is still there. It is given to the caller, who closes it.
-    fn rest(&self, handle: u64, resting: Resting) -> Option<Slot> {
+    /// An open file rests from now on, unless somebody besides the caller uses it at this moment, or has locked it: a lock ends with the
+    /// open file. It is given to the caller, who closes it.
+    fn rest(&self, handle: u64, open: &Open, resting: Resting) -> Result<Slot> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let slot = table.get_mut(&handle)?;
-        Some(std::mem::replace(slot, Slot::Resting(Arc::new(resting))))
+        match table.get_mut(&handle) {
+            Some(slot @ Slot::Open(_)) if open.is_at_rest() => {
+                Ok(std::mem::replace(slot, Slot::Resting(Arc::new(resting))))
+            }
+            _ => Err(Errno::BUSY),
+        }
     }
 
     /// What rested is open again, unless somebody else has been quicker. What the handle stands for is returned.
@@ -255,14 +272,8 @@ impl FileService {
             return Ok(());
         };
         let (pin, is_plain) = match &open {
-            Open::File(file) => (
-                &file.node,
-                !file.writes && file.cached && !file.locks.load(Ordering::Relaxed),
-            ),
-            Open::Directory(directory) => (
-                &directory.node,
-                directory.cached && !directory.locks.load(Ordering::Relaxed),
-            ),
+            Open::File(file) => (&file.node, !file.writes && file.cached),
+            Open::Directory(directory) => (&directory.node, directory.cached),
         };
         let state = self.session.as_ref().map_or(0, coherence::Session::resets);
         let stays = self.mounts.stays(pin.0.identity.mount, state);
@@ -273,8 +284,8 @@ impl FileService {
             flags: rustix::fs::fcntl_getfl(&open)? & RESTING_FLAGS,
             node: pin.clone(),
         };
-        drop(open);
-        drop(self.handles.rest(handle, resting));
+        let closed = self.handles.rest(handle, &open, resting)?;
+        drop((open, closed));
         Ok(())
     }
 

@@ -179,6 +179,17 @@ fn what_rests_is_closed_and_can_be_used() {
         ..Default::default()
     };
     assert!(client.with(Opcode::ReadDirectory, directory, &request).is_ok());
+    // What is in use, or locked, does not.
+    let node = client.node("file");
+    let open = client.open(node, libc::O_RDONLY).unwrap();
+    let user = client.service.open_file(open.handle, node).unwrap();
+    assert_eq!(rest(&client, node, open.handle), Err(libc::EBUSY));
+    drop(user);
+    assert_eq!(rest(&client, node, open.handle), Ok(()));
+    let user = client.service.open_file(open.handle, node).unwrap();
+    user.locks.store(true, std::sync::atomic::Ordering::Relaxed);
+    drop(user);
+    assert_eq!(rest(&client, node, open.handle), Err(libc::EBUSY));
     // What is written to does not.
     let node = client.node("file");
     let open = client.open(node, libc::O_RDWR).unwrap();
