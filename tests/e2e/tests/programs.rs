@@ -47,6 +47,8 @@ cases! {
     /// A guest watches what home processes change, and a home process what a guest does.
     watches_of_home: Case::home_bash("mkdir d; $AF inotifywait -q -m --format '%e %f' d > out 2> err & p=$!; until $AF true && grep -qs inotify /proc/$p/fdinfo/*; do sleep 0.01; done; echo x > d/a; mv d/a d/b; chmod 600 d/b; rm d/b; until grep -qs DELETE out; do sleep 0.01; done; kill $p; wait $p; echo $?; grep -v ISDIR out; cat err; rm out").tools(&["inotifywait"]);
     watches_of_guests: Case::home_bash("mkdir d; inotifywait -q -m -e create,modify,close_write,move,attrib,delete --format '%e %f' d > out & p=$!; until grep -qs inotify /proc/$p/fdinfo/*; do sleep 0.01; done; $AF sh -c 'echo x > d/a; mv d/a d/b; chmod 600 d/b; rm d/b'; until grep -qs DELETE out; do sleep 0.01; done; kill $p; wait $p; cat out").tools(&["inotifywait"]);
+    /// What a guest does not ask for is not opened, if somebody has just been at work with it.
+    watches_of_guesses: Case::home_bash("$AF sh -c 'echo > up; until [ -e go ]; do sleep 0.01; done; test -d d; test -e d/none' & j=$!; until [ -e up ]; do sleep 0.01; done; mkdir d; inotifywait -q -m --format '%e %f' d > out & p=$!; until grep -qs inotify /proc/$p/fdinfo/*; do sleep 0.01; done; echo x > d/a; echo > go; wait $j; mkdir d/z; rmdir d/z; until grep -qs DELETE out; do sleep 0.01; done; kill $p; wait $p; grep -v ISDIR out; rm out").tools(&["inotifywait"]);
     /// Each as a child of a shell, so that none is the job's first process.
     below_a_shell: Case::guest("for p in files names locks children signals stops; do mkdir $p; (cd $p && $BIN/$p > ../$p.out 2>&1; echo $p $?); done; cat *.out | md5sum")
         .with_program("files").with_program("names").with_program("locks")

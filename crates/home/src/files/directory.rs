@@ -5,8 +5,9 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use afield_abi::fuse::{DirectoryEntry, DirectoryEntryPlus, EntryReply, ReadRequest, entry_bytes};
 use rustix::fs::{SeekFrom, Statx, StatxAttributes};
@@ -24,6 +25,9 @@ const RECORDS_BYTES: usize = 32 << 10;
 /// Bytes of a `linux_dirent64` before its name.
 const RECORD_HEAD_BYTES: usize = 19;
 
+/// For how long after a change to it somebody may be at work with a file.
+const AT_WORK_SECONDS: i64 = 2;
+
 /// An open directory.
 #[derive(Debug)]
 pub struct OpenDirectory {
@@ -34,6 +38,8 @@ pub struct OpenDirectory {
     pub node: Pin,
     /// Its listing may be kept.
     pub cached: bool,
+    /// Nobody has asked what is in it: what is being worked with is left alone.
+    pub unasked: AtomicBool,
     listing: Mutex<Listing>,
 }
 
@@ -45,6 +51,7 @@ impl OpenDirectory {
             locks: AtomicBool::new(false),
             node,
             cached,
+            unasked: AtomicBool::new(false),
             listing: Mutex::default(),
         }
     }
@@ -214,7 +221,10 @@ impl FileService {
         let Ok(stat) = stat_name(directory.as_fd(), name) else {
             return nothing;
         };
-        if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
+        // To find out who can write to a file is to open it, which whoever watches it at home would see: a guest's own question is
+        // reason enough for that, a guess is not.
+        let unasked = directory.unasked.load(Ordering::Relaxed);
+        if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) || unasked && is_at_work(&stat) {
             return nothing;
         }
         let place = Some((directory.node.0.id, name));
@@ -254,4 +264,13 @@ impl FileService {
         self.look(node, file, stat, stamp)
             .unwrap_or((stat, Standing::default()))
     }
+}
+
+/// Whether a file has been changed just now, or says so.
+fn is_at_work(stat: &Statx) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let age = i64::try_from(now.as_secs())
+        .unwrap_or(i64::MAX)
+        .saturating_sub(stat.stx_ctime.tv_sec);
+    age <= AT_WORK_SECONDS
 }

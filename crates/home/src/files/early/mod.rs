@@ -655,7 +655,10 @@ impl<'a> Round<'a> {
         let Ok((open, _)) = OpenReply::read_from_prefix(&body) else {
             return;
         };
-        if open.open_flags & open_reply_flag::KEEP_CACHE != 0 {
+        if open.open_flags & open_reply_flag::KEEP_CACHE != 0
+            && let Ok(listing) = files.open_listing(open.handle, node)
+        {
+            listing.unasked.store(true, Ordering::Relaxed);
             self.list_open(node, open.handle);
         }
         files.close_early(open.handle);
