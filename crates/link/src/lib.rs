@@ -29,6 +29,7 @@ pub mod contents;
 pub mod control;
 pub mod early;
 pub mod frame;
+mod held;
 pub mod invalidation;
 pub mod message;
 pub mod preamble;

@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::ahead::{Ahead, Answer, Around};
 use crate::carrier::{Carrier, CarrierError, LinkEvent, Over, Status};
 use crate::frame::{self, Frame, FrameError, HEADER_BYTES, Head, Kind};
+use crate::held::Hold;
 use crate::resume::{Class, ProtocolError};
 
 /// Why the link is of no more use.
@@ -115,6 +116,7 @@ pub fn split(socket: Socket) -> io::Result<(Reader, Writer)> {
             socket,
             turn: Mutex::new(()),
             ahead: OnceLock::new(),
+            held: Arc::default(),
         }),
     };
     Ok((reader, writer))
@@ -296,6 +298,14 @@ struct WriterShared {
     turn: Mutex<()>,
     /// Asked before each frame.
     ahead: OnceLock<Arc<dyn Ahead>>,
+    /// What goes before the next frame.
+    held: Arc<Hold>,
+}
+
+impl Drop for WriterShared {
+    fn drop(&mut self) {
+        self.held.end();
+    }
 }
 
 /// The writing half; clones write to the same link.
@@ -340,6 +350,37 @@ impl Writer {
         self.write(Class::Ordered, kind, id, parts, Some(answer))
     }
 
+    /// Writes a frame that may [be made longer](Self::extend_held) for a millisecond, unless something else is written before: to
+    /// whoever hears of it, it is as if it had been written now. Whether that succeeds nobody is told, as of everything that is on its way.
+    pub fn hold_frame(&self, frame: Frame) -> Result<(), LinkError> {
+        match self.shared.held.hold(frame, |frame| self.write_held(&frame)) {
+            Ok(()) => Ok(()),
+            Err(Frame { kind, id, payload }) => self.write_frame(kind, id, &[&payload]),
+        }
+    }
+
+    /// Lends the frame that is held; whether there is one and `extend` has made it longer.
+    pub fn extend_held(&self, extend: impl FnOnce(&mut Frame) -> bool) -> bool {
+        self.shared.held.extend(extend)
+    }
+
+    /// Has a thread see to it that what is held goes in good time. Before that nothing is.
+    pub fn start_holding(&self) -> io::Result<()> {
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.held.watch(move |frame| {
+            let writer = shared.upgrade().map(|shared| Self { shared });
+            if let Some(writer) = &writer {
+                writer.write_held(&frame);
+            }
+            writer
+        })
+    }
+
+    fn write_held(&self, frame: &Frame) {
+        // If it cannot be sent nothing can, which whoever reads the link is told.
+        let _ = self.write_now(Class::Ordered, frame.kind, frame.id, &[&frame.payload], None);
+    }
+
     /// Has `ahead` asked before each frame from now on; once per link.
     pub fn set_ahead(&self, ahead: Arc<dyn Ahead>) {
         let _ = self.shared.ahead.set(ahead);
@@ -374,6 +415,18 @@ impl Writer {
     }
 
     fn write<'a>(
+        &'a self,
+        class: Class,
+        kind: Kind,
+        id: u64,
+        parts: &[&[u8]],
+        answer: Option<Answer<'a>>,
+    ) -> Result<(), LinkError> {
+        self.shared.held.release(|frame| self.write_held(&frame));
+        self.write_now(class, kind, id, parts, answer)
+    }
+
+    fn write_now<'a>(
         &'a self,
         class: Class,
         kind: Kind,

@@ -558,6 +558,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     });
     shared.files.places.begin(&hello.mounts);
     writer.keep()?;
+    writer.start_holding()?;
     let freezing = Arc::clone(&shared);
     writer.on_event(move |event| match event {
         LinkEvent::Down => freezing.orders.give(Order::Freeze),

@@ -389,11 +389,18 @@ impl Home {
         if let (Some(leases), Some(data)) = (&shared.leases, request.data.take()) {
             leases.keep(unique | FILE_ID, data);
         }
-        let sent = self.send(shared, &request, request.bytes)?;
-        if answer.is_some() {
-            shared.files.coherent.sent_behind(&request);
+        let Some(answer) = answer else {
+            return self.send(shared, &request, request.bytes);
+        };
+        let joined = shared
+            .files
+            .joined
+            .send(&shared.writer, request.bytes, Instant::now());
+        if !joined.map_err(|_| libc::EIO)? {
+            self.send(shared, &request, request.bytes)?;
         }
-        Ok(answer.map_or(sent, Outcome::Reply))
+        shared.files.coherent.sent_behind(&request);
+        Ok(Outcome::Reply(answer))
     }
 
     /// Serves a read from what the node has kept, or asks home so that it can be kept.

@@ -24,6 +24,7 @@ pub mod early;
 pub mod handles;
 pub mod home;
 mod intake;
+mod joined;
 pub mod mapped;
 pub mod owners;
 pub mod places;
@@ -225,6 +226,8 @@ pub struct Files {
     pub places: places::Places,
     /// Writes to home's tree that home has not confirmed.
     pub behind: behind::Behind,
+    /// Those of them that can be part of another.
+    joined: joined::Joined,
     /// Files that stores of guests change.
     pub mapped: mapped::Mapped,
     /// What is at hand of its files' contents, if the node keeps any.
@@ -260,6 +263,7 @@ impl Files {
             home: home::Home::new(ids, owner),
             places: places::Places::default(),
             behind: behind::Behind::default(),
+            joined: joined::Joined::default(),
             mapped: mapped::Mapped::default(),
             contents: store.map(contents::Contents::new),
             handles: handles::Handles::new(owner),
