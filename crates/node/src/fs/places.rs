@@ -39,6 +39,8 @@ pub struct Places {
     made: Mutex<Made>,
     /// It is what it should be.
     is_made: AtomicBool,
+    /// It has been that before.
+    was_made: AtomicBool,
 }
 
 impl Places {
@@ -58,6 +60,12 @@ impl Places {
             *lock(&self.made) = made;
         }
         self.is_made.store(true, Ordering::Relaxed);
+        self.was_made.store(true, Ordering::Relaxed);
+    }
+
+    /// True until the first mounts are made. Nobody is in the world yet but who makes them.
+    pub fn is_building(&self) -> bool {
+        !self.was_made.load(Ordering::Relaxed)
     }
 
     /// True for a mount of one of home's file systems.
@@ -73,7 +81,7 @@ impl Places {
 
     /// True for a process, by its number in the world, that makes the world's mounts.
     pub fn is_maker(&self, inner: u32) -> bool {
-        inner == INIT || inner == MAKER && !self.is_made.load(Ordering::Relaxed)
+        inner == INIT || inner == MAKER && !self.is_made.load(Ordering::Relaxed) || self.is_building()
     }
 
     /// True if a request is for a place, or on such a root.

@@ -32,6 +32,9 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// Stack of a thread that mounts something.
+const THREAD_BYTES: usize = 64 << 10;
+
 /// Longest path that the kernel takes, with its NUL.
 const PATH_BYTES_MAX: usize = 4096;
 
@@ -65,28 +68,80 @@ fn plain(points: &[MountPoint]) -> impl Iterator<Item = &MountPoint> {
     points.iter().take(MOUNT_POINTS_MAX).filter(is_plain)
 }
 
-/// Mounts them on the tree at `root` where they are not mounted yet, from the roots of their connections (the first one has the tree's
-/// hidden directory). What cannot be mounted stays what it is in the tree, but for its number.
-pub fn mount_all(points: &[MountPoint], root: &OwnedFd, roots: &[OwnedFd]) -> Result<(), WorldError> {
-    let (mut at_once, mut later) = (Vec::new(), Vec::new());
-    let mut around: Vec<&MountPoint> = Vec::new();
-    for point in plain(points).filter(|point| (point.file_system as usize) < roots.len()) {
-        around.retain(|outer| is_below(&point.path, &outer.path));
-        let outer = around.last();
-        let system = outer.map_or(0, |outer| outer.file_system);
-        let may_hang = point.may_hang || around.iter().any(|outer| outer.may_hang);
-        around.push(point);
+/// Those that are mounted with the tree, by how many others they are in, and those at which somebody may have to be waited for. `count` is how many
+/// connections there are.
+fn sorted(points: &[MountPoint], count: usize) -> (Vec<Vec<&MountPoint>>, Vec<&MountPoint>) {
+    let (mut levels, mut later) = (Vec::<Vec<_>>::new(), Vec::new());
+    // With the level of each, from which on others are on it.
+    let mut around: Vec<(&MountPoint, usize)> = Vec::new();
+    for point in plain(points).filter(|point| (point.file_system as usize) < count) {
+        around.retain(|(outer, _)| point.path == outer.path || is_below(&point.path, &outer.path));
+        let (system, level) = match around.last() {
+            Some((outer, level)) => (outer.file_system, *level),
+            None => (0, 0),
+        };
+        let may_hang = point.may_hang || around.iter().any(|(outer, _)| outer.may_hang);
         if system == point.file_system {
+            around.push((point, level));
             continue;
         }
-        match may_hang {
-            true => later.push(point),
-            false => at_once.push(point),
+        around.push((point, level + 1));
+        if may_hang {
+            later.push(point);
+            continue;
         }
+        if levels.len() <= level {
+            levels.resize(level + 1, Vec::new());
+        }
+        levels[level].push(point);
     }
-    for point in at_once {
-        // Home may have unmounted it just now.
-        let _ = mount_one(point, root, roots);
+    (levels, later)
+}
+
+/// Does something to each of several, by at most so many threads: each may take as long as a home takes that is far away.
+pub(super) fn for_each<T: Sync>(all: &[T], threads: usize, each: impl Fn(&T) + Sync) {
+    if threads <= 1 {
+        return all.iter().for_each(each);
+    }
+    let each = &each;
+    std::thread::scope(|scope| {
+        for some in all.chunks(all.len().div_ceil(threads).max(1)) {
+            let thread = std::thread::Builder::new().stack_size(THREAD_BYTES);
+            if thread.spawn_scoped(scope, || some.iter().for_each(each)).is_err() {
+                some.iter().for_each(each);
+            }
+        }
+    });
+}
+
+/// The kernel knows the names on the way to a path below `root` from now on, for a moment.
+pub(super) fn look_ahead(path: &str, root: &OwnedFd) {
+    drop(open_way(root, path.as_bytes()));
+}
+
+/// A way to what a path below `root` means.
+fn open_way(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), beneath)
+}
+
+/// Mounts them on the tree at `root` where they are not mounted yet, from the roots of their connections (the first one has the tree's
+/// hidden directory). What cannot be mounted stays what it is in the tree, but for its number. Several threads may do that while nobody else is in
+/// the world.
+pub fn mount_all(
+    points: &[MountPoint],
+    root: &OwnedFd,
+    roots: &[OwnedFd],
+    threads: usize,
+) -> Result<(), WorldError> {
+    let (levels, later) = sorted(points, roots.len());
+    for level in levels {
+        for_each(&level, threads, |point| {
+            // Home may have unmounted it just now.
+            let _ = mount_one(point, root, roots);
+        });
     }
     if later.is_empty() {
         return Ok(());
@@ -119,10 +174,7 @@ fn is_below(path: &[u8], outer: &[u8]) -> bool {
 
 fn mount_one(point: &MountPoint, root: &OwnedFd, roots: &[OwnedFd]) -> io::Result<()> {
     let unexpected = || io::Error::from(io::ErrorKind::InvalidInput);
-    let path = Path::new(std::ffi::OsStr::from_bytes(&point.path[1..]));
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let target = rustix::fs::openat2(root, path, flags, Mode::empty(), beneath)?;
+    let target = open_way(root, &point.path[1..])?;
     // What has just been looked up is known: nobody is asked.
     let look = |file: &OwnedFd| {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -139,6 +191,7 @@ fn mount_one(point: &MountPoint, root: &OwnedFd, roots: &[OwnedFd]) -> io::Resul
         return Ok(());
     }
     let (_, node) = fuse_node_of(target.as_fd()).ok_or_else(unexpected)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let source = rustix::fs::openat(system, format!("{PLACE_PREFIX}{node}"), flags, Mode::empty())?;
     move_onto(source.as_fd(), target.as_fd())
 }
@@ -157,6 +210,35 @@ fn move_onto(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_another_is_mounted_after_it() {
+        let point = |path: &str, file_system, may_hang| MountPoint {
+            path: path.as_bytes().to_vec(),
+            file_system,
+            may_hang,
+            device: 0,
+        };
+        let points = [
+            point("/dev", 1, false),
+            point("/dev/pts", 2, false),
+            point("/devices", 3, false),
+            point("/home", 0, false),
+            point("/home/net", 4, true),
+            point("/home/net/in", 5, false),
+            point("/sys", 6, false),
+            point("/sys/fs/cgroup", 7, false),
+            point("/sys/fs/cgroup/cpu", 8, false),
+            point("/sys/fs/cgroup/cpu", 9, false),
+            point("/x", 77, false),
+        ];
+        let (levels, later) = sorted(&points, 20);
+        let systems =
+            |points: &[&MountPoint]| points.iter().map(|point| point.file_system).collect::<Vec<_>>();
+        let levels: Vec<_> = levels.iter().map(|level| systems(level)).collect();
+        assert_eq!(levels, [vec![1, 3, 6], vec![2, 7], vec![8], vec![9]]);
+        assert_eq!(systems(&later), [4, 5]);
+    }
 
     #[test]
     fn releases_are_compared_by_number() {

@@ -22,6 +22,9 @@ const ROOT: &str = "/tmp/root";
 /// What the list of mounts has as their source.
 const SOURCE: &CStr = c"afield";
 
+/// Most threads that build a world.
+const MOUNTERS_MAX: usize = 16;
+
 /// What a kernel can number on 64-bit machines (`PID_MAX_LIMIT`).
 const PIDS_MAX: u32 = 1 << 22;
 
@@ -57,7 +60,7 @@ impl Places {
 
     /// Mounts home's file systems at these points, and tells of all that are mounted.
     pub(super) fn mount(&self, points: &[MountPoint], channel: &UnixStream) -> Result<(), WorldError> {
-        filesystems::mount_all(points, &self.root, &self.roots)?;
+        filesystems::mount_all(points, &self.root, &self.roots, 1)?;
         self.report(channel)
     }
 
@@ -152,18 +155,20 @@ pub(super) fn complete(hello: &Hello) -> Result<Places, WorldError> {
         mount(&from, &to, c"", libc::MS_MOVE, c"").step("move a mount")?;
         roots.push(open(&place).step("open the root of a file system")?);
     }
-    filesystems::mount_all(&hello.mounts, &root, &roots)?;
     let own = format!("{ROOT}/{HIDDEN_DIRECTORY}/{HIDDEN_PROC}");
     mount(c"proc", &c_string(own.clone())?, c"proc", strict, c"").step("mount /proc")?;
     keep_pids_apart(&own);
-    for name in NODE_FACTS {
-        bind(&format!("{own}/{name}"), &format!("{ROOT}/proc/{name}"))?;
-    }
-    for path in NODE_DIRECTORIES {
-        bind(path, &format!("{ROOT}{path}"))?;
-    }
-    for name in OWN_DEVICES {
-        bind(&format!("/dev/{name}"), &format!("{ROOT}/dev/{name}"))?;
+    let facts = NODE_FACTS.map(|name| (format!("{own}/{name}"), format!("proc/{name}")));
+    let directories = NODE_DIRECTORIES.map(|path| (path.to_owned(), path[1..].to_owned()));
+    let devices = OWN_DEVICES.map(|name| (format!("/dev/{name}"), format!("dev/{name}")));
+    let places = facts.into_iter().chain(directories).chain(devices);
+    let (sources, targets): (Vec<String>, Vec<String>) = places.unzip();
+    filesystems::mount_all(&hello.mounts, &root, &roots, MOUNTERS_MAX)?;
+    filesystems::for_each(&targets, MOUNTERS_MAX, |path| {
+        filesystems::look_ahead(path, &root)
+    });
+    for (source, target) in sources.iter().zip(&targets) {
+        bind(source, &format!("{ROOT}/{target}"))?;
     }
     std::env::set_current_dir(ROOT).step("chdir to the new root")?;
     pivot_here().step("pivot_root")?;
@@ -196,7 +201,12 @@ fn keep_pids_apart(proc: &str) {
 
 /// Mounts a file or directory of the node over one of home's, if both have it.
 fn bind(source: &str, target: &str) -> Result<(), WorldError> {
-    if fs::symlink_metadata(target).is_err() || fs::symlink_metadata(source).is_err() {
+    // A look at what it is would be a question to home.
+    let is_there = |path: &str| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty()).is_ok()
+    };
+    if !is_there(target) || !is_there(source) {
         return Ok(());
     }
     let (from, to) = (c_string(source.to_owned())?, c_string(target.to_owned())?);
