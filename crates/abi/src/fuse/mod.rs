@@ -389,6 +389,44 @@ pub const READ_LOCK_OWNER: u32 = 1 << 1;
 /// [`SharedReadReply`].
 pub const READ_SHARED: u32 = 1 << 31;
 
+/// A command of `ioctl` on files that home executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileControl {
+    /// Its number, as the caller has it.
+    pub command: u32,
+    /// How much memory it takes or gives.
+    pub bytes: usize,
+    /// It takes it: something is set.
+    pub sets: bool,
+}
+
+impl FileControl {
+    /// All there are. They are harmless, or subject to the owner's rights.
+    pub const ALL: [Self; 5] = [
+        // FS_IOC_GETFLAGS and FS_IOC_SETFLAGS say "long" in their numbers but mean "int".
+        Self::new(0x8008_6601, 4, false),
+        Self::new(0x4008_6602, 4, true),
+        // FS_IOC_GETVERSION, the same.
+        Self::new(0x8008_7601, 4, false),
+        // FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR
+        Self::new(0x801c_581f, 28, false),
+        Self::new(0x401c_5820, 28, true),
+    ];
+
+    const fn new(command: u32, bytes: usize, sets: bool) -> Self {
+        Self { command, bytes, sets }
+    }
+
+    /// What a request asks for. `None` for all that no file has: the answer is `ENOTTY`, by which programs find out that it is no terminal.
+    pub fn asked(request: &IoctlRequest) -> Option<Self> {
+        let other_sizes =
+            ioctl_flag::COMPAT | ioctl_flag::BITS_32 | ioctl_flag::COMPAT_X32 | ioctl_flag::UNRESTRICTED;
+        Self::ALL
+            .into_iter()
+            .find(|control| control.command == request.command && request.flags & other_sizes == 0)
+    }
+}
+
 /// A request of device control that is a directory's `flock`, whose operation is the argument: the kernel keeps such locks to itself.
 pub const FLOCK_DIRECTORY: u32 = 0xfa66;
 

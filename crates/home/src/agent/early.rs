@@ -65,12 +65,14 @@ impl Session {
             return self.answer_early(&program);
         }
         let send = |answers: Answers| self.send_early(&answers);
-        Ok(self.files.list_early(request, reply, send)?)
+        Ok(self.files.list_early(asking.as_ref(), request, reply, send)?)
     }
 
     /// Before a job is begun: what it takes to start its program. What it asks from the beginning on is that program's asking.
     pub(super) fn begin_ahead(&self, spawn: &Spawn) -> Result<Executed, SessionError> {
         let mut executed = Executed::default();
+        let send = |answers: Answers| self.send_early(&answers);
+        self.files.name_early((spawn.pid, &spawn.directory), send)?;
         let directory = Path::new(std::ffi::OsStr::from_bytes(&spawn.directory));
         let path = directory.join(std::ffi::OsStr::from_bytes(&spawn.program));
         if let Ok(path) = std::fs::canonicalize(path) {

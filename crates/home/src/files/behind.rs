@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::sys;
 
-/// A write that took so long was not a copy into the page cache.
+/// A write that took so long, and waited for something, was not a copy into the page cache.
 pub const SLOW: Duration = Duration::from_millis(5);
 
 /// Room that there has to be, in bytes. A session has at most 16 MiB under way.

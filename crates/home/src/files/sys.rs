@@ -246,3 +246,13 @@ pub fn set_thread_capabilities(sets: &CapabilitySets) -> Result<()> {
     // SAFETY: version 3 has a header of two and data of two times three 32-bit numbers.
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), std::ptr::from_ref(sets)) }).map(drop)
 }
+
+/// How often the calling thread has waited for something. That others had the processor meanwhile does not count.
+pub fn waits() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills a structure of its own layout, for which zeros are values, too.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init().ru_nvcsw
+    }
+}

@@ -34,16 +34,24 @@ struct Step {
     pin: Pin,
 }
 
+/// The end of a way to a working directory.
+#[derive(Debug, Default)]
+struct Way {
+    steps: Vec<Step>,
+    /// These names lead elsewhere for everybody else, or nowhere.
+    is_astray: bool,
+}
+
 /// Ways to the working directories of jobs that are being started, by the job's pid.
 #[derive(Debug, Default)]
 pub struct Starts {
-    ways: Mutex<HashMap<u32, Vec<Step>>>,
+    ways: Mutex<HashMap<u32, Way>>,
     /// There are some.
     any: AtomicBool,
 }
 
 impl Starts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Step>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Way>> {
         self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,9 +63,21 @@ impl Starts {
         let ways = self.lock();
         let step = ways
             .get(&pid)?
+            .steps
             .iter()
             .find(|step| step.parent == parent && *step.name == *name)?;
         Some(Arc::clone(&step.node))
+    }
+
+    /// Whether what is in a directory is not the same for a job that is being started and for all others.
+    pub(super) fn differs(&self, directory: u64) -> bool {
+        let leads_on = |way: &Way| way.steps.iter().any(|step| step.parent == directory);
+        self.any.load(Ordering::Relaxed) && self.lock().values().any(|way| way.is_astray && leads_on(way))
+    }
+
+    /// Whether others do not come to a job's working directory by its path.
+    pub(super) fn is_astray(&self, pid: u32) -> bool {
+        self.lock().get(&pid).is_some_and(|way| way.is_astray)
     }
 
     /// Whether a way ends at this node.
@@ -66,7 +86,7 @@ impl Starts {
             && self
                 .lock()
                 .get(&pid)
-                .and_then(|way| way.last())
+                .and_then(|way| way.steps.last())
                 .is_some_and(|step| step.node.id == node)
     }
 }
@@ -99,8 +119,9 @@ impl FileService {
         self.leave(way.unwrap_or_default())
     }
 
-    fn leave(&self, way: Vec<Step>) -> Vec<Occupied> {
-        way.into_iter()
+    fn leave(&self, way: Way) -> Vec<Occupied> {
+        way.steps
+            .into_iter()
             .map(|step| {
                 self.forget_node(step.node.id, 1);
                 Occupied(step.pin)
@@ -108,7 +129,7 @@ impl FileService {
             .collect()
     }
 
-    fn way_to(&self, directory: OwnedFd, path: &[u8]) -> Result<Vec<Step>> {
+    fn way_to(&self, directory: OwnedFd, path: &[u8]) -> Result<Way> {
         let names = path
             .strip_prefix(b"/")
             .ok_or(Errno::NOENT)?
@@ -125,6 +146,9 @@ impl FileService {
                 Err(_) => break,
             }
         }
+        let leads_there = above.len() > names.len()
+            && Identity::of(&stat_descriptor(&above[names.len()])?)
+                == Identity::of(&stat_descriptor(&directory)?);
         // From below, until both meet.
         let mut below = vec![directory];
         let mut index = names.len();
@@ -182,7 +206,10 @@ impl FileService {
             parent = step.node.id;
             way.push(step);
         }
-        Ok(way)
+        Ok(Way {
+            steps: way,
+            is_astray: !leads_there,
+        })
     }
 
     pub(super) fn access(&self, request: &mut Request<'_>) -> Result<Outcome> {

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use afield_abi::fuse::{
     ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply, FLOCK_DIRECTORY,
-    FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest, LOCK_DESCRIPTION, LOCK_FLOCK,
-    LockRequest, Opcode, OpenReply, OpenRequest, READ_SHARED, ReadRequest, ReleaseRequest, ReplyHeader,
-    RequestHeader, WriteRequest, init_flag, ioctl_flag, open_reply_flag, write_flag,
+    FileControl, FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest,
+    LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode, OpenReply, OpenRequest, READ_SHARED, ReadRequest,
+    ReleaseRequest, ReplyHeader, RequestHeader, WriteRequest, init_flag, ioctl_flag, open_reply_flag,
+    write_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::stream::LinkError;
@@ -307,6 +308,13 @@ impl Home {
         if self.closes_quietly(&shared.files.behind, &request) {
             return Ok(Outcome::Reply(super::error_reply(unique, 0)));
         }
+        if request.header.opcode == Opcode::Ioctl as u32
+            && request
+                .record()
+                .is_ok_and(|control| FileControl::asked(&control).is_none())
+        {
+            return Ok(Outcome::Reply(super::error_reply(unique, libc::ENOTTY)));
+        }
         if cuts_for_reading(&request) && holdings::is_executed(shared, request.header.node) {
             // The kernel looks after that only when home has cut it.
             return Err(libc::ETXTBSY);
@@ -577,7 +585,7 @@ pub fn replied(
                 body[..size_of::<EntryReply>()].copy_from_slice(entry.as_bytes());
             }
             if dev::is_special(entry.attributes.mode) {
-                if inner == INIT {
+                if shared.files.places.is_maker(inner) {
                     lock(&home.mounted).insert(entry.node);
                 } else if !lock(&home.mounted).contains(&entry.node) {
                     dev::present(shared, inner, &mut entry);

@@ -59,6 +59,9 @@ const ATTRIBUTES_MAX: usize = 192;
 /// Most bytes of a listing.
 const LISTING_BYTES_MAX: usize = 64 << 10;
 
+/// Links that are followed one after the other, and links of a directory whose targets are told.
+const LINKS_MAX: usize = 16;
+
 /// Names on a path.
 const DEPTH_MAX: usize = 64;
 
@@ -389,13 +392,22 @@ impl FileService {
         is_due(&self.early.lately, Arc::clone(program))
     }
 
-    /// After a name has been looked up, or a directory made: says what else is in its directory, and what is in the one that was found, unless it has
-    /// just done so. `send` is given that.
+    fn is_link(&self, node: u64) -> bool {
+        node != 0
+            && self
+                .nodes
+                .get(node)
+                .is_ok_and(|node| node.identity.kind == libc::S_IFLNK)
+    }
+
+    /// After a name has been looked up, or a directory made: says where the link leads that was found, what else is in its directory, and what is in
+    /// the one that was found, unless it has just done so. `send` is given that.
     ///
     /// # Errors
     /// Those of `send`.
     pub fn list_early<E>(
         &self,
+        program: Option<&Program>,
         request: &[u8],
         reply: &[u8],
         mut send: impl FnMut(Answers) -> Result<(), E>,
@@ -410,6 +422,23 @@ impl FileService {
         }
         let found = reply.get(size_of::<ReplyHeader>()..).unwrap_or_default();
         let found = EntryReply::read_from_prefix(found).map_or(0, |(entry, _)| entry.node);
+        let note = |node, what| {
+            if let (Some(program), Some(path)) = (program, self.path_of(node)) {
+                let path = (*path).into();
+                lock(&TRACES).add(program, Ask { path, what });
+            }
+        };
+        if self.is_link(found)
+            && is_due(&self.early.listed, found)
+            && let Some(mut round) = Round::new(self)
+        {
+            // What is told now nobody asks, and is not remembered for that.
+            note(found, What::Link);
+            round.follow(header.node, found);
+            if !round.answers.payload.is_empty() {
+                send(round.cut())?;
+            }
+        }
         for node in [header.node, found] {
             let is_directory = || self.nodes.get(node).is_ok_and(|node| node.is_directory());
             if node == 0 || !is_directory() || !is_due(&self.early.listed, node) {
@@ -420,10 +449,33 @@ impl FileService {
             };
             round.list(node);
             if !round.answers.payload.is_empty() {
+                note(node, What::Names);
                 send(round.cut())?;
             }
         }
         Ok(())
+    }
+
+    /// Before a job is begun: what the names on the way to its directory are, if that is where they lead. `send` is given that.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn name_early<E>(
+        &self,
+        (pid, path): (u32, &[u8]),
+        mut send: impl FnMut(Answers) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.early.is_off() || self.starts.is_astray(pid) {
+            return Ok(());
+        }
+        let Some(mut round) = Round::new(self) else {
+            return Ok(());
+        };
+        round.node(path, DEPTH_MAX);
+        match round.answers.payload.is_empty() {
+            true => Ok(()),
+            false => send(round.cut()),
+        }
     }
 
     /// Appends what follows answers at once.
@@ -440,6 +492,39 @@ impl FileService {
             payload.truncate(start);
             let _ = invalidation::append(payload, Change::Everything);
         }
+    }
+}
+
+/// The directory that an absolute path is in.
+fn parent(path: &[u8]) -> &[u8] {
+    let at = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    &path[..at.max(1)]
+}
+
+/// Where a link leads that is in a directory with this path, on which there is no link. `None` where that cannot be said so.
+fn joined(directory: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+    let mut path = match target.first()? {
+        b'/' => Vec::new(),
+        _ => directory.strip_suffix(b"/").unwrap_or(directory).to_vec(),
+    };
+    let mut is_plain = true;
+    for name in target.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            // What is above something else may be somewhere else.
+            b".." if !is_plain || target[0] == b'/' => return None,
+            b".." => path.truncate(path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
+            name => {
+                is_plain = false;
+                path.push(b'/');
+                path.extend_from_slice(name);
+            }
+        }
+    }
+    match path.len() {
+        0 => Some(b"/".to_vec()),
+        1..PATH_BYTES_MAX => Some(path),
+        _ => None,
     }
 }
 
@@ -544,18 +629,19 @@ impl<'a> Round<'a> {
         if let Some(known) = self.known.get(path) {
             return *known;
         }
-        let at = path
-            .iter()
-            .rposition(|byte| *byte == b'/')
-            .filter(|_| depth > 0)?;
-        let directory = self.node(&path[..at.max(1)], depth - 1)?;
-        let found = self.look_up(directory, &path[at + 1..]);
+        if depth == 0 || !path.starts_with(b"/") {
+            return None;
+        }
+        let directory = parent(path);
+        let name = &path[directory.len()..];
+        let directory = self.node(directory, depth - 1)?;
+        let found = self.look_up(directory, name.strip_prefix(b"/").unwrap_or(name));
         self.known.insert(path.into(), found);
         found
     }
 
     fn look_up(&mut self, directory: u64, name: &[u8]) -> Option<u64> {
-        if self.files.may_hang(name) {
+        if self.files.may_hang(name) || self.files.starts.differs(directory) {
             return None;
         }
         let body = self.execute(Opcode::Lookup, directory, [name, &[0], &[]]).ok()?;
@@ -589,15 +675,12 @@ impl<'a> Round<'a> {
         match &ask.what {
             What::Name => {}
             What::Link => {
-                let question = Question::Link { node };
-                match self.execute(Opcode::ReadLink, node, [&[]; 3]) {
-                    Ok(target) => {
-                        let result = Ok(&target[..]);
-                        self.push([node, 0], &Item::Answer { question, result });
-                    }
-                    Err(_) => drop(self.useless.insert(Arc::clone(ask))),
+                let directory = self.node(parent(&ask.path), DEPTH_MAX);
+                if !directory.is_some_and(|directory| self.follow(directory, node)) {
+                    self.useless.insert(Arc::clone(ask));
                 }
             }
+            What::Names => self.list(node),
             What::Access(mask) => {
                 let record = AccessRequest {
                     mask: *mask,
@@ -631,12 +714,51 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Where a link leads, if reading it changes nothing. Its target.
+    fn read_link(&mut self, node: u64) -> Option<Vec<u8>> {
+        let known = self.files.nodes.get(node).ok()?;
+        if !self.files.is_settled_by_reading(&known) {
+            return None;
+        }
+        let target = self.execute(Opcode::ReadLink, node, [&[]; 3]).ok()?;
+        let question = Question::Link { node };
+        let result = Ok(&target[..]);
+        self.push([node, 0], &Item::Answer { question, result });
+        Some(target)
+    }
+
+    /// Where a link in a directory leads, and all names on the way. False if that cannot be said.
+    fn follow(&mut self, mut directory: u64, mut link: u64) -> bool {
+        for is_first in [true].into_iter().chain([false; LINKS_MAX]) {
+            let Some(target) = self.read_link(link) else {
+                return !is_first;
+            };
+            let start = self.files.path_of(directory);
+            let path = start.and_then(|start| joined(&start, &target));
+            let Some(path) = path else { break };
+            let Some(node) = self
+                .node(&path, DEPTH_MAX)
+                .filter(|node| self.files.is_link(*node))
+            else {
+                break;
+            };
+            let Some(next) = self.node(parent(&path), DEPTH_MAX) else {
+                break;
+            };
+            (directory, link) = (next, node);
+        }
+        true
+    }
+
     /// All names in a directory, if they can be relied on: with what they are if there are not many.
     fn list(&mut self, node: u64) {
         let files = self.files;
         let Ok(known) = files.nodes.get(node) else { return };
         let way = files.nodes.descriptor(&known, &files.credentials);
-        if !known.is_directory() || !way.is_ok_and(|way| files.names_hold(&known, &way)) {
+        if !known.is_directory()
+            || files.starts.differs(node)
+            || !way.is_ok_and(|way| files.names_hold(&known, &way))
+        {
             return;
         }
         // Nobody has asked for the listing yet, so its time of access is not to tell of it.
@@ -680,10 +802,14 @@ impl<'a> Round<'a> {
         self.push([node, 0], &Item::Listing { node, full, entries });
         if full {
             let mut rest = entries;
+            let mut links = 0;
             while let Ok((record, _)) = DirectoryEntryPlus::read_from_prefix(rest) {
-                self.answers
-                    .nodes
-                    .extend((record.entry.node != 0).then_some(record.entry.node));
+                let node = record.entry.node;
+                self.answers.nodes.extend((node != 0).then_some(node));
+                if links < LINKS_MAX && self.files.is_link(node) {
+                    links += 1;
+                    self.read_link(node);
+                }
                 let bytes = entry_bytes(
                     size_of::<DirectoryEntryPlus>(),
                     record.directory.name_length as usize,
@@ -829,5 +955,31 @@ fn changes(opcode: Opcode, request: &Request<'_>) -> bool {
         }
         Opcode::Release => false,
         _ => super::may_change(opcode),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn links_lead_where_they_lead() {
+        let joined = |directory: &str, target: &str| {
+            let path = joined(directory.as_bytes(), target.as_bytes());
+            path.map(|path| String::from_utf8(path).unwrap())
+        };
+        let leads = |directory, target, path: &str| {
+            assert_eq!(joined(directory, target).as_deref(), Some(path), "{target}");
+        };
+        leads("/usr/bin", "python3.11", "/usr/bin/python3.11");
+        leads("/usr/bin", "/etc/alternatives/cc", "/etc/alternatives/cc");
+        leads("/usr/share/a", "../../lib/./b/", "/usr/lib/b");
+        leads("/", "usr/bin", "/usr/bin");
+        leads("/", "../bin", "/bin");
+        leads("/a", "..", "/");
+        assert_eq!(joined("/a", "b/../c"), None);
+        assert_eq!(joined("/a", "/b/../c"), None);
+        assert_eq!(joined("/a", ""), None);
+        assert_eq!(joined("/a", &"b/".repeat(4000)), None);
     }
 }

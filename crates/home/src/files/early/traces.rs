@@ -40,6 +40,8 @@ pub enum What {
     Extended(Box<[u8]>),
     /// Pieces of its contents: the first, and the one after the last.
     Pieces(u32, u32),
+    /// Which names there are in a directory. Nobody asks that: it is what questions about names were answered with.
+    Names,
 }
 
 /// A question.
