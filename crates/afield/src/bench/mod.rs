@@ -42,8 +42,8 @@ pub use work::do_work;
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
                   requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
                   link-ping link-bulk link-calls link-resume.\n\
-                  Only if named: files, which is compile cold-compile untar status grep read fill\n\
-                  random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
+                  Only if named: files, which is session python cold-python compile cold-compile\n\
+                  untar status grep read fill random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
                   Prints medians and that of pairwise ratios, afield by floor: less is better of times, not of rates."
 )]
 pub struct Bench {
@@ -119,6 +119,12 @@ pub enum Name {
     Rpc,
     /// All of the following (only if named)
     Files,
+    /// `true` in a session that has to be made for it, on a node that has kept nothing
+    Session,
+    /// Start of `python3`, again
+    Python,
+    /// The same on a node that has kept nothing, in a session that is there
+    ColdPython,
     /// `cc -c` of a small file, again
     Compile,
     /// The same on a node that has kept nothing
@@ -179,6 +185,9 @@ impl Name {
 
     /// Those that [`Files`](Self::Files) stands for.
     const FILES: &[Self] = &[
+        Self::Session,
+        Self::Python,
+        Self::ColdPython,
         Self::Compile,
         Self::ColdCompile,
         Self::Untar,

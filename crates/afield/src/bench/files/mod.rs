@@ -90,7 +90,8 @@ impl<'a> Files<'a> {
     fn measure_on(&self, name: Name, side: Side) -> Result<f64, Failure> {
         let words = self.words(name)?;
         let is_warm = match name {
-            Name::ColdCompile | Name::Read | Name::Fill | Name::Random => false,
+            Name::Session | Name::ColdPython | Name::ColdCompile => false,
+            Name::Read | Name::Fill | Name::Random => false,
             // These begin with something new at home, which sshfs sees late where it knows something older.
             Name::Untar | Name::Storm => side != Side::Sshfs,
             _ => true,
@@ -106,8 +107,11 @@ impl<'a> Files<'a> {
             self.run(&words, side, place)?;
             self.prepare(name)?;
         }
-        if side == Side::Afield && name == Name::ColdCompile {
+        if side == Side::Afield && matches!(name, Name::Session | Name::ColdPython | Name::ColdCompile) {
             self.forget()?;
+            if name != Name::Session {
+                self.run(&["true".into()], side, place)?;
+            }
         }
         let start = Instant::now();
         self.run(&words, side, place)?;
@@ -116,6 +120,8 @@ impl<'a> Files<'a> {
 
     fn words(&self, name: Name) -> Result<Vec<OsString>, Failure> {
         let fixed: &[&str] = match name {
+            Name::Session => &["true"],
+            Name::Python | Name::ColdPython => &["python3", "-c", "pass"],
             Name::Compile | Name::ColdCompile => &["cc", "-O2", "-c", "source.c"],
             Name::Untar => &["tar", "-xf", "tree.tar", "-C", "unpacked"],
             Name::Status => &["git", "-C", "tree", "status", "--short"],
@@ -153,13 +159,13 @@ impl<'a> Files<'a> {
         prepared.map_err(Failure::own)
     }
 
-    /// Makes the node one that knows nothing, with a session.
+    /// Makes the node one that knows nothing, without a session.
     fn forget(&self) -> Result<(), Failure> {
         run(self.command(&["agent", "stop"])?)?;
         if let Some(far) = self.far {
             far.forget().map_err(Failure::own)?;
         }
-        self.run(&["true".into()], Side::Afield, self.tree.place())
+        Ok(())
     }
 
     fn command(&self, words: &[&str]) -> Result<Command, Failure> {
