@@ -10,8 +10,11 @@ count = 0
 # Bytes of a direction that are passed on as they are, among them the handshake.
 SOUND = 8192
 
+# After so many bytes of a direction a session has begun.
+BEGUN = 256 << 10
 
-async def pump(reader, writer, gate, damage):
+
+async def pump(reader, writer, gate, damage, begun):
     """Passes bytes on while the gate is open, and does what it finds in `damage` to some of them."""
     passed = 0
     try:
@@ -20,6 +23,8 @@ async def pump(reader, writer, gate, damage):
             if damage and passed > SOUND:
                 data = damage.pop()(data)
             passed += len(data)
+            if passed > BEGUN:
+                begun.set()
             writer.write(data)
             await writer.drain()
         await gate.wait()
@@ -48,12 +53,17 @@ async def serve(reader, writer):
     for gate in gates:
         gate.set()
     damages = [[], []]
-    ways = zip((reader, there[0]), (there[1], writer), gates, damages)
+    begun = asyncio.Event()
+    ways = zip((reader, there[0]), (there[1], writer), gates, damages, [begun] * 2)
     pumps = [asyncio.create_task(pump(*way)) for way in ways]
 
     async def fail():
-        # The first connection carries the first words; a session that has not begun may fail.
-        await asyncio.sleep(1.0 if number == 1 else 0.1 + chance.random() * 0.4)
+        # The first connection carries the first words; a session that has not begun may fail. One that does much is not waited for until it
+        # has done all.
+        if number == 1:
+            await asyncio.wait([asyncio.create_task(begun.wait())], timeout=1.0)
+        else:
+            await asyncio.sleep(0.1 + chance.random() * 0.4)
         if "hole" in faults and number == 3:
             # Half-open: nothing passes, and nobody is told.
             for gate in gates:

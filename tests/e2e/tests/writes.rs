@@ -8,6 +8,8 @@ user_cases! {
     writing: Case::program("writing");
     /// Whoever hears of a write sees it, by whatever way he hears.
     told: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>f; while read n; do head -c $n /dev/zero >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 5000 100000 3000000 7 70000; do echo $n >&4; read x <&5; stat -c %s f; done; exec 4>&-; wait $!; echo $?; md5sum < f");
+    /// Of what is written in small pieces nobody says anything, nor does the guest ever again: it is seen at home all the same.
+    small_pieces: Case::home_bash("$AF python3 -c 'import os\nfor flags in 0, os.O_APPEND:\n    fd = os.open(\"f\", os.O_WRONLY | os.O_CREAT | flags)\n    for i in range(1000): os.write(fd, b\"%05d\" % i)\nwhile True: pass' & until [ \"$(stat -c %s f 2> /dev/null)\" = 10000 ]; do sleep 0.01; done; kill $!; wait $!; echo $?; md5sum < f").tools(&["python3"]);
     /// A writer of home and a guest append in turn.
     appended_by_both: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>>f; while read n; do echo guest $n >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 2 3 4 5 6 7 8 9; do echo $n >&4; read x <&5; echo home $n >> f; done; exec 4>&-; wait $!; cat f");
     truncated_by_home: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>f; while read n; do printf %05d $n >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 2 3 4; do echo $n >&4; read x <&5; : > f; echo $n >&4; read x <&5; od -An -c f; done; rm f; echo 9 >&4; read x <&5; exec 4>&-; wait $!; ls");
