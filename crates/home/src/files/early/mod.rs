@@ -200,6 +200,8 @@ struct Round<'a> {
     known: HashMap<Box<[u8]>, Option<u64>>,
     /// The program itself, if it is being executed.
     program: Option<u64>,
+    /// Those that the session's node did not know before.
+    fresh: HashSet<u64>,
     /// What needs no answer any more.
     useless: HashSet<Arc<Ask>>,
     reply: Vec<u8>,
@@ -570,6 +572,7 @@ impl<'a> Round<'a> {
             until: Instant::now() + TIME_MAX,
             known: HashMap::new(),
             program: None,
+            fresh: HashSet::new(),
             useless: HashSet::new(),
             reply: Vec::new(),
         })
@@ -661,6 +664,7 @@ impl<'a> Round<'a> {
         let question = Question::Name { directory, name };
         let result = Ok(&body[..]);
         self.push([directory, entry.node], &Item::Answer { question, result });
+        self.fresh.insert(entry.node);
         (!nothing).then_some(entry.node)
     }
 
@@ -680,6 +684,8 @@ impl<'a> Round<'a> {
                     self.useless.insert(Arc::clone(ask));
                 }
             }
+            // Who knows a directory knows its names, or does without.
+            What::Names if !self.fresh.contains(&node) => {}
             What::Names => self.list(node),
             What::Access(mask) => {
                 let record = AccessRequest {
