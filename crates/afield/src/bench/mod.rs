@@ -42,8 +42,8 @@ pub use work::do_work;
     after_help = "Names: null cpu pipe futex stat open write fork start make stop, and of sockets\n\
                   requests accept send receive ping1 ping4k ping64k, and of the link alone\n\
                   link-ping link-bulk link-calls link-resume.\n\
-                  Only if named: files, which is session python cold-python compile cold-compile\n\
-                  untar status grep read fill random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
+                  Only if named: files, which is session python cold-python compile cold-compile untar status\n\
+                  grep read fill random storm; rpc, where the time of a call to a node goes, stage by stage.\n\n\
                   Prints medians and that of pairwise ratios, afield by floor: less is better of times, not of rates."
 )]
 pub struct Bench {

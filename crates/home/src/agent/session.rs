@@ -326,7 +326,11 @@ impl Session {
             let _ = entry.tell(0, &ToDeputy::Refused(why), None);
             return Ok(());
         }
-        lock(&entry.status).program = self.begin_ahead(&request.spawn)?;
+        match self.begin_ahead(&request.spawn) {
+            Ok(program) => lock(&entry.status).program = program,
+            // Why, this job is told like all others: once it is registered, or as it is.
+            Err(error) => self.end(&error),
+        }
         entry.tell(0, &ToDeputy::Accepted { handle_first }, None)?;
         if let Some(why) = self.register(&entry)? {
             self.files.end_start(pid);

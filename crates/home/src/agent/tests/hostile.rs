@@ -241,3 +241,30 @@ fn guests_without_deputies_are_ended() {
     node.call(1, deputy.pid);
     assert_eq!(deputy.frame().unwrap().id, 1);
 }
+
+/// A job that comes to a session whose node takes nothing any more.
+#[test]
+fn who_comes_too_late_is_told() {
+    let coherence = Coherence::start().unwrap();
+    let generosity = Generosity {
+        answers_max: 100,
+        bytes_max: 100_000,
+    };
+    let Node { session, .. } = Node::with((Some(&coherence), generosity));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let pid = 4_000_080;
+    // Of what its program needs the node would be told first.
+    let request = request("/bin/sh");
+    if let Err(error) = session.start_job(pid, request, None, theirs.into(), Incoming::default()) {
+        session.end(&error);
+    }
+    let mut deputy = Played::new(pid, ours);
+    loop {
+        match deputy.told().1 {
+            ToDeputy::Gone(_) => break,
+            ToDeputy::Accepted { .. } | ToDeputy::Notice(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -101,8 +101,47 @@ impl Asked for Heard {
     }
 }
 
+/// What the user of a job wants to be executed.
+fn request(program: &str) -> RunRequest {
+    let spawn = Spawn {
+        pid: 1,
+        program: program.into(),
+        arguments: vec![b"x".to_vec(), b"y".to_vec()],
+        environment: vec![],
+        directory: b"/".to_vec(),
+        umask: 0o22,
+        limits: vec![],
+        ignored: 0,
+        blocked: 0,
+        ids: [0; 6],
+        descriptors: vec![Descriptor {
+            number: 0,
+            object: Inherited::Handle {
+                handle: 0,
+                flags: 0,
+                stream: true,
+                terminal: false,
+                offset: 0,
+                size: 0,
+            },
+        }],
+    };
+    RunRequest {
+        world: 0,
+        place: Place::Embedded,
+        place_name: "test".to_owned(),
+        verbose: true,
+        directory: false,
+        spawn,
+    }
+}
+
 impl Node {
     fn new() -> Self {
+        Self::with((None, Generosity::NONE))
+    }
+
+    fn with(files: (Option<&Arc<Coherence>>, Generosity)) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (home_reader, home_writer) = split(Socket::Unix(ours)).unwrap();
         let (mut reader, writer) = split(Socket::Unix(theirs)).unwrap();
@@ -134,7 +173,7 @@ impl Node {
                 told: Told::default(),
             },
             None,
-            (None, Generosity::NONE),
+            files,
         )
         .unwrap();
         let session = Arc::new(session);
@@ -163,37 +202,7 @@ impl Node {
     fn start_job_that(&mut self, pid: u32, outcome: Result<(), SpawnError>) -> Played {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let spawn = Spawn {
-            pid: 1,
-            program: b"/bin/x".to_vec(),
-            arguments: vec![b"x".to_vec(), b"y".to_vec()],
-            environment: vec![],
-            directory: b"/".to_vec(),
-            umask: 0o22,
-            limits: vec![],
-            ignored: 0,
-            blocked: 0,
-            ids: [0; 6],
-            descriptors: vec![Descriptor {
-                number: 0,
-                object: Inherited::Handle {
-                    handle: 0,
-                    flags: 0,
-                    stream: true,
-                    terminal: false,
-                    offset: 0,
-                    size: 0,
-                },
-            }],
-        };
-        let request = RunRequest {
-            world: 0,
-            place: Place::Embedded,
-            place_name: "test".to_owned(),
-            verbose: true,
-            directory: false,
-            spawn,
-        };
+        let request = request("/bin/x");
         self.session
             .start_job(pid, request, None, theirs.into(), Incoming::default())
             .unwrap();
