@@ -132,3 +132,68 @@ impl Hold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::frame::Kind;
+
+    fn frame(payload: &[u8]) -> Frame {
+        Frame {
+            kind: Kind::File,
+            id: 1,
+            payload: payload.to_vec(),
+        }
+    }
+
+    /// One that nobody lets go by himself.
+    fn hold() -> Hold {
+        let hold = Hold::default();
+        hold.lock().is_watched = true;
+        hold
+    }
+
+    #[test]
+    fn what_is_held_is_made_longer_and_goes_once_before_the_next() {
+        let hold = hold();
+        let mut sent: Vec<Vec<u8>> = Vec::new();
+        assert!(!hold.extend(|_| true));
+        hold.hold(frame(b"a"), |_| panic!("nothing was held")).unwrap();
+        for more in [b"b", b"c"] {
+            assert!(hold.extend(|frame| {
+                frame.payload.extend_from_slice(more);
+                true
+            }));
+        }
+        assert!(!hold.extend(|_| false));
+        hold.hold(frame(b"d"), |frame| sent.push(frame.payload)).unwrap();
+        hold.release(|frame| sent.push(frame.payload));
+        hold.release(|frame| sent.push(frame.payload));
+        assert_eq!(sent, [b"abc".to_vec(), b"d".to_vec()]);
+    }
+
+    #[test]
+    fn nothing_is_held_that_nobody_would_let_go() {
+        let refused = Hold::default().hold(frame(b"a"), |_| ());
+        assert_eq!(refused.unwrap_err().payload, b"a");
+        let hold = hold();
+        hold.end();
+        assert!(hold.hold(frame(b"a"), |_| ()).is_err());
+    }
+
+    #[test]
+    fn it_goes_by_itself_and_the_thread_ends() {
+        let hold = Arc::new(Hold::default());
+        let (said, heard) = channel();
+        hold.watch(move |frame| said.send(frame.payload)).unwrap();
+        for payload in [b"a", b"b"] {
+            hold.hold(frame(payload), |_| ()).unwrap();
+            assert_eq!(heard.recv().unwrap(), payload);
+        }
+        hold.end();
+        // The thread's end of the channel is gone with it.
+        assert!(heard.recv().is_err());
+    }
+}

@@ -1,5 +1,5 @@
 //! What a node is told before it asks: how often programs still wait for home when the node knows nothing, and that nothing of it is out
-//! of date when it is used.
+//! of date when it is used. And what it says without being asked: how many frames that takes.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -24,7 +24,7 @@ macro_rules! over_the_cable {
     )* };
 }
 
-over_the_cable! { cold changed filled }
+over_the_cable! { cold changed filled small_writes }
 
 fn run(test: &str, user: bool, test_of: fn(&mut Arena)) {
     let mode = Mode {
@@ -88,6 +88,27 @@ fn cold(arena: &mut Arena) {
         }
     }
     assert!(report.is_empty(), "{}", report.join("\n"));
+}
+
+/// Small writes that follow each other go home together.
+fn small_writes(arena: &mut Arena) {
+    const WRITES: u64 = 20_000;
+    arena.start_node();
+    let mut job = Job::new(Duration::from_secs(60));
+    job.arguments = arena.prefix();
+    let script = format!(
+        "import os\nfd = os.open('f', os.O_WRONLY | os.O_CREAT)\nfor i in range({WRITES}): os.write(fd, b'%07d' % i)"
+    );
+    job.arguments.extend(["python3", "-c", &script].map(Into::into));
+    arena.run(&job).expect_exit(0);
+    let all: String = (0..WRITES).map(|number| format!("{number:07}")).collect();
+    assert!(fs::read_to_string(arena.work().join("f")).is_ok_and(|text| text == all));
+    let links = arena.run(&arena.afield(&["ps", "--links", "--json"]));
+    links.expect_exit(0);
+    let links: Value = serde_json::from_slice(&links.stdout).expect("JSON");
+    let frames = links[0]["frames_in"].as_u64().expect("a count");
+    assert!(frames < WRITES / 2, "{frames} frames for {WRITES} writes");
+    arena.run(&arena.afield(&["agent", "stop"])).expect_exit(0);
 }
 
 /// A shell that has nothing of others' to execute, and so asks for all of this itself; it looks when it is told to.

@@ -225,6 +225,40 @@ mod tests {
     }
 
     #[test]
+    fn a_write_is_made_longer_by_the_one_behind_it() {
+        let request = |offset: u64, data: &[u8]| {
+            let header = RequestHeader {
+                length: (WRITE_HEAD_BYTES + data.len()) as u32,
+                opcode: Opcode::Write as u32,
+                node: 7,
+                ..RequestHeader::default()
+            };
+            let record = WriteRequest {
+                offset,
+                size: data.len() as u32,
+                write_flags: write_flag::BEHIND | write_flag::KILL_SUIDGID,
+                ..WriteRequest::default()
+            };
+            [header.as_bytes(), record.as_bytes(), data].concat()
+        };
+        let extend = |frame: &mut Frame, next: &[u8]| extend(frame, &Head::of(next).unwrap(), next);
+        let mut frame = Frame {
+            kind: Kind::File,
+            id: 1,
+            payload: request(3, b"abc"),
+        };
+        assert!(!extend(&mut frame, &request(5, b"x")));
+        assert!(extend(&mut frame, &request(6, b"de")));
+        assert!(extend(&mut frame, &request(8, b"f")));
+        assert_eq!(frame.payload, request(3, b"abcdef"));
+        frame.payload = request(0, &[7; JOINED_BYTES_MAX]);
+        assert!(!extend(&mut frame, &request(JOINED_BYTES_MAX as u64, b"x")));
+        assert!(Head::of(&request(0, &[7; SMALL_BYTES_MAX])).is_some());
+        assert!(Head::of(&request(0, &[7; SMALL_BYTES_MAX + 1])).is_none());
+        assert!(Head::of(&request(0, b"")).is_none());
+    }
+
+    #[test]
     fn what_follows_closely_is_one_write() {
         let mut door = Door::new();
         for (offset, data) in [(0, "ab"), (2, "c"), (3, "def"), (6, "g")] {
