@@ -6,6 +6,7 @@
 //! * [`contents`]: what home says of a file's contents, for nodes that keep them.
 //! * [`early`]: what home answers before it is asked.
 //! * [`frame`]: the framing, a sans-io decoder that bounds everything a peer can claim.
+//! * [`hatch`]: connections that home hands to a node on its own machine.
 //! * [`wire`]: what the frames say: fixed headers for the hot ones, serde messages for control.
 //! * [`invalidation`]: what home says of files that have changed.
 //! * [`message`]: the messages of sockets, inside operations on home objects.
@@ -29,6 +30,7 @@ pub mod contents;
 pub mod control;
 pub mod early;
 pub mod frame;
+pub mod hatch;
 mod held;
 pub mod invalidation;
 pub mod message;

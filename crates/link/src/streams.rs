@@ -38,7 +38,7 @@ pub struct Head {
     pub limit: U64,
     /// What it is ready for (`POLL*`).
     pub ready: U32,
-    /// [`WHOLE`], [`MORE`], [`UNKNOWN`], [`EVENT`], [`HELD`].
+    /// [`WHOLE`], [`MORE`], [`UNKNOWN`], [`EVENT`], [`HELD`], [`HERE`].
     pub flags: U32,
     /// Bytes that follow: those behind what the node has been told of already.
     pub length: U32,
@@ -50,6 +50,13 @@ pub const EVENT: u32 = 8;
 /// What has come is not told: nothing of it is on its way.
 pub const HELD: u32 = 16;
 
+/// Who reads has the connection itself, on this machine. The record's bytes are a number, of those that have come since the last
+/// [`WHOLE`] record (and before it, if they had not been taken by then): he takes them from it, and no more.
+pub const HERE: u32 = 32;
+
+/// How a node says, in place of how much it has read, that it does not have the connection itself any more.
+pub const NOT_HERE: u64 = u64::MAX;
+
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct News<'a> {
@@ -57,6 +64,15 @@ pub struct News<'a> {
     pub head: Head,
     /// What has come.
     pub data: &'a [u8],
+}
+
+impl News<'_> {
+    /// How much has come, for who takes it himself ([`HERE`]).
+    #[must_use]
+    pub fn here(&self) -> Option<u64> {
+        let count = U64::read_from_bytes(self.data).ok()?;
+        (self.head.flags.get() & HERE != 0).then_some(count.get())
+    }
 }
 
 /// What a write takes of home's room at most, with what home's kernel needs to keep it.
@@ -86,7 +102,10 @@ pub fn decode(mut payload: &[u8]) -> Result<Vec<News<'_>>, WireError> {
     while !payload.is_empty() {
         let (head, rest) = wire::split::<Head>(payload, "news of streams")?;
         let length = head.length.get() as usize;
-        if length > WINDOW_BYTES || head.flags.get() & !(WHOLE | MORE | UNKNOWN | EVENT | HELD) != 0 {
+        let flags = head.flags.get();
+        let known = WHOLE | MORE | UNKNOWN | EVENT | HELD | HERE;
+        let is_here = flags & HERE != 0;
+        if length > WINDOW_BYTES || flags & !known != 0 || is_here && length != size_of::<U64>() {
             return Err(WHAT);
         }
         let (data, rest) = rest.split_at_checked(length).ok_or(WHAT)?;
@@ -132,7 +151,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let mut payload = Vec::new();
-        encode(&mut payload, head(1, 32), b"");
+        encode(&mut payload, head(1, 64), b"");
+        assert!(decode(&payload).is_err());
+        let mut payload = Vec::new();
+        encode(&mut payload, head(1, HERE), b"1234567");
         assert!(decode(&payload).is_err());
         let mut payload = Vec::new();
         encode(&mut payload, head(1, WHOLE), &vec![0; WINDOW_BYTES + 1]);

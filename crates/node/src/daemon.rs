@@ -510,6 +510,7 @@ fn serve(options: &Options, ledger: Ledger, begun: Begun) -> Result<(), SessionE
         key: Some(key),
         keeping: Some(options.keeping.clone()),
         leases: None,
+        hatch: None,
         arrivals: Some(Box::new(move || {
             take_connections(&arrivals, &carrier, &identity, key)
         })),

@@ -27,6 +27,7 @@ use afield_abi::syscalls::Restart;
 use afield_link::carrier::{GreetingError, LinkEvent};
 use afield_link::control::{HOME_INTERFACE, HomeClient, NODE_INTERFACE};
 use afield_link::frame::Kind;
+use afield_link::hatch::Hatch;
 use afield_link::secure::{Fingerprint, SecureError};
 use afield_link::stream::{self, LinkError, Reader, Socket, Writer};
 use afield_link::wire::{self, HandleOp, Hello, SpawnError, Welcome};
@@ -291,7 +292,19 @@ impl Shared {
 
     /// A new frame id. Requests of every kind share them.
     pub fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        self.next_id.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// The least id that a request sent from now on can have.
+    pub fn id_to_come(&self) -> u64 {
+        self.next_id.load(Ordering::SeqCst)
+    }
+
+    /// Home has answered the request with this id.
+    pub fn home_answered(&self, id: u64) {
+        if let Some(leases) = &self.leases {
+            leases.answered(id);
+        }
     }
 
     /// A call in which a guest waits for home: thread, listener and notification.
@@ -459,6 +472,8 @@ pub struct Terms {
     pub keeping: Option<store::Policy>,
     /// Places in memory that home shares.
     pub(crate) leases: Option<Arc<Leases>>,
+    /// Where a home on this machine hands over connections.
+    pub(crate) hatch: Option<Hatch>,
     /// What a thread does for further connections of this home.
     pub arrivals: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -512,7 +527,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
             return Err(error.into());
         }
     };
-    let mut world = match World::create(&hello) {
+    let world = match World::create(&hello) {
         Ok(world) => world,
         Err(error) => {
             refuse_home(&writer, name, &error.to_string())?;
@@ -522,6 +537,39 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     if let Some(registration) = &mut registration {
         registration.note_init(world.init)?;
     }
+    let is_near = terms.hatch.is_some();
+    let serve = move || {
+        let served = serve_world((reader, writer), name, terms, &hello, world);
+        drop(registration);
+        served
+    };
+    match is_near {
+        true => out_of_sight(serve)?,
+        false => serve(),
+    }
+}
+
+/// Does the work in another thread, with descriptors that are not among the process's as others see them, which are those of its first
+/// thread (`/proc/PID/fd`): connections are their guests', and who ends all who have one (`fuser -k`) means the guests.
+fn out_of_sight<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new()
+            .name("session".to_owned())
+            .spawn_scoped(scope, work)?;
+        // This thread does nothing but wait. If it keeps its descriptors, they are seen.
+        let _ = sys::namespaces::keep_only(&[]);
+        worker.join().map_err(|_| io::Error::other("it has failed"))
+    })
+}
+
+/// Serves a home whose guests' world is made.
+fn serve_world(
+    (mut reader, writer): (Reader, Writer),
+    name: &str,
+    terms: Terms,
+    hello: &Hello,
+    mut world: World,
+) -> Result<(), SessionError> {
     let notices = world.notices.take().ok_or(WorldError::Died)?;
     let connections = Connections::new(std::mem::take(&mut world.devices))?;
     let store = open_store(&terms);
@@ -544,7 +592,7 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
             world.ids,
             (hello.uid, hello.gid),
             store,
-            terms.leases.clone(),
+            (terms.leases.clone(), terms.hatch),
         ),
         installer: Installer::default(),
         promises: Promises::default(),
@@ -743,12 +791,15 @@ fn welcome(
     writer.write_frame(Kind::Welcome, 0, &[&wire::encode(&message)?])
 }
 
-/// Serves a home over a socketpair whose end was inherited. First of all comes the memory that home shares.
+/// Serves a home over a socketpair whose end was inherited. First of all come the memory that home shares, and where it hands over
+/// connections.
 pub fn serve_embedded(descriptor: OwnedFd) -> Result<(), SessionError> {
     sys::namespaces::die_with_parent(None)?;
     let socket = UnixStream::from(descriptor);
     let area = sys::sockets::receive_with(&socket, &mut [0])?.descriptor;
+    let hatch = sys::sockets::receive_with(&socket, &mut [0])?.descriptor;
     let terms = Terms {
+        hatch: hatch.map(Hatch::from),
         leases: area.map(|area| Leases::new(area.as_fd())).transpose()?,
         ..Terms::default()
     };

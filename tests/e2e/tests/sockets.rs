@@ -119,12 +119,74 @@ cases! {
     ip_tool: Case::guest("ip -o addr; ip route; ip -6 route; ip -o link | cut -d: -f1,2; ip neigh show nud permanent; ip rule").tools(&["ip"]);
     /// Home's tables name the guest, under its own pid and name. A child has the socket until it executes something, so it has ended before.
     shown_by_ss: Case::home("mkfifo go; $AF python3 -c 'import socket, subprocess, os\ns = socket.socket(); s.bind((\"127.0.0.1\", 0)); s.listen(5)\nprint(subprocess.run([\"ss\", \"-Hltnp\", \"sport = \" + str(s.getsockname()[1])], stdout=-1, text=True).stdout.split(\"users\")[1].replace(str(os.getpid()), \"PID\").split(\",fd\")[0], flush=True)\nopen(\"port\", \"w\").write(str(s.getsockname()[1])); open(\"pid\", \"w\").write(str(os.getpid()))\nopen(\"go\").read()' & while ! [ -s pid ]; do sleep 0.01; done; ss -Hltnp \"sport = $(cat port)\" | sed \"s/pid=$(cat pid),fd=[0-9]*/PID/; s/.*users//\"; p=$(printf :%04X $(cat port)); grep -c \"^ *[0-9]*: [0-9A-F]*$p \" /proc/net/tcp; grep -c \"^ *[0-9]*: [0-9A-F]*$p \" /proc/$(cat pid)/net/tcp; echo > go; wait; rm go port pid").tools(&["ss", "python3"]);
+    left_to_a_child: Case::home("$AF python3 left.py serve > served 2>&1 & python3 left.py call; wait; cat served; rm port").setup(&format!("cat > left.py <<'END'\n{LEFT}\nEND\n")).tools(&["python3", "ss"]).seconds(60);
     proc_net: Case::guest("head -n 1 /proc/net/tcp /proc/net/udp /proc/net/unix /proc/self/net/tcp; grep -c : /proc/net/dev; cat /proc/sys/net/ipv4/ip_local_port_range; cat /proc/sys/net/core/somaxconn; hostname");
     bash_tcp: Case::home_bash("$BIN/meeting serve tcp place > served & while ! [ -e place ]; do sleep 0.01; done; $AF bash -c 'exec 3<>/dev/tcp/127.0.0.1/$(cat place) && echo connected; exec 3>&-'; wait; head -c 0 served; (exec 3<>/dev/tcp/127.0.0.1/1) 2>&1 | grep -o refused; $AF bash -c '(exec 3<>/dev/tcp/127.0.0.1/1) 2>&1 | grep -o refused'").with_program("meeting");
     perl_sockets: Case::guest("perl -MIO::Socket::INET -MIO::Socket::UNIX -MIO::Select -e '$| = 1; my $l = IO::Socket::INET->new(Listen => 5, LocalAddr => \"127.0.0.1\") or die $!; my $p = fork; if (!$p) { my $c = IO::Socket::INET->new(PeerAddr => \"127.0.0.1\", PeerPort => $l->sockport) or die $!; print $c \"line $_\\n\" for 1..3; $c->shutdown(1); print <$c>; exit 3 } my $c = $l->accept; while (<$c>) { print $c uc } close $c; waitpid $p, 0; print $? >> 8, \"\\n\"; my $u = IO::Socket::UNIX->new(Local => \"u\", Listen => 1); my $d = IO::Socket::UNIX->new(Peer => \"u\"); my $e = $u->accept; my $s = IO::Select->new($e, $u); print scalar($s->can_read(0.1)), \"\\n\"; print $d \"x\\n\"; $d->flush; print scalar($s->can_read(5)), \"\\n\"'; rm u").tools(&["perl"]);
     many_connections_of_python: Case::guest("python3 script.py").setup(&format!("cat > script.py <<'END'\n{MANY}\nEND\n")).tools(&["python3"]).seconds(120);
     names_of_hosts: Case::guest("python3 -c 'import socket\nfor name in (\"localhost\", \"127.1\"):\n  try: print(sorted({x[4][0] for x in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}))\n  except socket.gaierror: print(\"not known\")'; getent hosts localhost; getent services http").tools(&["python3"]).mask(mask::numbers);
 }
+
+/// A server whose connection is its child's as well, then the child's alone, who is ended while there is something to read; and who at
+/// home is seen to have it meanwhile.
+const LEFT: &str = r#"
+import hashlib, os, re, signal, socket, subprocess, sys
+
+def serve():
+    l = socket.create_server(("127.0.0.1", 0))
+    open("port.new", "w").write(str(l.getsockname()[1])), os.rename("port.new", "port")
+    c = l.accept()[0]
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    answer(c, 8)
+    c.recv(1), c.send(str(os.getpid()).encode())
+    answer(c, 1)
+    child = os.fork()
+    if child:
+        c.close(), l.close()
+        return print("ended by", os.waitpid(child, 0)[1])
+    answer(c, 8)
+    rest, all = 3 << 20, hashlib.sha256()
+    while rest:
+        some = c.recv(min(rest, 100_000))
+        all.update(some)
+        rest -= len(some)
+    c.send(all.hexdigest().encode())
+    answer(c, 8)
+    c.recv(1), c.send(str(os.getpid()).encode())
+    signal.pause()
+
+def answer(c, count):
+    for _ in range(count):
+        c.sendall(c.recv(100).upper())
+
+def call():
+    while not os.path.exists("port"): pass
+    s = socket.create_connection(("127.0.0.1", int(open("port").read())))
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def ask(count):
+        for i in range(count):
+            s.send(b"word %d" % i)
+            assert s.recv(100) == b"WORD %d" % i
+    ask(8)
+    s.send(b"p")
+    pid = s.recv(100).decode()
+    what = ["ss", "-Htnp", f"sport = {s.getpeername()[1]} and dport = {s.getsockname()[1]}"]
+    users = subprocess.run(what, stdout=-1, text=True).stdout.split("users:")[1]
+    print(re.sub("fd=[0-9]+", "fd", users.replace(pid, "PID").strip()))
+    ask(9)
+    all = bytes(i * 7 + (i >> 9) & 255 for i in range(3 << 20))
+    s.sendall(all)
+    print(s.recv(100).decode() == hashlib.sha256(all).hexdigest())
+    ask(8)
+    s.send(b"p")
+    child = int(s.recv(100))
+    s.sendall(b"not read"), s.sendall(b"either")
+    os.kill(child, signal.SIGKILL)
+    try: print(s.recv(100))
+    except OSError as error: print(error.strerror)
+
+serve() if sys.argv[1] == "serve" else call()
+"#;
 
 const MANY: &str = r#"
 import socket, threading, hashlib

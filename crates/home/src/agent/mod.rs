@@ -48,7 +48,7 @@ use crate::runtime::{RuntimeDir, RuntimeError};
 use crate::sys::{daemon, interrupt, process, signals};
 use incarnation::Incarnation;
 use making::Makings;
-use nodes::{Connection, NodeError, Reach};
+use nodes::{Connection, EmbeddedLink, NodeError, Reach};
 use session::{Embedded, Session, SessionError};
 use ssh::{Copying, Login, Refusal};
 
@@ -399,7 +399,12 @@ impl Agent {
     }
 
     fn start_embedded(&self, name: &str) -> Result<(Connection, Embedded), NodeError> {
-        let (ours, theirs, area) = nodes::embedded_link().map_err(NodeError::Embedded)?;
+        let EmbeddedLink {
+            ours,
+            theirs,
+            area,
+            hatch,
+        } = nodes::embedded_link().map_err(NodeError::Embedded)?;
         let (answer, answered) = mpsc::channel();
         let gone = || NodeError::Embedded(io::Error::other("the agent ends"));
         self.events
@@ -410,7 +415,7 @@ impl Agent {
             .map_err(|_| gone())?
             .map_err(NodeError::Embedded)?;
         nodes::greet(Socket::Unix(ours), name)
-            .map(|connection| (connection, Embedded { pid, area }))
+            .map(|connection| (connection, Embedded { pid, area, hatch }))
             .map_err(|error| {
                 let _ = self.events.send(Event::SessionOver(Some(pid)));
                 match error {

@@ -13,6 +13,7 @@ use afield_link::byte_stream::ByteStream;
 use afield_link::carrier::{Carrier, GreetingError, Redial};
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE};
 use afield_link::frame::Kind;
+use afield_link::hatch::Hatch;
 use afield_link::preamble::{self, PreambleError, SessionId};
 use afield_link::resume::Limits;
 use afield_link::secure::files::FileError;
@@ -304,11 +305,20 @@ fn reach(address: &str, time_max: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The two ends of an embedded node's link: home's, and the node's. With it goes memory that both sides have: it is ahead of
-/// everything else on the link, along with a byte.
+/// An embedded node's link, and what goes with it.
+pub struct EmbeddedLink {
+    pub ours: UnixStream,
+    pub theirs: OwnedFd,
+    /// Memory that both sides have.
+    pub area: Option<OwnedFd>,
+    /// Home's end of what hands over connections.
+    pub hatch: Hatch,
+}
+
+/// The two ends of an embedded node's link. What goes with it is ahead of everything else on it, along with a byte each.
 ///
-/// Without it everything goes over the link: a limit on the size of files that the agent cannot get rid of holds for memory files, too.
-pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd, Option<OwnedFd>)> {
+/// Without memory everything goes over the link: a limit on the size of files that the agent cannot get rid of holds for memory files, too.
+pub fn embedded_link() -> io::Result<EmbeddedLink> {
     let (ours, theirs) = UnixStream::pair()?;
     let area = match Area::create() {
         Ok(area) => Some(area),
@@ -317,8 +327,15 @@ pub fn embedded_link() -> io::Result<(UnixStream, OwnedFd, Option<OwnedFd>)> {
             None
         }
     };
+    let (hatch, other) = Hatch::pair()?;
     channel::send_bytes(ours.as_fd(), &[0], area.as_ref().map(AsFd::as_fd))?;
-    Ok((ours, theirs.into(), area))
+    channel::send_bytes(ours.as_fd(), &[0], Some(other.as_fd()))?;
+    Ok(EmbeddedLink {
+        ours,
+        theirs: theirs.into(),
+        area,
+        hatch,
+    })
 }
 
 /// Exchanges the first words on a new link.

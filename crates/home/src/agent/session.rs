@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use afield_link::control::{HOME_INTERFACE, NODE_INTERFACE, NodeClient};
 use afield_link::frame::Kind;
+use afield_link::hatch::Hatch;
 use afield_link::stream::{LinkError, Writer};
 use afield_link::sys::Area;
 use afield_link::turns::Turns;
@@ -30,7 +31,7 @@ use super::lock;
 use super::nodes::Connection;
 use super::record_locks::Waiting;
 use super::shared::SharedObjects;
-use super::streams::{Streams, Teller};
+use super::streams::{Near, Streams, Teller};
 use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
 use crate::coherence::Coherence;
@@ -139,6 +140,8 @@ pub struct Embedded {
     pub pid: u32,
     /// The memory that it shares.
     pub area: Option<OwnedFd>,
+    /// Where it gets connections.
+    pub hatch: Hatch,
 }
 
 /// The end of a session.
@@ -247,7 +250,17 @@ impl Session {
             .telling_contents(tells_contents)
             .answering_early(generosity);
         files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());
-        let streams = Arc::new(Streams::new(embedded.is_some())?);
+        let (embedded_pid, area, near) = match embedded {
+            Some(Embedded { pid, area, hatch }) => {
+                let near = Near {
+                    hatch: Some(hatch),
+                    area: area.as_ref().map(|area| Area::map(area.as_fd())).transpose()?,
+                };
+                (Some(pid), area, Some(near))
+            }
+            None => (None, None, None),
+        };
+        let streams = Arc::new(Streams::new(near)?);
         epoll::add(
             &epoll,
             streams.as_fd(),
@@ -267,8 +280,8 @@ impl Session {
             name,
             runtime,
             welcome,
-            embedded_pid: embedded.as_ref().map(|embedded| embedded.pid),
-            area: embedded.and_then(|embedded| embedded.area),
+            embedded_pid,
+            area,
             writer,
             node: NodeClient::new(calls.remote(0)),
             calls,

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use afield_link::sys::Data;
+
 /// Of `include/uapi/asm-generic/socket.h` and `linux/sock_diag.h`.
 const SO_MEMINFO: i32 = 55;
 const MEMINFO_COUNT: usize = 9;
@@ -99,14 +101,46 @@ pub type Course = (u64, u8, u16);
 
 /// The connection's course so far.
 pub fn course(socket: BorrowedFd<'_>, ready: u16) -> Course {
+    let (received, state) = progress(socket).unwrap_or_default();
+    (received, state, ready)
+}
+
+/// How much has come on the connection since it was made, and its state.
+fn progress(socket: BorrowedFd<'_>) -> Result<(u64, u8), i32> {
     /// Of `struct tcp_info`: `tcpi_state` and `tcpi_bytes_received`.
     const STATE: usize = 0;
     const RECEIVED: usize = 128;
     let mut info = [0u8; RECEIVED + 8];
     // An older kernel fills less.
-    let _ = option(socket, libc::SOL_TCP, libc::TCP_INFO, &mut info);
+    option(socket, libc::SOL_TCP, libc::TCP_INFO, &mut info)?;
     let received = info[RECEIVED..].first_chunk().copied().unwrap_or_default();
-    (u64::from_ne_bytes(received), info[STATE], ready)
+    Ok((u64::from_ne_bytes(received), info[STATE]))
+}
+
+/// How much has come on the connection since it was made. The end counts, too.
+///
+/// # Errors
+/// The errno.
+pub fn received(socket: BorrowedFd<'_>) -> Result<u64, i32> {
+    progress(socket).map(|(received, _)| received)
+}
+
+/// How much of that has been taken so far, if nobody takes anything now.
+///
+/// # Errors
+/// The errno; `EAGAIN` if it comes too fast to tell.
+pub fn taken(socket: BorrowedFd<'_>) -> Result<u64, i32> {
+    const LOOKS: usize = 64;
+    let mut before = received(socket)?;
+    for _ in 0..LOOKS {
+        let there = waiting(socket)?;
+        let after = received(socket)?;
+        if before == after {
+            return before.checked_sub(there as u64).ok_or(libc::EIO);
+        }
+        before = after;
+    }
+    Err(libc::EAGAIN)
 }
 
 /// Whether neither end has shut it.
@@ -141,8 +175,8 @@ pub fn consume(socket: BorrowedFd<'_>, count: usize) -> Result<usize, i32> {
 ///
 /// # Errors
 /// The errno.
-pub fn append(socket: BorrowedFd<'_>, data: &[u8]) -> Result<usize, i32> {
+pub fn append(socket: BorrowedFd<'_>, data: Data<'_>) -> Result<usize, i32> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: reads the data.
-    outcome(unsafe { libc::send(socket.as_raw_fd(), data.as_ptr().cast(), data.len(), flags) })
+    outcome(unsafe { libc::send(socket.as_raw_fd(), data.start().cast(), data.length(), flags) })
 }

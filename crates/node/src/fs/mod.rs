@@ -41,6 +41,7 @@ use afield_abi::fuse::{
 };
 use afield_link::aftermath;
 use afield_link::frame::FILE_ID;
+use afield_link::hatch::Hatch;
 use afield_link::stream::LinkError;
 use afield_link::sys::Data;
 use afield_link::wire::{self, HandleReply, WireError};
@@ -254,7 +255,7 @@ impl Files {
         ids: Ids,
         owner: owners::Owner,
         store: Option<Store>,
-        leases: Option<Arc<Leases>>,
+        (leases, hatch): (Option<Arc<Leases>>, Option<Hatch>),
     ) -> Self {
         Self {
             connections,
@@ -266,7 +267,7 @@ impl Files {
             joined: joined::Joined::default(),
             mapped: mapped::Mapped::default(),
             contents: store.map(contents::Contents::new),
-            handles: handles::Handles::new(owner),
+            handles: handles::Handles::new(owner, hatch),
             special: dev::Special::default(),
             proc: proc::Proc::default(),
             coherent: coherent::Coherent::new(owner),

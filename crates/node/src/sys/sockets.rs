@@ -78,6 +78,19 @@ pub fn receive_with(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<Receive
     Ok(received)
 }
 
+/// Copies what has come on a connection, without taking it or waiting for it.
+pub fn peek(connection: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    Ok(rustix::net::recv(connection, bytes, flags)?.0)
+}
+
+/// Takes as many bytes as `room` has that have come on a TCP connection, which are not copied there.
+pub fn discard(connection: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let (copied, taken) = rustix::net::recv(connection, room, flags)?;
+    Ok(copied.max(taken))
+}
+
 /// Asks the kernel to attach the sender's identity to what is received.
 pub fn pass_credentials(socket: &UnixStream) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_passcred(socket, true)?)

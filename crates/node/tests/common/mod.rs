@@ -51,8 +51,8 @@ pub fn start_raw() -> (UnixStream, Child) {
         .env(SESSION, theirs.as_raw_fd().to_string())
         .spawn()
         .unwrap();
-    // The byte that shared memory comes with, of which there is none here.
-    assert_eq!(rustix::io::write(&ours, &[0]), Ok(1));
+    // The bytes that shared memory and the hatch come with, of which there are none here.
+    assert_eq!(rustix::io::write(&ours, &[0, 0]), Ok(2));
     (ours, child)
 }
 

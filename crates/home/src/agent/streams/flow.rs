@@ -8,7 +8,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use afield_link::frame::Kind;
-use afield_link::streams::{self, EAGER_BYTES, EVENT, HELD, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost};
+use afield_link::hatch::{self, Hatch};
+use afield_link::streams::{
+    self, EAGER_BYTES, EVENT, HELD, HERE, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost,
+};
+use afield_link::sys::Data;
 use rustix::event::PollFlags;
 
 use crate::deputy::ready_for;
@@ -38,6 +42,8 @@ pub struct TooMuch;
 struct Told {
     ready: PollFlags,
     more: bool,
+    /// How much has come, if the node takes it itself.
+    come: u64,
     limit: u64,
     /// What of the limit was left when it was told.
     room: u64,
@@ -51,6 +57,16 @@ pub(super) struct Waiting {
     pub payload: Vec<u8>,
 }
 
+/// Whether a node takes what has come from a connection itself, when it has been told of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Here {
+    No,
+    /// It gets the connection when it is told of it.
+    Soon,
+    /// It does. So much had been taken when it was told of all.
+    Since(u64),
+}
+
 /// Where there is room for what is told.
 #[derive(Debug)]
 pub(super) struct Notes<'a> {
@@ -59,6 +75,8 @@ pub(super) struct Notes<'a> {
     pub budget: usize,
     /// For looking at what has come.
     pub scratch: &'a mut Vec<u8>,
+    /// Where a node on this machine gets connections.
+    pub hatch: Option<&'a Hatch>,
 }
 
 /// A stream.
@@ -66,6 +84,8 @@ pub(super) struct Notes<'a> {
 pub(super) struct Flow {
     pub file: OwnedFd,
     pub peer: Option<SocketAddr>,
+    /// Whether the node takes what has come from the connection itself.
+    here: Here,
     /// `None`: nothing that would still hold.
     told: Option<Told>,
     /// Bytes of which the node has a copy.
@@ -106,11 +126,13 @@ const BROKEN: PollFlags = PollFlags::PRI
     .union(PollFlags::NVAL);
 
 impl Flow {
-    pub fn new(file: OwnedFd, peer: Option<SocketAddr>, writes: bool) -> Self {
+    /// `here`: the node may get it as well.
+    pub fn new(file: OwnedFd, peer: Option<SocketAddr>, writes: bool, here: bool) -> Self {
         let writes = writes && stream::is_whole(file.as_fd());
         Self {
             file,
             peer,
+            here: if here { Here::Soon } else { Here::No },
             told: None,
             pushed: 0,
             seen: Vec::new(),
@@ -165,7 +187,16 @@ impl Flow {
         }
         let (mut count, mut more) = (0, false);
         let held = self.wasted > WASTED_BYTES_MAX;
-        if ready.contains(PollFlags::IN) {
+        let come = match self.come() {
+            Ok(come) => come,
+            // More comes all the time. The node asks once more.
+            Err(libc::EAGAIN) => return self.tell_nothing(handle, after, happened, notes),
+            Err(_) => {
+                self.off = true;
+                return self.tell_nothing(handle, after, happened, notes);
+            }
+        };
+        if come.is_none() && ready.contains(PollFlags::IN) {
             let Some(there) = self.look(held, notes.scratch) else {
                 self.off = true;
                 return self.tell_nothing(handle, after, happened, notes);
@@ -180,6 +211,7 @@ impl Flow {
         let now = Told {
             ready,
             more,
+            come: come.unwrap_or_default(),
             limit: self.spent + room,
             room,
         };
@@ -187,18 +219,29 @@ impl Flow {
             let left = told.limit.saturating_sub(self.spent);
             happened
                 || count > 0
-                || (told.ready, told.more) != (ready, more)
+                || (told.ready, told.more, told.come) != (now.ready, now.more, now.come)
                 || left < room / 2
                 || !self.writes && told.limit > self.spent
         });
         if news {
+            if self.here == Here::Soon {
+                // Whoever is told of it takes it from there, and nobody else does.
+                let given = notes.hatch.is_some_and(|hatch| hatch.give(handle, self.file.as_fd()).is_ok());
+                self.here = if given { Here::Since(0) } else { Here::No };
+                return self.tell(handle, after, happened, notes);
+            }
             let flags = match self.told {
                 None => WHOLE,
                 Some(_) => 0,
             } | if more { MORE } else { 0 }
                 | if happened { EVENT } else { 0 }
-                | if held { HELD } else { 0 };
-            let data = &self.seen[self.spoken..][..count];
+                | if held { HELD } else { 0 }
+                | if come.is_some() { HERE } else { 0 };
+            let bytes = now.come.to_le_bytes();
+            let data = match come {
+                Some(_) => &bytes[..],
+                None => &self.seen[self.spoken..][..count],
+            };
             streams::encode(notes.payload, self.head(handle, after, now, flags), data);
             notes.budget -= count;
             self.pushed += count;
@@ -211,6 +254,30 @@ impl Flow {
         }
         // It counts on being told of so much.
         self.spoken == self.seen.len() && (!more || held || self.pushed > EAGER_BYTES)
+    }
+
+    /// How much has come, for a node that takes it itself.
+    fn come(&mut self) -> Result<Option<u64>, i32> {
+        let taken = match self.here {
+            Here::No => return Ok(None),
+            Here::Since(taken) if self.told.is_some() => taken,
+            // The node takes nothing until it is told.
+            _ => stream::taken(self.file.as_fd())?,
+        };
+        if let Here::Since(since) = &mut self.here {
+            *since = taken;
+        }
+        let received = stream::received(self.file.as_fd())?;
+        received.checked_sub(taken).map(Some).ok_or(libc::EIO)
+    }
+
+    /// The node does not have it any more: it is to be told what has come. False if that is known.
+    pub fn leave(&mut self) -> bool {
+        let left = std::mem::replace(&mut self.here, Here::No) != Here::No;
+        if left {
+            self.told = None;
+        }
+        left
     }
 
     /// What was looked at last.
@@ -307,42 +374,37 @@ impl Flow {
     ///
     /// # Errors
     /// It has written far more than the node knew of room for.
-    pub fn append(&mut self, data: &[u8]) -> Result<bool, TooMuch> {
-        if self.backlog.len() + data.len() > KEPT_BYTES_MAX {
+    pub fn append(&mut self, data: Data<'_>) -> Result<bool, TooMuch> {
+        if self.backlog.len() + data.length() > KEPT_BYTES_MAX {
             return Err(TooMuch);
         }
-        self.spent += cost(data.len());
+        self.spent += cost(data.length());
         if self.is_clear() {
             // What becomes of a write to a broken connection is for the next call to say, and it must not be said to this one.
             if ready_for(self.file.as_fd(), PollFlags::empty()).intersects(BROKEN) {
                 return Ok(false);
             }
             match stream::append(self.file.as_fd(), data) {
-                Ok(count) => self.backlog.extend(&data[count..]),
-                Err(libc::EAGAIN) => self.backlog.extend(data),
+                Ok(count) => self.backlog.extend(data.after(count).to_vec()),
+                Err(libc::EAGAIN) => self.backlog.extend(data.to_vec()),
                 Err(_) => {}
             }
         } else {
-            self.backlog.extend(data);
+            self.backlog.extend(data.to_vec());
         }
         let tells = |told: Told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2;
         Ok(self.told.is_some_and(tells))
     }
 
-    /// Lets go of the connection. If that is the last of it, and its guest wanted that to wait, it waits elsewhere.
+    /// Lets go of the connection.
     pub fn close(self: Box<Self>) {
-        let waits =
-            matches!(rustix::net::sockopt::socket_linger(&self.file), Ok(Some(time)) if !time.is_zero());
-        if waits {
-            // Without a thread it waits here.
-            let _ = std::thread::Builder::new().spawn(move || drop(self));
-        }
+        hatch::close(self.file);
     }
 
     /// Writes what was left over. True if nothing is left of it now.
     pub fn flush(&mut self) -> bool {
         while !self.backlog.is_empty() {
-            match stream::append(self.file.as_fd(), self.backlog.as_slices().0) {
+            match stream::append(self.file.as_fd(), self.backlog.as_slices().0.into()) {
                 Ok(count) => drop(self.backlog.drain(..count)),
                 Err(libc::EAGAIN) => return false,
                 Err(_) => self.backlog.clear(),

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use afield_link::streams::{EAGER_BYTES, EVENT, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
+use afield_link::streams::{EAGER_BYTES, EVENT, HERE, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn only(payload: &[u8]) -> News<'_> {
 #[test]
 fn what_happens_is_told_once_and_stays_at_home_until_it_is_read() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     let payload = told(&streams);
     let first = only(&payload).head;
@@ -93,7 +93,7 @@ fn what_happens_is_told_once_and_stays_at_home_until_it_is_read() {
 #[test]
 fn much_is_told_in_parts() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     told(&streams);
     let bytes: Vec<u8> = (0..2 * WINDOW_BYTES).map(|i| (i * 7 + (i >> 9)) as u8).collect();
@@ -127,10 +127,10 @@ fn much_is_told_in_parts() {
 #[test]
 fn what_is_written_arrives_and_counts() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     let before = only(&told(&streams)).head.limit.get();
-    streams.append(HANDLE, b"answer").unwrap();
+    streams.append(HANDLE, (&b"answer"[..]).into()).unwrap();
     let mut bytes = [0; 6];
     peer.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"answer");
@@ -144,7 +144,7 @@ fn what_is_written_arrives_and_counts() {
 fn what_finds_no_room_goes_before_all_that_follows() {
     let (guest, mut peer) = pair();
     rustix::net::sockopt::set_socket_send_buffer_size(&guest, 4096).unwrap();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     told(&streams);
     let block = vec![3; 60_000];
@@ -155,7 +155,7 @@ fn what_finds_no_room_goes_before_all_that_follows() {
         .unwrap()
         .is_clear()
     {
-        streams.append(HANDLE, &block).unwrap();
+        streams.append(HANDLE, (&block[..]).into()).unwrap();
         written += block.len();
     }
     for id in [60, 61] {
@@ -190,7 +190,7 @@ fn what_finds_no_room_goes_before_all_that_follows() {
 #[test]
 fn what_guests_have_both_ends_of_is_not_written_behind() {
     let (guest, peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     assert!(only(&told(&streams)).head.limit.get() > 0);
     // The other end becomes a guest's: of another process, under whatever handle.
@@ -202,7 +202,7 @@ fn what_guests_have_both_ends_of_is_not_written_behind() {
 #[test]
 fn a_connection_ends_with_the_last_who_has_it() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     drop(guest);
     peer.set_read_timeout(Some(std::time::Duration::from_millis(20)))
@@ -225,7 +225,7 @@ fn a_connection_that_lingers_holds_up_nobody() {
     let (guest, peer) = pair();
     let time = std::time::Duration::from_secs(100);
     rustix::net::sockopt::set_socket_linger(&guest, Some(time)).unwrap();
-    let streams = Streams::new(true).unwrap();
+    let streams = Streams::new(Some(Near::default())).unwrap();
     begin(&streams, &guest);
     // More than the peer, who does not read, has room for.
     guest.set_nonblocking(true).unwrap();
@@ -239,9 +239,93 @@ fn a_connection_that_lingers_holds_up_nobody() {
 }
 
 #[test]
+fn who_has_the_connection_is_told_how_much_has_come() {
+    let (guest, mut peer) = pair();
+    let (hatch, node) = Hatch::pair().unwrap();
+    let near = Near {
+        hatch: Some(hatch),
+        area: None,
+    };
+    let streams = Streams::new(Some(near)).unwrap();
+    peer.write_all(b"ab").unwrap();
+    begin(&streams, &guest);
+    // Nothing keeps it open before the node hears of it.
+    assert!(node.take().unwrap().is_none());
+    let come = || {
+        let payload = told(&streams);
+        let news = only(&payload);
+        (news.head.flags.get(), news.here())
+    };
+    assert_eq!(come(), (WHOLE | HERE, Some(2)));
+    let (handle, there) = node.take().unwrap().unwrap();
+    let mut there = TcpStream::from(there.unwrap());
+    assert_eq!(handle, HANDLE);
+    peer.write_all(b"hello").unwrap();
+    assert_eq!(come(), (EVENT | HERE, Some(7)));
+    let mut bytes = [0; 10];
+    assert_eq!(there.read(&mut bytes[..3]).unwrap(), 3);
+    peer.write_all(b"more").unwrap();
+    // It is said what has come, not what there is.
+    assert_eq!(come(), (EVENT | HERE, Some(11)));
+    assert_eq!(ask(&streams, HandleOp::Read, 90), Passing::On);
+    assert_eq!((&guest).read(&mut bytes[..2]).unwrap(), 2);
+    assert_eq!(told(&streams), []);
+    streams.answered(90);
+    assert_eq!(come(), (WHOLE | HERE, Some(6)));
+    // The node lets go of it.
+    drop(there);
+    assert!(streams.consume(HANDLE, streams::NOT_HERE));
+    let payload = told(&streams);
+    let news = only(&payload);
+    assert_eq!((news.head.flags.get(), news.data), (WHOLE, &b"lomore"[..]));
+    assert!(!streams.consume(HANDLE, streams::NOT_HERE));
+    assert_eq!(told(&streams), []);
+    assert!(!streams.consume(HANDLE, 2));
+    assert_eq!(guest.peek(&mut bytes).unwrap(), 4);
+}
+
+#[test]
+fn who_has_no_room_for_a_connection_is_told_what_has_come() {
+    let (guest, mut peer) = pair();
+    let (hatch, node) = Hatch::pair().unwrap();
+    drop(node);
+    let near = Near {
+        hatch: Some(hatch),
+        area: None,
+    };
+    let streams = Streams::new(Some(near)).unwrap();
+    begin(&streams, &guest);
+    peer.write_all(b"ab").unwrap();
+    assert_eq!(only(&told(&streams)).data, b"ab");
+}
+
+#[test]
+fn what_is_written_may_be_in_shared_memory() {
+    let (guest, mut peer) = pair();
+    let area = Area::create().unwrap();
+    let node = Area::map(area.as_fd()).unwrap();
+    let near = Near {
+        hatch: None,
+        area: Some(Area::map(area.as_fd()).unwrap()),
+    };
+    let streams = Streams::new(Some(near)).unwrap();
+    begin(&streams, &guest);
+    told(&streams);
+    assert!(node.put(70_000, b"answer"));
+    let data = streams.lent(70_000, 6).unwrap();
+    streams.append(HANDLE, data).unwrap();
+    let mut bytes = [0; 6];
+    peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"answer");
+    assert!(streams.lent(usize::MAX, 6).is_none());
+    assert!(streams.lent(afield_link::sys::AREA_BYTES - 5, 6).is_none());
+    assert!(Streams::new(None).unwrap().lent(0, 1).is_none());
+}
+
+#[test]
 fn what_was_read_before_the_node_is_told_to_ask_is_taken() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     peer.write_all(b"abcdef").unwrap();
     assert_eq!(only(&told(&streams)).data, b"abcdef");
@@ -260,7 +344,7 @@ fn what_was_read_before_the_node_is_told_to_ask_is_taken() {
 fn what_is_of_no_use_is_not_told_for_ever() {
     use afield_link::streams::HELD;
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     peer.write_all(&[1; 50_000]).unwrap();
     let mut bytes = 0;
@@ -282,7 +366,7 @@ fn what_is_of_no_use_is_not_told_for_ever() {
 #[test]
 fn what_cannot_be_told_at_once_is_not_forgotten() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     // Somebody else is writing to the link.
     let busy = || Ok::<_, ()>(false);
@@ -318,7 +402,7 @@ fn what_cannot_be_told_at_once_is_not_forgotten() {
 #[test]
 fn what_is_given_away_is_not_known_any_more() {
     let (guest, mut peer) = pair();
-    let streams = Streams::new(false).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     told(&streams);
     streams.give_away(HANDLE);

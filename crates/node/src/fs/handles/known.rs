@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afield_abi::fuse::Attributes;
+use afield_link::hatch::Hatch;
 use afield_link::wire::{HandleReply, NODE_HANDLE, deaf, note};
 
 use super::streams::Streams;
@@ -83,14 +84,14 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// No objects yet.
-    pub fn new(owner: Owner) -> Self {
+    /// No objects yet. By the hatch, a home on this machine hands over connections.
+    pub fn new(owner: Owner, hatch: Option<Hatch>) -> Self {
         Self {
             owner,
             known: Mutex::default(),
             watchers: Mutex::default(),
             pollers: Mutex::default(),
-            streams: Streams::default(),
+            streams: Streams::new(hatch),
         }
     }
 
@@ -297,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_last_counts() {
-        let handles = Handles::new((0, 0));
+        let handles = Handles::new((0, 0), None);
         let look = |events, number| Look { events, number };
         let ready = || handles.get(1).unwrap().ready;
         handles.add(1, true, 0);

@@ -50,6 +50,9 @@ impl Operation<'_> {
     }
 
     pub(super) fn send(self, shared: &Shared, pid: u32, id: u64) -> Result<(), i32> {
+        if self.op == HandleOp::Close {
+            shared.files.handles.streams.let_go(shared, (self.handle, pid));
+        }
         let (place, length) = self.lease.as_ref().map_or((0, 0), Lease::place);
         let header = HandleHeader {
             pid: pid.into(),
@@ -62,8 +65,11 @@ impl Operation<'_> {
             area_place: (place as u32).into(),
             area_length: (length as u32).into(),
         };
-        if let (Some(lease), Some(leases)) = (self.lease, &shared.leases) {
-            leases.keep(id, lease);
+        let mut behind = None;
+        match (self.lease, &shared.leases) {
+            (lease, _) if !self.op.is_answered() => behind = lease,
+            (Some(lease), Some(leases)) => leases.keep(id, lease),
+            _ => {}
         }
         let send = || {
             let parts = [header.as_bytes(), self.data];
@@ -75,10 +81,14 @@ impl Operation<'_> {
                     libc::EIO
                 })
         };
-        match self.op.is_answered() && id != 0 {
+        let sent = match self.op.is_answered() && id != 0 {
             true => shared.files.handles.streams.ask(shared, self.handle, id, send),
             false => send(),
+        };
+        if let (Some(lease), Some(leases)) = (behind, &shared.leases) {
+            leases.keep_behind(shared.id_to_come(), lease);
         }
+        sent
     }
 }
 

@@ -9,17 +9,27 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use afield_link::hatch::{Connection, Hatch};
 use afield_link::stream::LinkError;
 use afield_link::streams::{
-    self, EAGER_BYTES, EVENT, HELD, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost,
+    self, EAGER_BYTES, EVENT, HELD, MORE, NOT_HERE, UNKNOWN, WHOLE, WINDOW_BYTES, WRITE_BYTES_MAX, cost,
 };
 use afield_link::wire::HandleOp;
 
+use tracing::debug;
+
 use super::operations::Operation;
+use crate::leases::Lease;
+use crate::sys::sockets::{discard, peek};
 use crate::session::{MemoryTask, Shared};
 
 /// Most bytes of all streams of a session that wait to be read here.
 const AHEAD_BYTES_MAX: usize = 256 << 20;
+
+/// Most bytes that are taken from a connection itself at once; and the buffers that are kept for that, and how large.
+const TAKEN_BYTES_MAX: usize = 4 << 20;
+const BUFFERS_MAX: usize = 4;
+const BUFFER_BYTES_MAX: usize = 256 << 10;
 
 const IN: u32 = libc::POLLIN as u32;
 const BROKEN: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
@@ -30,6 +40,10 @@ pub struct Streams {
     flows: Mutex<HashMap<u64, Arc<Flow>>>,
     /// Bytes that wait to be read.
     waiting: Arc<AtomicUsize>,
+    /// Where home hands over connections, if it is on this machine.
+    hatch: Option<Mutex<Hatch>>,
+    /// For reading from these.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +60,8 @@ struct State {
     /// The frame id of the last that it was asked.
     last: u64,
     ahead: Come,
+    /// In place of that: the connection itself, of which may be taken what home has said has come.
+    here: Option<Here>,
     /// There is more of it at home.
     more: bool,
     /// And it does not come by itself.
@@ -69,6 +85,15 @@ impl std::fmt::Debug for Parked {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Parked({})", self.size)
     }
+}
+
+/// A connection that home has handed over.
+#[derive(Debug)]
+struct Here {
+    connection: Arc<Connection>,
+    /// How much has come and how much was taken since home told of all.
+    come: u64,
+    taken: u64,
 }
 
 /// What has come, in pieces.
@@ -133,7 +158,15 @@ impl Come {
 impl State {
     /// Whether what is missing of so many bytes is on its way: home tells of so many whether they are read or not.
     fn expects(&self, size: usize) -> bool {
-        self.known && self.more && !self.held && self.ahead.length < size && size <= EAGER_BYTES
+        self.known && self.more && !self.held && self.there() < size && size <= EAGER_BYTES
+    }
+
+    /// How much there is to be read without asking.
+    fn there(&self) -> usize {
+        match &self.here {
+            Some(here) => usize::try_from(here.come.saturating_sub(here.taken)).unwrap_or(usize::MAX),
+            None => self.ahead.length,
+        }
     }
 
     /// Reads that need not wait any longer.
@@ -154,7 +187,7 @@ impl State {
 
     /// All that has come is read.
     fn note_empty(&mut self) {
-        if self.ahead.length == 0 && !self.more && self.ready & BROKEN == 0 {
+        if self.there() == 0 && !self.more && self.ready & BROKEN == 0 {
             self.ready &= !IN;
         }
     }
@@ -182,11 +215,29 @@ pub struct How {
     pub peek: bool,
 }
 
+/// Home is to tell what has come.
+fn not_here(shared: &Shared, handle: u64, pid: u32) {
+    let operation = Operation {
+        argument: NOT_HERE,
+        ..Operation::new(HandleOp::Consume, handle)
+    };
+    // If the link is gone, the session is about to end.
+    let _ = operation.send(shared, pid, 0);
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Streams {
+    /// For a session whose home hands over connections, if it does.
+    pub fn new(hatch: Option<Hatch>) -> Self {
+        Self {
+            hatch: hatch.map(Mutex::new),
+            ..Self::default()
+        }
+    }
+
     fn flow(&self, handle: u64) -> Option<Arc<Flow>> {
         lock(&self.flows).get(&handle).cloned()
     }
@@ -282,9 +333,9 @@ impl Streams {
             return Read::Ask;
         };
         let _order = lock(&flow.order);
-        let bytes = {
+        let count = {
             let mut state = lock(&flow.state);
-            let there = state.ahead.length;
+            let there = state.there();
             if !state.known || size == 0 {
                 return Read::Ask;
             }
@@ -300,16 +351,21 @@ impl Streams {
                     _ => Read::Ask,
                 };
             }
+            if let Some(here) = &state.here {
+                let connection = Arc::clone(&here.connection);
+                drop(state);
+                return self.take(&flow, &connection, (there.min(size), how), give);
+            }
             let bytes = state.ahead.take(there.min(size), how.peek);
             state.note_empty();
-            bytes
+            drop(state);
+            if give(&bytes).is_err() {
+                // Home says what comes of it, and still has everything.
+                lock(&flow.state).forget();
+                return Read::Ask;
+            }
+            bytes.len()
         };
-        let count = bytes.len();
-        if give(&bytes).is_err() {
-            // Home says what comes of it, and still has everything.
-            lock(&flow.state).forget();
-            return Read::Ask;
-        }
         if !how.peek {
             let operation = Operation {
                 argument: count as u64,
@@ -321,20 +377,111 @@ impl Streams {
         Read::Some(count)
     }
 
-    /// Writes without asking; false if home has to be asked.
-    pub fn write(&self, shared: &Shared, (handle, pid): (u64, u32), data: &[u8]) -> bool {
-        if data.is_empty() || data.len() > WRITE_BYTES_MAX {
+    /// Takes bytes of which home has told from the connection itself, once `give` has had them.
+    fn take(
+        &self,
+        flow: &Flow,
+        connection: &Connection,
+        (count, how): (usize, How),
+        give: impl FnOnce(&[u8]) -> Result<(), i32>,
+    ) -> Read {
+        let socket = connection.socket().filter(|_| count <= TAKEN_BYTES_MAX);
+        let Some(socket) = socket else {
+            return Read::Ask;
+        };
+        let mut buffer = lock(&self.buffers).pop().unwrap_or_default();
+        if buffer.len() < count {
+            buffer.resize(count, 0);
+        }
+        // The end is told of as one byte more. At the end, and if less will not do, home says what comes of it.
+        let there = peek(socket, &mut buffer[..count]).unwrap_or(0);
+        let given = there > 0 && (there == count || !how.all) && give(&buffer[..there]).is_ok();
+        let taken = match given && !how.peek {
+            true => discard(socket, &mut buffer[..there]).unwrap_or(0),
+            false => 0,
+        };
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < BUFFERS_MAX && buffer.len() <= BUFFER_BYTES_MAX {
+            buffers.push(buffer);
+        }
+        drop(buffers);
+        let mut state = lock(&flow.state);
+        if !given || !how.peek && taken != there {
+            // What is to be known of it, home says.
+            state.forget();
+        }
+        if let Some(here) = &mut state.here {
+            here.taken += taken as u64;
+        }
+        state.note_empty();
+        match given {
+            true => Read::Some(there),
+            false => Read::Ask,
+        }
+    }
+
+    /// A guest lets go of it: nothing here is to keep it open. Of one that other guests have as well, home tells from now on what has come.
+    pub(super) fn let_go(&self, shared: &Shared, (handle, pid): (u64, u32)) {
+        let Some(flow) = self.flow(handle) else {
+            return;
+        };
+        let _order = lock(&flow.order);
+        let mut state = lock(&flow.state);
+        if state.here.take().is_some() {
+            state.forget();
+            drop(state);
+            not_here(shared, handle, pid);
+        }
+    }
+
+    /// Takes what home has handed over.
+    fn take_over(&self) {
+        let Some(hatch) = &self.hatch else {
+            return;
+        };
+        let hatch = lock(hatch);
+        loop {
+            match hatch.take() {
+                Ok(Some((handle, Some(socket)))) => {
+                    let Some(flow) = self.flow(handle) else {
+                        continue;
+                    };
+                    lock(&flow.state).here = Some(Here {
+                        connection: Arc::new(socket.into()),
+                        come: 0,
+                        taken: 0,
+                    });
+                }
+                // There are too many already.
+                Ok(Some((_, None))) => {}
+                Ok(None) => return,
+                Err(error) => return debug!("what home hands over: {error}"),
+            }
+        }
+    }
+
+    /// Writes without asking; false if home has to be asked. The data are what is lent, if that is.
+    pub fn write(
+        &self,
+        shared: &Shared,
+        (handle, pid): (u64, u32),
+        data: &[u8],
+        lease: Option<Lease>,
+    ) -> bool {
+        let length = lease.as_ref().map_or(data.len(), |lease| lease.place().1);
+        if !(1..=WRITE_BYTES_MAX).contains(&length) {
             return false;
         }
         let Some(flow) = self.flow(handle) else {
             return false;
         };
         let _order = lock(&flow.order);
-        if !lock(&flow.state).spend(data.len()) {
+        if !lock(&flow.state).spend(length) {
             return false;
         }
         let operation = Operation {
             data,
+            lease,
             ..Operation::new(HandleOp::Append, handle)
         };
         let _ = operation.send(shared, pid, 0);
@@ -356,7 +503,15 @@ impl Streams {
     pub fn hear(&self, shared: &Shared, payload: &[u8]) -> Result<(), LinkError> {
         for news in streams::decode(payload)? {
             let handle = news.head.handle.get();
-            let Some(flow) = self.flow(handle) else {
+            let flow = self.flow(handle);
+            let lacks_it = |flow: &Arc<Flow>| lock(&flow.state).here.is_none();
+            if news.here().is_some() && flow.as_ref().is_none_or(lacks_it) {
+                self.take_over();
+                if flow.as_ref().is_some_and(lacks_it) {
+                    shared.with_memory(Box::new(move |shared: &Arc<Shared>| not_here(shared, handle, 0)));
+                }
+            }
+            let Some(flow) = flow else {
                 continue;
             };
             let (wakes, reads) = {
@@ -417,8 +572,21 @@ impl State {
             self.forget();
             return true;
         }
+        match (news.here(), &mut self.here) {
+            (Some(come), Some(here)) => {
+                here.come = come;
+                if whole {
+                    here.taken = 0;
+                }
+            }
+            (None, None) => self.ahead.push(news.data),
+            // Home is asked.
+            _ => {
+                self.forget();
+                return true;
+            }
+        }
         self.known = true;
-        self.ahead.push(news.data);
         self.more = flags & MORE != 0;
         self.held = flags & HELD != 0;
         self.ready = news.head.ready.get();
@@ -430,7 +598,11 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use afield_link::streams::HERE;
+
     use super::*;
+
+    const OUT: u32 = libc::POLLOUT as u32;
 
     fn news(after: u64, flags: u32, ready: i16, data: &[u8]) -> Vec<u8> {
         let head = streams::Head {
@@ -444,6 +616,64 @@ mod tests {
         let mut payload = Vec::new();
         streams::encode(&mut payload, head, data);
         payload
+    }
+
+    #[test]
+    fn what_has_come_is_taken_from_the_connection_itself() {
+        use std::io::Write;
+        let (home, hatch) = Hatch::pair().unwrap();
+        let streams = Streams::new(Some(hatch));
+        streams.opened(1);
+        let flow = streams.flow(1).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (guest, _) = listener.accept().unwrap();
+        let ready = libc::POLLIN | libc::POLLOUT;
+        let come = |count: u64, flags| news(0, HERE | flags, ready, &count.to_le_bytes());
+        // Without the connection, home has to be asked.
+        assert!(hear(&mut lock(&flow.state), &come(5, WHOLE)));
+        assert!(!lock(&flow.state).known);
+        home.give(1, std::os::fd::AsFd::as_fd(&guest)).unwrap();
+        home.give(2, std::os::fd::AsFd::as_fd(&guest)).unwrap();
+        streams.take_over();
+        assert!(hear(&mut lock(&flow.state), &come(0, WHOLE)));
+        peer.write_all(b"hello").unwrap();
+        guest.peek(&mut [0; 5]).unwrap();
+        // Nothing is taken of which home has not told.
+        assert_eq!(lock(&flow.state).there(), 0);
+        assert!(hear(&mut lock(&flow.state), &come(4, EVENT)));
+        let take = |count, how: How, wanted: &[u8], result| {
+            let connection = lock(&flow.state).here.as_ref().map(|here| Arc::clone(&here.connection));
+            streams.take(&flow, &connection.unwrap(), (count, how), |bytes| {
+                assert_eq!(bytes, wanted);
+                result
+            })
+        };
+        let how = How::default();
+        let (stays, all) = (How { peek: true, ..how }, How { all: true, ..how });
+        assert_eq!(take(3, stays, b"hel", Ok(())), Read::Some(3));
+        assert_eq!(take(3, all, b"hel", Ok(())), Read::Some(3));
+        assert_eq!(lock(&flow.state).there(), 1);
+        assert_eq!(take(1, how, b"l", Ok(())), Read::Some(1));
+        assert_eq!((lock(&flow.state).there(), lock(&flow.state).ready), (0, OUT));
+        // What its reader has no place for stays.
+        assert!(hear(&mut lock(&flow.state), &come(5, EVENT)));
+        assert_eq!(take(1, how, b"o", Err(libc::EFAULT)), Read::Ask);
+        assert!(!lock(&flow.state).known);
+        assert_eq!(guest.peek(&mut [0; 5]).unwrap(), 1);
+        // The end counts as a byte.
+        drop(peer);
+        assert!(hear(&mut lock(&flow.state), &come(2, WHOLE)));
+        assert_eq!(take(2, all, b"", Ok(())), Read::Ask);
+        assert!(!lock(&flow.state).known);
+        assert!(hear(&mut lock(&flow.state), &come(2, WHOLE)));
+        assert_eq!(take(2, how, b"o", Ok(())), Read::Some(1));
+        assert!(lock(&flow.state).known);
+        assert_eq!(take(1, how, b"", Ok(())), Read::Ask);
+        assert!(!lock(&flow.state).known);
+        // One way or the other.
+        assert!(hear(&mut lock(&flow.state), &news(0, WHOLE, ready, b"o")));
+        assert!(!lock(&flow.state).known);
     }
 
     fn hear(state: &mut State, payload: &[u8]) -> bool {
