@@ -72,6 +72,7 @@ fn spawn() -> Spawn {
                     stream: true,
                     offset: 0,
                     terminal: false,
+                    device: false,
                     size: 0,
                 },
             },

@@ -361,6 +361,10 @@ pub const LOCK_DESCRIPTION: u32 = 1 << 31;
 /// caller's working directory.
 pub const ACCESS_DIRECTORY: u32 = 1 << 31;
 
+/// Another such bit, beside [`ACCESS_DIRECTORY`]: the caller's job begins there, where its deputy is already. It is not asked whether
+/// that is permitted, which natively nobody asks either, and there is no reply.
+pub const ACCESS_BEGINS: u32 = 1 << 30;
+
 /// Bits of [`WriteRequest::write_flags`].
 pub mod write_flag {
     /// A delayed write from the page cache; the handle is a guess.

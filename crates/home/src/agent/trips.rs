@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use afield_abi::fuse::{
-    ACCESS_DIRECTORY, AccessRequest, EntryReply, Opcode, OpenRequest, ReplyHeader, RequestHeader,
+    ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, EntryReply, Opcode, OpenRequest, ReplyHeader, RequestHeader,
     WriteRequest, write_flag,
 };
 use afield_abi::syscalls;
@@ -165,6 +165,7 @@ pub fn cause_of_file(files: &FileService, request: &[u8], reply: &[u8]) -> Optio
         Opcode::Access => {
             let (access, _) = AccessRequest::read_from_prefix(body).ok()?;
             facts.moves = access.mask & ACCESS_DIRECTORY != 0;
+            facts.unawaited = access.mask & ACCESS_BEGINS != 0;
         }
         Opcode::Write => {
             let (write, _) = WriteRequest::read_from_prefix(body).ok()?;

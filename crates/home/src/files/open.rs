@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
-    CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
+    ACCESS_BEGINS, AccessRequest, CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
     ReplyHeader, WriteRequest, open_reply_flag, release_flag, write_flag,
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
@@ -546,7 +546,8 @@ impl FileService {
     }
 
     /// True for requests that are to be served in the order in which they came, although nobody waits for them: writes of which
-    /// the caller has been told that they are done, and the closing of a file that others may be waiting to see closed.
+    /// the caller has been told that they are done, the closing of a file that others may be waiting to see closed, and where a job
+    /// begins.
     pub fn is_in_order(&self, request: &[u8]) -> bool {
         let Ok(mut request) = Request::new(request) else {
             return false;
@@ -556,6 +557,9 @@ impl FileService {
                 .record::<WriteRequest>()
                 .is_ok_and(|record| record.write_flags & write_flag::BEHIND != 0),
             Some(Opcode::Release | Opcode::ReleaseDirectory) => self.closes_in_order(&mut request),
+            Some(Opcode::Access) => request
+                .record::<AccessRequest>()
+                .is_ok_and(|record| record.mask & ACCESS_BEGINS != 0),
             _ => false,
         }
     }

@@ -170,6 +170,7 @@ impl Door {
                 }
                 self.forward(notification, tid, pid, number, arguments, Then::Answer)
             }
+            Class::Both if number == nr::RT_SIGACTION => self.set_action(notification, tid, pid, arguments),
             Class::Both => self.forward(notification, tid, pid, number, arguments, Then::Execute),
             Class::Never(error) => {
                 self.report(pid, number, error);

@@ -13,6 +13,7 @@
 //! | [`opens`] | open files that home does not have to be asked for; pure |
 //! | [`answers`] | what home does not have to be asked again of a node; pure |
 //! | `attributes` | what home does not have to be asked for again after reading; pure |
+//! | `drafts` | what guests have written to small files; pure |
 //! | [`early`] | what home has answered before it was asked; pure |
 //! | `listing` | all names in a directory; pure |
 //! | `touched` | what of that a guest changes; pure |
@@ -26,6 +27,7 @@
 pub mod answers;
 mod attributes;
 pub mod barrier;
+mod drafts;
 pub mod early;
 pub mod kept;
 pub mod listing;
@@ -45,7 +47,7 @@ use std::time::Instant;
 
 use afield_abi::fuse::{
     AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
-    OpenReply, OpenRequest, ReleaseRequest, RequestHeader, open_reply_flag, release_flag,
+    OpenReply, OpenRequest, ReadRequest, ReleaseRequest, RequestHeader, open_reply_flag, release_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::invalidation::FOREVER_SECONDS;
@@ -127,6 +129,16 @@ impl Coherent {
     /// A directory and a name in it that the kernel takes for a node.
     pub fn place_of(&self, node: u64) -> Option<(u64, Box<[u8]>)> {
         lock(&self.state).kept.place_of(node)
+    }
+
+    /// Whether this path, and no other one that is known, leads to this directory, and home says when it does not any more. Not while a guest is
+    /// moving or removing something, which may be on the way.
+    pub fn leads_to(&self, path: &[u8], node: u64) -> bool {
+        let state = lock(&self.state);
+        let moves = |sent: &Sent| {
+            sent.opcode == Opcode::RemoveDirectory || matches!(sent.means, Means::Moved { .. })
+        };
+        state.kept.leads_to(path, node) && !state.sent.values().any(moves)
     }
 
     /// Where the kernel may know any of these nodes.
@@ -282,6 +294,11 @@ impl Coherent {
                 }
             }
             Opcode::Read | Opcode::ReadDirectory | Opcode::ReadDirectoryPlus => {
+                if let (Opcode::Read, Ok(ReadRequest { offset, size, .. })) = (request.opcode, request.record())
+                    && let Some(bytes) = state.drafts.read(node, offset, size as usize)
+                {
+                    return Ok(Some(Outcome::Reply(data_reply(unique, &[bytes]))));
+                }
                 state.settled.read(node);
                 translate(state, request)?;
             }
@@ -462,6 +479,7 @@ impl Coherent {
             state.answers.forget(node);
             state.early.forgotten(node);
             state.settled.forget(node);
+            state.drafts.forget(node);
             state.opens.doubt(node)
         };
         self.close(shared, closings);
@@ -480,9 +498,16 @@ impl Coherent {
         lock(&self.state).sent.drain().map(|(unique, _)| unique).collect()
     }
 
-    /// What is known of a node's attributes is not so.
+    /// A guest writes to a file, and waits for home: in which order with others is not known.
+    pub fn written_at_home(&self, node: u64) {
+        lock(&self.state).drafts.forget(node);
+    }
+
+    /// What is known of a node's attributes is not so, nor what was written to it.
     pub fn forget_attributes(&self, node: u64) {
-        lock(&self.state).settled.forget(node);
+        let mut state = lock(&self.state);
+        state.settled.forget(node);
+        state.drafts.forget(node);
     }
 }
 
