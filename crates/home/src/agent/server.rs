@@ -75,7 +75,9 @@ impl Home for Server<'_> {
     fn ignores(&self, pid: u32, signal: u32, ignored: bool) -> Result<(), SessionError> {
         let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         if !stops.contains(&(signal as i32)) {
-            return Err(SessionError::Violation(format!("signal {signal} is of no account")));
+            return Err(SessionError::Violation(format!(
+                "signal {signal} is of no account"
+            )));
         }
         match self.session.deputy(pid) {
             Some(deputy) => self

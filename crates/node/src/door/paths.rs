@@ -378,9 +378,8 @@ impl Door {
         // Of who has another root, only home knows what is in it.
         let (_, root) = fuse_node(&place("root")?)?;
         let files = &self.shared.files;
-        let leads_there = root == ROOT_NODE
-            && files.places.is_mount(mount)
-            && files.coherent.leads_to(path, node);
+        let leads_there =
+            root == ROOT_NODE && files.places.is_mount(mount) && files.coherent.leads_to(path, node);
         leads_there.then(|| [path, b"\0"].concat())
     }
 

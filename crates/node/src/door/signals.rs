@@ -24,6 +24,10 @@ pub(super) fn is_homes(signal: i32) -> bool {
     .contains(&signal)
 }
 
+/// The kernel's `struct sigaction`, which begins with the handler and the flags, and the set of signals in it.
+const ACTION_BYTES: usize = 32;
+const MASK_BYTES: u64 = 8;
+
 impl Door {
     /// Whether a guest has executed a program of its own since it was forked, by the flags in `/proc/PID/stat`.
     pub(super) fn has_executed(&self, pid: u32) -> bool {
@@ -52,14 +56,19 @@ impl Door {
         arguments: [u64; 6],
     ) -> Result<Verdict, i32> {
         const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
-        let [signal, action, ..] = arguments;
-        if action == 0 {
-            // It only asks.
+        let [signal, action, _, mask_bytes, ..] = arguments;
+        // It only asks, or the kernel refuses it.
+        if action == 0 || mask_bytes != MASK_BYTES {
             return EXECUTE;
         }
-        let mut start = [0; 16];
-        memory::read(tid, action, &mut start).map_err(|error| errno(&error))?;
-        let [handler, flags] = [0, 8].map(|at| start[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word)));
+        let mut bytes = [0; ACTION_BYTES];
+        memory::read(tid, action, &mut bytes).map_err(|error| errno(&error))?;
+        let word = |at: usize| {
+            bytes[at..]
+                .first_chunk()
+                .map_or(0, |word| u64::from_ne_bytes(*word))
+        };
+        let [handler, flags] = [0, 8].map(word);
         let wanted = OfChildren::new(handler, flags);
         if signal as i32 != libc::SIGCHLD {
             let told = self.shared.home.ignores(pid, signal as u32, wanted.ignored);

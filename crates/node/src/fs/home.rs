@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply, FLOCK_DIRECTORY,
-    FileControl, FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest,
+    ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply,
+    FLOCK_DIRECTORY, FileControl, FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest,
     LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode, OpenReply, OpenRequest, READ_SHARED, ReadRequest,
     ReleaseRequest, ReplyHeader, RequestHeader, WriteRequest, init_flag, ioctl_flag, open_reply_flag,
     write_flag,
@@ -335,6 +335,13 @@ impl Home {
         match shared.files.coherent.request(shared, &mut request)? {
             None => {}
             Some(Outcome::Instead(bytes)) => return self.send(shared, &request, &bytes),
+            Some(Outcome::Promised {
+                request: promised,
+                reply,
+            }) => {
+                self.send(shared, &request, &promised)?;
+                return Ok(Outcome::Reply(reply));
+            }
             Some(outcome) => return Ok(outcome),
         }
         let mut is_merged = false;

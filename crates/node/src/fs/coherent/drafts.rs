@@ -71,6 +71,11 @@ impl Drafts {
         self.limit();
     }
 
+    /// Whether it is known what is in a file.
+    pub fn has(&self, node: u64) -> bool {
+        self.of.contains_key(&node)
+    }
+
     /// What a reading gives, if that is known.
     pub fn read(&self, node: u64, offset: u64, size: usize) -> Option<&[u8]> {
         let bytes = &self.of.get(&node)?.bytes[..];
@@ -144,7 +149,9 @@ mod tests {
             drafts.write(node, 0, &[1; FILE_BYTES_MAX / 2]);
             drafts.write(node, 0, &[2; FILE_BYTES_MAX / 2]);
         }
-        assert!(drafts.bytes <= BYTES_MAX && drafts.of.len() <= FILES_MAX && drafts.order.len() <= 2 * FILES_MAX);
+        assert!(
+            drafts.bytes <= BYTES_MAX && drafts.of.len() <= FILES_MAX && drafts.order.len() <= 2 * FILES_MAX
+        );
         assert_eq!(drafts.read(0, 0, 1), None);
         let last = 2 * FILES_MAX as u64 - 1;
         assert_eq!(drafts.read(last, 5, 2), Some(&[2, 2][..]));

@@ -179,7 +179,14 @@ impl Kept {
                 return false;
             };
             let places = self.nodes.get(&meaning).map_or(0, |known| known.places.len());
-            let is_only = || directory.names.values().filter(|other| **other == meaning).count() == 1;
+            let is_only = || {
+                directory
+                    .names
+                    .values()
+                    .filter(|other| **other == meaning)
+                    .count()
+                    == 1
+            };
             if places != 1 || directory.names.len() > NAMES_SEARCHED_MAX || !is_only() {
                 return false;
             }

@@ -46,8 +46,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
-    OpenReply, OpenRequest, ReadRequest, ReleaseRequest, RequestHeader, open_reply_flag, release_flag,
+    Attributes, AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest,
+    OPEN_PROMISED, Opcode, OpenReply, OpenRequest, ReadRequest, ReleaseRequest, RequestHeader,
+    open_reply_flag, release_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::invalidation::FOREVER_SECONDS;
@@ -64,7 +65,7 @@ use early::{Answer, Brought};
 use kept::Notice;
 use means::{Means, means};
 use notifier::Kernel;
-use numbers::{open_request, own_request, put_handle, translate};
+use numbers::{number_in, open_request, own_request, put_handle, translate};
 use opens::{Closing, LOCAL, Own, Way};
 use state::{Sent, State};
 use touched::Touched;
@@ -135,9 +136,8 @@ impl Coherent {
     /// moving or removing something, which may be on the way.
     pub fn leads_to(&self, path: &[u8], node: u64) -> bool {
         let state = lock(&self.state);
-        let moves = |sent: &Sent| {
-            sent.opcode == Opcode::RemoveDirectory || matches!(sent.means, Means::Moved { .. })
-        };
+        let moves =
+            |sent: &Sent| sent.opcode == Opcode::RemoveDirectory || matches!(sent.means, Means::Moved { .. });
         state.kept.leads_to(path, node) && !state.sent.values().any(moves)
     }
 
@@ -225,13 +225,25 @@ impl Coherent {
         closings: &mut Vec<Closing>,
     ) -> Result<Option<Outcome>, i32> {
         let RequestHeader { unique, node, .. } = request.header;
+        let is_known = match request.opcode {
+            Opcode::Read => state.drafts.has(node),
+            Opcode::GetAttributes => state.settled.of_pages(node, Instant::now()).is_some(),
+            _ => false,
+        };
+        if let Some(number) = number_in(request).filter(|_| !is_known)
+            && state.opens.is_promised(number)
+        {
+            let waiting = state.waiting.entry(number).or_default();
+            waiting.push((request.opcode, request.bytes.to_vec()));
+            return Ok(Some(Outcome::Later));
+        }
         match request.opcode {
             Opcode::Open | Opcode::OpenDirectory => {
                 let Some(way) = self.way(request) else {
                     return Ok(None);
                 };
                 let Some(handle) = state.opens.open(way) else {
-                    return Ok(None);
+                    return Ok(self.open_own(state, request, way));
                 };
                 let reply = OpenReply {
                     handle,
@@ -245,7 +257,7 @@ impl Coherent {
                 if release.handle & LOCAL == 0 {
                     return Ok(None);
                 }
-                state.locks.remove(&release.handle);
+                state.waiting.remove(&release.handle);
                 match state.opens.release(release.handle) {
                     Err(home) => put_handle(request, 0, home)?,
                     Ok(closing) => {
@@ -294,7 +306,8 @@ impl Coherent {
                 }
             }
             Opcode::Read | Opcode::ReadDirectory | Opcode::ReadDirectoryPlus => {
-                if let (Opcode::Read, Ok(ReadRequest { offset, size, .. })) = (request.opcode, request.record())
+                if let (Opcode::Read, Ok(ReadRequest { offset, size, .. })) =
+                    (request.opcode, request.record())
                     && let Some(bytes) = state.drafts.read(node, offset, size as usize)
                 {
                     return Ok(Some(Outcome::Reply(data_reply(unique, &[bytes]))));
@@ -342,6 +355,39 @@ impl Coherent {
         Ok(None)
     }
 
+    /// Opens a file to read what guests have written, of which everything is known that is in it, and that its caller may read it: home is told, and not
+    /// waited for.
+    fn open_own(&self, state: &mut State, request: &Request<'_>, way: Way) -> Option<Outcome> {
+        let RequestHeader {
+            unique, node, uid, ..
+        } = request.header;
+        let Attributes { mode, uid: owner, .. } = state.settled.get(node, Instant::now())?;
+        let may = mode & libc::S_IFMT == libc::S_IFREG && mode & libc::S_IRUSR != 0 && uid == owner;
+        if !may || !state.drafts.has(node) || way.flags & EXECUTION != 0 {
+            return None;
+        }
+        let handle = state.opens.promise();
+        let own = OWN_REQUEST | self.next.fetch_add(1, Ordering::Relaxed);
+        let sent = Sent {
+            inner: 0,
+            opcode: Opcode::Open,
+            node,
+            means: Means::Own(handle, way),
+            touched: Touched::default(),
+            changes: state.changes,
+        };
+        state.sent.insert(own, sent);
+        let reply = OpenReply {
+            handle,
+            open_flags: kept_flags(false),
+            backing: 0,
+        };
+        Some(Outcome::Promised {
+            request: open_request(&request.header, own, way, OPEN_PROMISED),
+            reply: data_reply(unique, &[reply.as_bytes()]),
+        })
+    }
+
     /// Has home open the file once more, for a lock that nobody else shares.
     fn lock_later(
         &self,
@@ -350,7 +396,7 @@ impl Coherent {
         handle: u64,
         way: Way,
     ) -> Result<Option<Outcome>, i32> {
-        let waiting = state.locks.entry(handle).or_default();
+        let waiting = state.waiting.entry(handle).or_default();
         waiting.push((request.opcode, request.bytes.to_vec()));
         if waiting.len() > 1 {
             return Ok(Some(Outcome::Later));
@@ -366,7 +412,12 @@ impl Coherent {
         };
         state.sent.insert(unique, sent);
         // It is sent in the place of the lock.
-        Ok(Some(Outcome::Instead(open_request(&request.header, unique, way))))
+        Ok(Some(Outcome::Instead(open_request(
+            &request.header,
+            unique,
+            way,
+            0,
+        ))))
     }
 
     /// Closes open files of home's. Not for those who deliver what comes from there.

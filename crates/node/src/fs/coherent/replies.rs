@@ -3,8 +3,8 @@
 use std::sync::{Arc, MutexGuard};
 
 use afield_abi::fuse::{
-    ATTRIBUTES_SETTLED, Attributes, AttributesReply, EntryReply, Opcode, OpenReply, ReplyHeader, RequestHeader,
-    StatxReply, WriteRequest, write_flag,
+    ATTRIBUTES_SETTLED, Attributes, AttributesReply, EntryReply, Opcode, OpenReply, ReplyHeader,
+    RequestHeader, StatxReply, WriteRequest, write_flag,
 };
 use afield_link::aftermath::{After, NAMES};
 use afield_link::invalidation::{self, FOREVER_SECONDS};
@@ -114,7 +114,7 @@ impl Coherent {
             state.drafts.forget(sent.node);
         }
         if let Means::Own(handle, way) = sent.means {
-            self.locks_go_on(shared, state, (handle, way), header.error, body);
+            self.go_on(shared, state, (handle, way), header.error, body);
             return Delivery::Drop;
         }
         if let Means::Closed = sent.means {
@@ -259,8 +259,8 @@ impl Coherent {
         }
     }
 
-    /// Home has opened a file for locks, or not.
-    fn locks_go_on(
+    /// Home has opened a file for one guest, or not: what has waited for that goes on.
+    fn go_on(
         &self,
         shared: &Arc<Shared>,
         mut state: MutexGuard<'_, State>,
@@ -268,7 +268,7 @@ impl Coherent {
         error: i32,
         body: &[u8],
     ) {
-        let waiting = state.locks.remove(&handle).unwrap_or_default();
+        let waiting = state.waiting.remove(&handle).unwrap_or_default();
         let open = OpenReply::read_from_prefix(body).ok();
         let errno = match open {
             Some((open, _)) if error == 0 => {
@@ -277,7 +277,10 @@ impl Coherent {
                 self.close_later(shared, closing.into_iter().collect());
                 None
             }
-            _ => Some(if error < 0 { -error } else { libc::EIO }),
+            _ => {
+                state.opens.break_promise(handle);
+                Some(if error < 0 { -error } else { libc::EIO })
+            }
         };
         shared.with_memory(Box::new(move |shared| {
             for (opcode, mut bytes) in waiting {
@@ -315,9 +318,7 @@ fn plainly_written<'a>(request: &'a Request<'_>) -> Option<(u64, &'a [u8])> {
 fn is_own_device(name: &[u8], entry: &EntryReply) -> bool {
     let Attributes { mode, device, .. } = entry.attributes;
     let major = device >> 8 & 0xfff;
-    mode & libc::S_IFMT == libc::S_IFCHR
-        && major == 1
-        && OWN_DEVICES.iter().any(|own| own.as_bytes() == name)
+    mode & libc::S_IFMT == libc::S_IFCHR && major == 1 && OWN_DEVICES.iter().any(|own| own.as_bytes() == name)
 }
 
 /// While the world is built the same names are looked up over and over, also where nothing is said to be valid. Those that something is mounted

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use afield_abi::fuse::{
-    ATTRIBUTES_SETTLED, Attributes, EntryReply, Opcode, OpenReply, open_reply_flag,
-};
+use afield_abi::fuse::{ATTRIBUTES_SETTLED, Attributes, EntryReply, Opcode, OpenReply, open_reply_flag};
 use afield_link::aftermath::{After, PLAIN};
 use afield_link::invalidation::FOREVER_SECONDS;
 use zerocopy::{FromBytes, IntoBytes};
@@ -59,8 +57,8 @@ pub(super) struct State {
     pub(super) links: HashMap<u64, Box<[u8]>>,
     pub(super) links_bytes: usize,
     pub(super) sent: HashMap<u64, Sent>,
-    /// Lock requests that wait for an open file of their own.
-    pub(super) locks: HashMap<u64, Vec<(Opcode, Vec<u8>)>>,
+    /// Requests that wait until home has opened a file, by the session's number of that: for locks, and what was promised.
+    pub(super) waiting: HashMap<u64, Vec<(Opcode, Vec<u8>)>>,
 }
 
 impl State {
