@@ -574,6 +574,10 @@ impl Home for Asked {
         Ok(())
     }
 
+    fn ignores(&self, _: u32, _: u32, _: bool) -> Result<(), ()> {
+        Ok(())
+    }
+
     fn title(&self, _: u32, _: Vec<u8>) -> Result<(), ()> {
         Ok(())
     }

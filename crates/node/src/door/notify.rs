@@ -156,6 +156,9 @@ impl Door {
                     // Before a connection is taken, that could not be given back.
                     return Err(libc::EMFILE);
                 }
+                if number == nr::INOTIFY_ADD_WATCH {
+                    self.shared.files.coherent.watches();
+                }
                 if number == nr::GETCWD {
                     return self.working_directory(notification, tid, pid, arguments);
                 }

@@ -25,6 +25,8 @@ pub struct Drafts {
     /// Count of those begun so far.
     begun: u64,
     bytes: usize,
+    /// There are none any more.
+    over: bool,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,9 @@ impl Drafts {
     /// There is nothing in a file.
     pub fn begin(&mut self, node: u64) {
         self.forget(node);
+        if self.over {
+            return;
+        }
         self.begun += 1;
         let number = self.begun;
         self.of.insert(
@@ -95,8 +100,15 @@ impl Drafts {
     pub fn forget_all(&mut self) {
         *self = Self {
             begun: self.begun,
+            over: self.over,
             ..Self::default()
         };
+    }
+
+    /// From now on guests see at home what is opened and read.
+    pub fn end(&mut self) {
+        self.over = true;
+        self.forget_all();
     }
 
     fn limit(&mut self) {
@@ -157,7 +169,8 @@ mod tests {
         assert_eq!(drafts.read(last, 5, 2), Some(&[2, 2][..]));
         let sum: usize = drafts.of.values().map(|draft| draft.bytes.len()).sum();
         assert_eq!(drafts.bytes, sum);
-        drafts.forget_all();
-        assert_eq!(drafts.bytes, 0);
+        drafts.end();
+        drafts.begin(1);
+        assert_eq!((drafts.bytes, drafts.read(1, 0, 1)), (0, None));
     }
 }

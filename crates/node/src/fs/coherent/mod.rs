@@ -549,6 +549,11 @@ impl Coherent {
         lock(&self.state).sent.drain().map(|(unique, _)| unique).collect()
     }
 
+    /// A guest is going to watch what becomes of files: home's kernel tells it of what is done there.
+    pub fn watches(&self) {
+        lock(&self.state).drafts.end();
+    }
+
     /// A guest writes to a file, and waits for home: in which order with others is not known.
     pub fn written_at_home(&self, node: u64) {
         lock(&self.state).drafts.forget(node);
