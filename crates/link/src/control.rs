@@ -72,9 +72,6 @@ pub trait Home {
     /// The guest changed its command name (`PR_SET_NAME` by its main thread).
     #[maybe]
     fn name(&self, pid: u32, name: Vec<u8>);
-    /// The guest ignores a signal from now on, or no longer does: `SIGTSTP`, `SIGTTIN` or `SIGTTOU`.
-    #[maybe]
-    fn ignores(&self, pid: u32, signal: u32, ignored: bool);
     /// The guest has written over its arguments; they are NUL-separated.
     #[maybe]
     fn title(&self, pid: u32, arguments: Vec<u8>);
@@ -103,6 +100,9 @@ pub trait Home {
     /// What the guest has open has changed since home was told last. At most [`DESCRIPTORS_TOLD`] changes, of numbers below that.
     #[maybe]
     fn descriptors(&self, pid: u32, changes: Vec<DescriptorChange>);
+    /// The guest ignores a signal from now on, or no longer does: `SIGTSTP`, `SIGTTIN` or `SIGTTOU`.
+    #[maybe]
+    fn ignores(&self, pid: u32, signal: u32, ignored: bool);
 }
 
 /// The numbers of the descriptors of a guest that home is told of are below this.
