@@ -153,6 +153,13 @@ pub enum ToDeputy {
         /// NUL-separated arguments.
         arguments: Vec<u8>,
     },
+    /// The guest ignores a signal from now on, or no longer does.
+    Ignores {
+        /// Which: one that stops.
+        signal: u32,
+        /// Whether it does.
+        ignored: bool,
+    },
     /// The guest changed its command name.
     Name(Vec<u8>),
     /// The guest has written over its arguments; they are NUL-separated.

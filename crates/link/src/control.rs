@@ -14,7 +14,7 @@ use crate::stream::{LinkError, Writer};
 use crate::wire::{MountPoint, Spawn, SpawnError, Usage};
 
 /// What a node can be asked to do.
-#[interface(name = "afield.node", version = 2)]
+#[interface(name = "afield.node", version = 3)]
 pub trait Node {
     /// Starts a guest. Answered when the program has been executed, ahead of anything that it does, or cannot be.
     #[at_most_once]
@@ -54,7 +54,7 @@ pub trait Node {
 }
 
 /// What a home can be asked to do.
-#[interface(name = "afield.home", version = 2)]
+#[interface(name = "afield.home", version = 3)]
 pub trait Home {
     /// A guest forks: the deputy of `pid` forks too. Gives the child's pid, or the errno of the failed fork.
     /// `exit_signal` is for the parent when the child ends (`SIGCHLD` as a rule, 0 for none); with `sibling` the
@@ -100,6 +100,9 @@ pub trait Home {
     /// What the guest has open has changed since home was told last. At most [`DESCRIPTORS_TOLD`] changes, of numbers below that.
     #[maybe]
     fn descriptors(&self, pid: u32, changes: Vec<DescriptorChange>);
+    /// The guest ignores a signal from now on, or no longer does: `SIGTSTP`, `SIGTTIN` or `SIGTTOU`.
+    #[maybe]
+    fn ignores(&self, pid: u32, signal: u32, ignored: bool);
 }
 
 /// The numbers of the descriptors of a guest that home is told of are below this.

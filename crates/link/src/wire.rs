@@ -134,6 +134,8 @@ pub enum Inherited {
         size: u64,
         /// It is a terminal, to which job control applies.
         terminal: bool,
+        /// It is a device. What is none can never be a terminal.
+        device: bool,
     },
     /// One of the devices that are the node's own: `null`, `zero`, `full`, `random` or `urandom`.
     Device { name: String, flags: u32 },

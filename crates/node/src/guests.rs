@@ -37,6 +37,34 @@ pub struct Process {
     pub title: u64,
     /// Home objects of which it may have several descriptors.
     pub duplicates: Duplicates,
+    /// What home knows of its disposition of `SIGCHLD`.
+    pub of_children: OfChildren,
+}
+
+/// What home's kernel looks at of a disposition of `SIGCHLD`, when children end or stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OfChildren {
+    /// It is ignored.
+    pub ignored: bool,
+    /// `SA_NOCLDWAIT` and `SA_NOCLDSTOP`.
+    pub flags: u32,
+}
+
+impl OfChildren {
+    /// Of the kernel's `struct sigaction`: handler, flags.
+    pub fn new(handler: u64, flags: u64) -> Self {
+        Self {
+            ignored: handler == libc::SIG_IGN as u64,
+            flags: flags as u32 & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP) as u32,
+        }
+    }
+
+    /// Another program is executed: what was ignored still is, all else begins anew.
+    pub fn executed(&mut self) {
+        if !self.ignored {
+            self.flags = 0;
+        }
+    }
 }
 
 /// Home objects of which a process may have several descriptors: whether one that it closes was the last has to be looked up.
@@ -241,20 +269,21 @@ impl Register {
                 timers: false,
                 shares_descriptors: false,
                 duplicates: Duplicates::default(),
+                of_children: OfChildren::default(),
                 title,
             },
         );
         self.threads.insert(leader, Thread { pid, call: None });
     }
 
-    /// A guest has forked: its child has the same descriptors.
+    /// A guest has forked: its child has the same descriptors and dispositions.
     pub fn inherit(&mut self, parent: u32, child: u32) {
-        let duplicates = self
+        let parents = self
             .processes
             .get(&parent)
-            .map(|parent| parent.duplicates.clone());
-        if let (Some(duplicates), Some(child)) = (duplicates, self.processes.get_mut(&child)) {
-            child.duplicates = duplicates;
+            .map(|parent| (parent.duplicates.clone(), parent.of_children));
+        if let (Some(parents), Some(child)) = (parents, self.processes.get_mut(&child)) {
+            (child.duplicates, child.of_children) = parents;
         }
     }
 

@@ -102,6 +102,7 @@ impl Spawner {
                 offset,
                 size,
                 terminal,
+                device,
                 ..
             } = descriptor.object
             {
@@ -109,6 +110,8 @@ impl Spawner {
                 self.shared.files.handles.set_size(handle, size);
                 if terminal {
                     self.shared.files.handles.mark_terminal(handle);
+                } else if !device {
+                    self.shared.files.handles.mark_no_terminal(handle);
                 }
                 if !stream {
                     seekable.push(descriptor.number);
@@ -144,7 +147,7 @@ impl Spawner {
             .map_err(step(
                 "tracing the guest (is ptrace restricted by kernel.yama.ptrace_scope or a sandbox?)",
             ))?;
-        self.note_duplicates(spawn);
+        self.note_inherited(spawn);
         ours.write_all(b"s").map_err(step("start of the guest"))?;
 
         ours.read_exact(&mut tag).map_err(step("preparing the guest"))?;
@@ -172,13 +175,14 @@ impl Spawner {
         }
     }
 
-    /// Several of a job's descriptors may be of one object.
-    fn note_duplicates(&self, spawn: &Spawn) {
+    /// Several of a job's descriptors may be of one object, and it may ignore signals from the start.
+    fn note_inherited(&self, spawn: &Spawn) {
         let mut seen = HashSet::new();
         let mut register = self.shared.guests.lock();
         let Some(process) = register.process_mut(spawn.pid) else {
             return;
         };
+        process.of_children.ignored = spawn.ignored & 1 << (libc::SIGCHLD - 1) != 0;
         for descriptor in &spawn.descriptors {
             if let Inherited::Handle { handle, .. } = descriptor.object
                 && !seen.insert(handle)

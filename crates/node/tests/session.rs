@@ -80,7 +80,7 @@ fn another_interface_is_refused() {
         .unwrap();
     let refusal = welcome(&mut reader).refusal.unwrap();
     assert!(
-        refusal.contains("the other side has version 3 of interface afield.home, this side needs version 2"),
+        refusal.contains("the other side has version 4 of interface afield.home, this side needs version 3"),
         "{refusal}"
     );
     assert!(!child.wait().unwrap().success());

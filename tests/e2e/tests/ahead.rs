@@ -42,9 +42,9 @@ fn run(test: &str, user: bool, test_of: fn(&mut Arena)) {
 /// Programs, and how often they may ask home for what the node has not or may not have: on a node that knows nothing, for the first time
 /// ever, and later.
 const PROGRAMS: &[(&[&str], u64, u64)] = &[
-    (&["python3", "-c", "pass"], 80, 5),
-    (&["gcc", "-c", "a.c"], 320, 25),
-    (&["sh", "-c", "exec true"], 15, 5),
+    (&["python3", "-c", "pass"], 80, 3),
+    (&["gcc", "-c", "a.c"], 320, 10),
+    (&["sh", "-c", "exec true"], 15, 3),
 ];
 
 /// Runs a program in a session of its own, and says how often it has asked.

@@ -174,6 +174,35 @@ g.stdin.close(); print(n, g.wait())
 END
 "#;
 
+/// A guest that says where it works, and a second one in the same directory.
+const WHERE: &str = r#"
+mkdir -p w/a/b w/other; mkfifo to from; cat > guest.py <<'END'
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def where():
+    room = ctypes.create_string_buffer(4096)
+    length = libc.syscall(79, room, 4096)
+    if length < 0: return os.strerror(ctypes.get_errno())
+    path = room.value.decode()
+    assert length == len(path) + 1
+    short = libc.syscall(79, room, length - 1), os.strerror(ctypes.get_errno())
+    return path.partition('/w/')[2], short
+def see():
+    print(where(), flush=True)
+    if os.fork() == 0: print(where(), flush=True); os._exit(0)
+    os.wait(); print('seen', flush=True)
+see()
+for line in sys.stdin: exec(line); see()
+END
+(cd w/a/b && $AF python3 ../../../guest.py < ../../../to > ../../../from) & exec 4>to 5<from
+hear() { while read -r x <&5 && [ "$x" != seen ]; do echo "$x"; done; }
+hear
+for change in : 'mv w/a w/c' 'mv w/c/b w/d' 'mkdir w/a; mv w/d w/a/e' 'mkdir w/d' 'mv w/a w/x; mkdir -p w/a/e' 'rmdir w/x/e' :; do eval "$change"; echo >&4; hear; done
+for change in 'os.chdir("/"); print(where())' "os.chdir('$PWD/w/other')" 'os.mkdir("s"); os.chdir("s")' 'os.rename("../s", "../t")' 'os.rename("../../other", "../../moved")' \
+    'os.chdir(os.open("../../x", os.O_RDONLY))' 'os.symlink("x", "../link"); os.chdir("../link")' 'os.rmdir("../x")'; do echo "$change" >&4; hear; done
+exec 4>&-; wait $!; echo $?; rm -r w to from guest.py
+"#;
+
 /// Home changes what the guest has looked at, in the way of `changes`, which are separated by `;;`.
 fn home_changes(changes: &str) -> Case {
     let steps: String = changes
@@ -208,6 +237,8 @@ user_cases! {
     in_a_directory_of_others: Case::guest("for i in 1 2 3; do f=$(mktemp /tmp/afield-e2e-XXXXXX) && echo made; stat -c '%u %g %a' /tmp; echo x > $f; mv $f $f.moved; stat -c '%u %g %s %a' $f.moved | cut -d' ' -f3-; stat -c '%u %g' /tmp; rm $f.moved; d=$(mktemp -d /tmp/afield-e2e-XXXXXX) && touch $d/a && rm -r $d && stat -c '%u %g' /tmp; done");
     written_in_turn: Case::home("python3 -B h.py; rm F").setup(IN_TURN).tools(&["python3"]).seconds(60);
     working_directories: home_changes("say 'cd d; pwd; ls'; mv d dd; say 'pwd -P; ls; cat g; cd ..; ls d dd; cd dd; pwd -P'; mv dd d; say 'cd ..; pwd -P'");
+    /// A guest asks where it works, while home and guests move and remove that, and what is on the way to it.
+    where_it_works: Case::home_bash(WHERE).tools(&["python3"]).seconds(60);
     /// Files that home opens all the time, any of which may be for writing: a program that needs parts of several at a time gets on.
     opened_all_the_time: Case::home("python3 opener.py & until [ -e up ]; do sleep 0.01; done; for i in 1 2 3 4 5; do $AF ./compare a b c d || echo $?; done; kill $!; wait; rm up").setup(COMPARE).tools(&["cc", "python3"]).seconds(60);
 }

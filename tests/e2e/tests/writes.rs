@@ -13,6 +13,8 @@ user_cases! {
     /// A writer of home and a guest append in turn.
     appended_by_both: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>>f; while read n; do echo guest $n >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 2 3 4 5 6 7 8 9; do echo $n >&4; read x <&5; echo home $n >> f; done; exec 4>&-; wait $!; cat f");
     truncated_by_home: Case::home_bash("mkfifo to from; $AF sh -c 'exec 3>f; while read n; do printf %05d $n >&3; echo done; done' < to > from & exec 4>to 5<from; for n in 1 2 3 4; do echo $n >&4; read x <&5; : > f; echo $n >&4; read x <&5; od -An -c f; done; rm f; echo 9 >&4; read x <&5; exec 4>&-; wait $!; ls");
+    /// What a guest has written it reads again, by what it has open and by what it opens, and what somebody at home has made of it.
+    read_again: Case::home_bash(READ_AGAIN).tools(&["python3"]).seconds(60);
     /// Its output is whole when it is seen to have ended, however it ends.
     ended: Case::home("for end in 'exit 3' 'kill -9 $$' 'kill -TERM $$' 'exec true'; do $AF sh -c \"for i in 1 2 3 4 5 6 7 8; do head -c 300000 /dev/zero; done >> f; seq 1 2000 >> g; exec 3>>h; echo last >&3; $end\"; echo $?; stat -c %s f g h; done; md5sum f g h");
 }
@@ -23,6 +25,44 @@ cases! {
     /// A file system on which nobody may write any more: the next open fails, what is open still writes.
     read_only: Case::home_bash("mkdir t; unshare -m bash -c 'mount -t tmpfs -o size=3g none t || exit; cd t; mkfifo ../to ../from; echo x > f; $AF sh -c \"while read x; do echo y >> f; echo \\$? \\$(cat f); done 2>&1\" < ../to > ../from & exec 4>../to 5<../from; echo go >&4; read x <&5; echo $x; mount -o remount,ro .; echo go >&4; read x <&5; echo $x; read x <&5; echo $x; mount -o remount,rw .; echo go >&4; read x <&5; echo $x; exec 4>&-; wait $!'; rm to from").tools(&["unshare"]);
 }
+
+/// A guest writes to small files that it has made, here and there, and reads them after each change of its own and of home's.
+const READ_AGAIN: &str = r#"
+mkfifo to from; cat > guest.py <<'END'
+import os, sys
+def attempt(what):
+    try: return what()
+    except OSError as error: return error.strerror
+def of(path): return attempt(lambda: open(path, 'rb').read())
+files = {}
+for name in 'fgh':
+    file = open(name, 'w+b', 0); files[name] = file
+    file.write(b'one two'); file.seek(4); file.write(b'TWO three'); file.seek(20); file.write(b'end of ' + name.encode())
+    early = open(name, 'rb', 0); files[name + 'r'] = early
+    if name == 'g': os.ftruncate(file.fileno(), 6); file.seek(9); file.write(b'tail')
+    if name == 'h': os.write(os.open(name, os.O_WRONLY | os.O_APPEND), b'appended')
+def see():
+    for name, file in files.items():
+        print(name, os.pread(file.fileno(), 100, 0), os.pread(file.fileno(), 4, 5), os.fstat(file.fileno()).st_size)
+    for name in 'fgh': print(name, of(name), attempt(lambda: os.stat(name).st_size))
+    print('seen', flush=True)
+see()
+for line in sys.stdin: exec(line); see()
+END
+$AF python3 guest.py < to > from & exec 4>to 5<from
+hear() { while read -r x <&5 && [ "$x" != seen ]; do echo "$x"; done; }
+hear
+for change in 'printf HOME | dd of=f bs=1 seek=2 conv=notrunc status=none' 'echo more >> g; : > h' 'echo new > n; mv n f' 'rm g; chmod 400 h' 'chmod 600 h; echo last > g'; do
+    eval "$change"; echo >&4; hear
+done
+for change in "files['h'].write(b'guest')" "os.pwrite(files['f'].fileno(), b'unseen', 3); print(of('f'))" "os.truncate('h', 3)" "os.rename('h', 'g')" "open('h', 'xb').write(b'anew'); os.unlink('g')" \
+    "open('t', 'wb').write(b'first'); r = open('t', 'rb', 0); os.unlink('t'); print(r.read(), r.read())" \
+    "open('t', 'wb').write(b'second'); r = open('t', 'rb', 0); open('t', 'wb').close(); print(r.read(), of('t'))" \
+    "open('t', 'wb').write(b'third'); os.chmod('t', 0o200); print(of('t') if os.geteuid() else ''); os.unlink('t')"; do
+    echo "$change" >&4; hear
+done
+exec 4>&-; wait $!; echo $?; rm to from guest.py
+"#;
 
 /// A guest stores into a mapped file and tells of it; home looks at once.
 fn told_of_a_store(way: &str, hears: &str) -> Case {

@@ -72,6 +72,7 @@ fn spawn() -> Spawn {
                     stream: true,
                     offset: 0,
                     terminal: false,
+                    device: false,
                     size: 0,
                 },
             },
@@ -570,6 +571,10 @@ impl Home for Asked {
     }
 
     fn name(&self, _: u32, _: Vec<u8>) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn ignores(&self, _: u32, _: u32, _: bool) -> Result<(), ()> {
         Ok(())
     }
 

@@ -361,6 +361,10 @@ pub const LOCK_DESCRIPTION: u32 = 1 << 31;
 /// caller's working directory.
 pub const ACCESS_DIRECTORY: u32 = 1 << 31;
 
+/// Another such bit, beside [`ACCESS_DIRECTORY`]: the caller's job begins there, where its deputy is already. It is not asked whether
+/// that is permitted, which natively nobody asks either, and there is no reply.
+pub const ACCESS_BEGINS: u32 = 1 << 30;
+
 /// Bits of [`WriteRequest::write_flags`].
 pub mod write_flag {
     /// A delayed write from the page cache; the handle is a guess.
@@ -474,6 +478,10 @@ pub const SET_EXTENDED_SHORT_BYTES: usize = 8;
 
 /// Flag that `execve` adds to an open file's flags when it opens a program (`__FMODE_EXEC`).
 pub const OPEN_FOR_EXECUTION: u32 = 0x20;
+
+/// Bit of an [`OpenRequest`]'s `open_flags` that a session sets: the caller has been told already that the file is open, so it is to be
+/// opened before anything later is done, and nothing said of its contents.
+pub const OPEN_PROMISED: u32 = 1 << 31;
 
 /// Flag of [`Attributes`] that home adds for the session: reading does not change the time of access, for the next hour.
 pub const ATTRIBUTES_SETTLED: u32 = 1 << 31;

@@ -73,7 +73,7 @@ pub(super) const ROWS: &[Row] = &[
             }),
             Value,
         ])
-        .note("only home knows what it is called now"),
+        .note("asked only where the names on the way are not relied on"),
     call(nr::CHDIR, File).note("the deputy changes, too"),
     call(nr::FCHDIR, File).note("the deputy changes, too"),
     call(nr::CHROOT, Both)

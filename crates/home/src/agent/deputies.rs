@@ -186,6 +186,13 @@ impl DeputyEntry {
 
     /// The guest waits for this, which home does, and whose request has so many bytes.
     pub fn count_home_call(&self, operation: Operation, bytes: usize) {
+        tracing::trace!(
+            target: "afield_home::agent::requests",
+            pid = self.pid,
+            cause = ?Cause::HomeCall,
+            "waits: {}",
+            operation.name()
+        );
         lock(&self.tally).add(Cause::HomeCall, operation, bytes);
     }
 

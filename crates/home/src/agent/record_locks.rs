@@ -160,6 +160,13 @@ impl Session {
                 }
                 self.reply_file(id, reply)
             }
+            Outcome::Begins { pid, occupied } => {
+                if let Some(deputy) = self.deputy(pid) {
+                    lock(&deputy.status).directory = vec![occupied];
+                }
+                self.answered(id);
+                Ok(())
+            }
             Outcome::Wait(wait) => self.begin_wait(id, wait),
         }
     }

@@ -72,6 +72,21 @@ impl Home for Server<'_> {
         }
     }
 
+    fn ignores(&self, pid: u32, signal: u32, ignored: bool) -> Result<(), SessionError> {
+        let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        if !stops.contains(&(signal as i32)) {
+            return Err(SessionError::Violation(format!(
+                "signal {signal} is of no account"
+            )));
+        }
+        match self.session.deputy(pid) {
+            Some(deputy) => self
+                .session
+                .tell(&deputy, 0, &ToDeputy::Ignores { signal, ignored }, None),
+            None => Ok(()),
+        }
+    }
+
     fn title(&self, pid: u32, arguments: Vec<u8>) -> Result<(), SessionError> {
         bounded("arguments", &arguments, ARGUMENTS_BYTES_MAX)?;
         let Some(deputy) = self.session.deputy(pid) else {

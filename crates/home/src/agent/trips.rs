@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use afield_abi::fuse::{
-    ACCESS_DIRECTORY, AccessRequest, EntryReply, Opcode, OpenRequest, ReplyHeader, RequestHeader,
-    WriteRequest, write_flag,
+    ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, EntryReply, OPEN_PROMISED, Opcode, OpenRequest,
+    ReplyHeader, RequestHeader, WriteRequest, write_flag,
 };
 use afield_abi::syscalls;
 use afield_link::wire::HandleOp;
@@ -55,7 +55,7 @@ impl Operation {
     }
 
     /// What users know it by.
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         match self {
             Self::File(number) => Opcode::from_wire(number)
                 .map_or("file request", name_of)
@@ -161,10 +161,12 @@ pub fn cause_of_file(files: &FileService, request: &[u8], reply: &[u8]) -> Optio
             let (open, _) = OpenRequest::read_from_prefix(body).ok()?;
             let access = open.flags & libc::O_ACCMODE as u32;
             facts.writes = access != libc::O_RDONLY as u32 || open.flags & libc::O_TRUNC as u32 != 0;
+            facts.unawaited = open.open_flags & OPEN_PROMISED != 0;
         }
         Opcode::Access => {
             let (access, _) = AccessRequest::read_from_prefix(body).ok()?;
             facts.moves = access.mask & ACCESS_DIRECTORY != 0;
+            facts.unawaited = access.mask & ACCESS_BEGINS != 0;
         }
         Opcode::Write => {
             let (write, _) = WriteRequest::read_from_prefix(body).ok()?;

@@ -153,6 +153,11 @@ impl Lead {
                 lock(&deputy.dispositions).reset();
                 self.show(deputy, &name, &arguments);
             }
+            ToDeputy::Ignores { signal, ignored } => {
+                if let Err(error) = lock(&deputy.dispositions).set_ignored(signal as i32, ignored, 0) {
+                    deputy.log(format!("disposition of signal {signal}: {error}"));
+                }
+            }
             ToDeputy::Name(name) => show_name(&name),
             ToDeputy::Title(arguments) => self.show_arguments(deputy, &arguments),
             ToDeputy::Exit { status } => deputy.die(status),

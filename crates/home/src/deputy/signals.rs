@@ -180,6 +180,12 @@ impl Dispositions {
             .map_or(0, |flags| u64::from_le_bytes(*flags));
         let ignore = u64::from_le_bytes(*handler) == libc::SIG_IGN as u64;
         let kept = flags as i32 & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP);
+        self.set_ignored(signal, ignore, kept)
+            .map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
+    }
+
+    /// A signal is ignored from now on, or not; with these flags, as far as home's kernel looks at them.
+    pub fn set_ignored(&mut self, signal: i32, ignore: bool, kept: i32) -> std::io::Result<()> {
         if ignore {
             self.ignored |= only(signal);
         } else {
@@ -191,7 +197,6 @@ impl Dispositions {
             Disposition::Default
         };
         signals::set_disposition(signal, disposition, kept)
-            .map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL))
     }
 
     /// The guest is another program: what was handled has its default again; what was ignored still is.

@@ -140,6 +140,13 @@ pub enum Outcome {
         /// To be held while it is somebody's working directory.
         occupied: Occupied,
     },
+    /// This is where the job of `pid` begins. There is no reply.
+    Begins {
+        /// Home pid of its first process.
+        pid: u32,
+        /// To be held while it is somebody's working directory.
+        occupied: Occupied,
+    },
     /// A lock that has to be waited for: [`LockWait::run`] on a thread of its own makes the reply. Nothing was
     /// appended.
     Wait(LockWait),

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afield_abi::fuse::{
-    CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, Opcode, OpenReply, OpenRequest, ReleaseRequest,
-    ReplyHeader, WriteRequest, open_reply_flag, release_flag, write_flag,
+    ACCESS_BEGINS, AccessRequest, CreateRequest, FlushRequest, OPEN_FOR_EXECUTION, OPEN_PROMISED, Opcode,
+    OpenReply, OpenRequest, ReleaseRequest, ReplyHeader, WriteRequest, open_reply_flag, release_flag,
+    write_flag,
 };
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -358,12 +359,19 @@ impl FileService {
     pub(super) fn open(&self, request: &mut Request<'_>, reply: &mut Reply<'_>) -> Result<()> {
         let record: OpenRequest = request.record()?;
         let node = self.nodes.get(request.header.node)?;
-        let open = self.open_node(&node, record.flags)?;
+        let mut flags = record.flags;
+        if record.open_flags & OPEN_PROMISED != 0 {
+            // Others wait behind it.
+            flags |= libc::O_NONBLOCK as u32;
+        }
+        let open = self.open_node(&node, flags)?;
         if record.flags & OPEN_FOR_EXECUTION != 0 {
             self.hash_needed(node.id);
         }
         reply.record(&open);
-        if let Ok(file) = self.open_file(open.handle, node.id) {
+        if record.open_flags & OPEN_PROMISED == 0
+            && let Ok(file) = self.open_file(open.handle, node.id)
+        {
             self.tell_contents(&node, &file, &open, reply);
         }
         Ok(())
@@ -546,7 +554,8 @@ impl FileService {
     }
 
     /// True for requests that are to be served in the order in which they came, although nobody waits for them: writes of which
-    /// the caller has been told that they are done, and the closing of a file that others may be waiting to see closed.
+    /// the caller has been told that they are done, the opening of a file of which it has been told that it is open, the closing of one that
+    /// others may be waiting to see closed, and where a job begins.
     pub fn is_in_order(&self, request: &[u8]) -> bool {
         let Ok(mut request) = Request::new(request) else {
             return false;
@@ -556,6 +565,12 @@ impl FileService {
                 .record::<WriteRequest>()
                 .is_ok_and(|record| record.write_flags & write_flag::BEHIND != 0),
             Some(Opcode::Release | Opcode::ReleaseDirectory) => self.closes_in_order(&mut request),
+            Some(Opcode::Open) => request
+                .record::<OpenRequest>()
+                .is_ok_and(|record| record.open_flags & OPEN_PROMISED != 0),
+            Some(Opcode::Access) => request
+                .record::<AccessRequest>()
+                .is_ok_and(|record| record.mask & ACCESS_BEGINS != 0),
             _ => false,
         }
     }

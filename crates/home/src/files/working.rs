@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use afield_abi::fuse::{ACCESS_DIRECTORY, AccessRequest, ROOT_NODE};
+use afield_abi::fuse::{ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, ROOT_NODE};
 use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
@@ -78,16 +78,6 @@ impl Starts {
     /// Whether others do not come to a job's working directory by its path.
     pub(super) fn is_astray(&self, pid: u32) -> bool {
         self.lock().get(&pid).is_some_and(|way| way.is_astray)
-    }
-
-    /// Whether a way ends at this node.
-    fn ends_at(&self, pid: u32, node: u64) -> bool {
-        self.any.load(Ordering::Relaxed)
-            && self
-                .lock()
-                .get(&pid)
-                .and_then(|way| way.steps.last())
-                .is_some_and(|step| step.node.id == node)
     }
 }
 
@@ -214,21 +204,27 @@ impl FileService {
 
     pub(super) fn access(&self, request: &mut Request<'_>) -> Result<Outcome> {
         let record: AccessRequest = request.record()?;
-        let (pid, id) = (request.header.pid, request.header.node);
-        let node = self.nodes.get(id)?;
-        let access = Access::from_bits(record.mask & !ACCESS_DIRECTORY).ok_or(Errno::INVAL)?;
+        let pid = request.header.pid;
+        let node = self.nodes.get(request.header.node)?;
+        let marks = ACCESS_DIRECTORY | ACCESS_BEGINS;
+        let access = Access::from_bits(record.mask & !marks).ok_or(Errno::INVAL)?;
         let enters = record.mask & ACCESS_DIRECTORY != 0;
         let pin = node.pin();
         let descriptor = self.nodes.descriptor(&node, &self.credentials)?;
-        if !(enters && self.starts.ends_at(pid, id)) {
-            // The request carries the ids that count; the service has taken them on as its effective ones.
-            rustix::fs::accessat(
-                rustix::fs::CWD,
-                &*proc_path(&*descriptor),
-                access,
-                AtFlags::EACCESS,
-            )?;
+        if record.mask & marks == marks {
+            self.nodes.restore(&node, &descriptor);
+            return Ok(Outcome::Begins {
+                pid,
+                occupied: Occupied(pin),
+            });
         }
+        // The request carries the ids that count; the service has taken them on as its effective ones.
+        rustix::fs::accessat(
+            rustix::fs::CWD,
+            &*proc_path(&*descriptor),
+            access,
+            AtFlags::EACCESS,
+        )?;
         if !enters {
             return Ok(Outcome::Reply);
         }

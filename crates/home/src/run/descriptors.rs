@@ -106,6 +106,7 @@ impl Inventory {
             offset,
             size: if stream { 0 } else { status.st_size as u64 },
             terminal: sort == FileType::CharacterDevice && rustix::termios::isatty(file),
+            device: sort == FileType::CharacterDevice,
         })
     }
 

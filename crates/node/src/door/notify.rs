@@ -156,6 +156,9 @@ impl Door {
                     // Before a connection is taken, that could not be given back.
                     return Err(libc::EMFILE);
                 }
+                if number == nr::INOTIFY_ADD_WATCH {
+                    self.shared.files.coherent.watches();
+                }
                 if number == nr::GETCWD {
                     return self.working_directory(notification, tid, pid, arguments);
                 }
@@ -170,6 +173,7 @@ impl Door {
                 }
                 self.forward(notification, tid, pid, number, arguments, Then::Answer)
             }
+            Class::Both if number == nr::RT_SIGACTION => self.set_action(notification, tid, pid, arguments),
             Class::Both => self.forward(notification, tid, pid, number, arguments, Then::Execute),
             Class::Never(error) => {
                 self.report(pid, number, error);

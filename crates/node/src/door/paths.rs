@@ -1,14 +1,17 @@
 //! Calls that tell of names: links in `/proc`, extended attributes of home objects, the working directory.
 
+use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 
+use afield_abi::fuse::ROOT_NODE;
 use afield_abi::syscalls::{Restart, nr};
 use afield_link::wire::HandleOp;
 
 use super::notify::{Door, Verdict, later};
 use crate::fs::handles::{self, HIDDEN_PROC};
 use crate::session::Then;
+use crate::sys::inodes::fuse_node;
 use crate::sys::seccomp::{Answer, Notification};
 use crate::sys::{errno, memory};
 use crate::world::{HIDDEN_DIRECTORY, NODE_DIRECTORIES};
@@ -355,9 +358,29 @@ impl Door {
         {
             return Ok(Verdict::Answer(Answer::Continue));
         }
+        if let Some(name) = self.relied_on(tid, &path) {
+            if (arguments[1] as usize) < name.len() {
+                return Err(libc::ERANGE);
+            }
+            memory::write(tid, arguments[0], &name).map_err(|error| errno(&error))?;
+            return Ok(Verdict::Answer(Answer::Result(name.len() as i64)));
+        }
         // There is no longer answer, and the length is a whole register.
         arguments[1] = arguments[1].min(libc::PATH_MAX as u64);
         self.forward(notification, tid, pid, nr::GETCWD, arguments, Then::Answer)
+    }
+
+    /// The name of a thread's working directory, with a NUL, if home says of all names in it when they do not lead there any more. `path`: what
+    /// the node's kernel calls it, which may have been renamed or removed since.
+    fn relied_on(&self, tid: i32, path: &[u8]) -> Option<Vec<u8>> {
+        let place = |rest: &str| CString::new(format!("/proc/{tid}/{rest}")).ok();
+        let (mount, node) = fuse_node(&place("cwd")?)?;
+        // Of who has another root, only home knows what is in it.
+        let (_, root) = fuse_node(&place("root")?)?;
+        let files = &self.shared.files;
+        let leads_there =
+            root == ROOT_NODE && files.places.is_mount(mount) && files.coherent.leads_to(path, node);
+        leads_there.then(|| [path, b"\0"].concat())
     }
 
     /// The first thread and the pid of a guest whose descriptors a thread may look at, which the kernel lets those of the

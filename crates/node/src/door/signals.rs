@@ -3,8 +3,10 @@
 use afield_abi::syscalls::{self, nr};
 
 use super::notify::{Door, Verdict};
+use crate::guests::OfChildren;
 use crate::session::Then;
 use crate::sys::seccomp::{Answer, Notification};
+use crate::sys::{errno, memory};
 use crate::trace::Order;
 
 /// Signals that stop, continue or end a process whatever it does about them, or the terminal's: they are home's to send.
@@ -22,6 +24,10 @@ pub(super) fn is_homes(signal: i32) -> bool {
     .contains(&signal)
 }
 
+/// The kernel's `struct sigaction`, which begins with the handler and the flags, and the set of signals in it.
+const ACTION_BYTES: usize = 32;
+const MASK_BYTES: u64 = 8;
+
 impl Door {
     /// Whether a guest has executed a program of its own since it was forked, by the flags in `/proc/PID/stat`.
     pub(super) fn has_executed(&self, pid: u32) -> bool {
@@ -38,6 +44,44 @@ impl Door {
             .and_then(|stat| stat.rsplit_once(')'))
             .and_then(|(_, fields)| fields.split_whitespace().nth(6)?.parse::<u64>().ok())
             .is_some_and(|flags| flags & FORKED_WITHOUT_EXECUTING == 0)
+    }
+
+    /// `rt_sigaction` of a signal whose disposition home's kernel looks at. That it looks at something else than before is told; waiting for
+    /// home makes a difference only where another process may look at once: the deputy of a child that ends or stops.
+    pub(super) fn set_action(
+        &mut self,
+        notification: &Notification,
+        tid: i32,
+        pid: u32,
+        arguments: [u64; 6],
+    ) -> Result<Verdict, i32> {
+        const EXECUTE: Result<Verdict, i32> = Ok(Verdict::Answer(Answer::Continue));
+        let [signal, action, _, mask_bytes, ..] = arguments;
+        // It only asks, or the kernel refuses it.
+        if action == 0 || mask_bytes != MASK_BYTES {
+            return EXECUTE;
+        }
+        let mut bytes = [0; ACTION_BYTES];
+        memory::read(tid, action, &mut bytes).map_err(|error| errno(&error))?;
+        let word = |at: usize| {
+            bytes[at..]
+                .first_chunk()
+                .map_or(0, |word| u64::from_ne_bytes(*word))
+        };
+        let [handler, flags] = [0, 8].map(word);
+        let wanted = OfChildren::new(handler, flags);
+        if signal as i32 != libc::SIGCHLD {
+            let told = self.shared.home.ignores(pid, signal as u32, wanted.ignored);
+            return told.map_err(|_| libc::EIO).and(EXECUTE);
+        }
+        let known = match self.shared.guests.lock().process_mut(pid) {
+            Some(process) => std::mem::replace(&mut process.of_children, wanted),
+            None => return EXECUTE,
+        };
+        match known == wanted {
+            true => EXECUTE,
+            false => self.forward(notification, tid, pid, nr::RT_SIGACTION, arguments, Then::Execute),
+        }
     }
 
     /// A signal from a guest to a guest is the node's kernel's own, so that it says who sent it; true if this was one. What

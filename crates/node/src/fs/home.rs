@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply, FLOCK_DIRECTORY,
-    FileControl, FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest,
+    ACCESS_BEGINS, ACCESS_DIRECTORY, AccessRequest, BatchForgetRequest, CreateRequest, EntryReply,
+    FLOCK_DIRECTORY, FileControl, FileLock, FlushRequest, ForgetOne, ForgetRequest, IoctlReply, IoctlRequest,
     LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode, OpenReply, OpenRequest, READ_SHARED, ReadRequest,
     ReleaseRequest, ReplyHeader, RequestHeader, WriteRequest, init_flag, ioctl_flag, open_reply_flag,
     write_flag,
@@ -326,12 +326,22 @@ impl Home {
         {
             mark_description_lock(tid, request.bytes);
         }
-        if let (Some((tid, _)), Opcode::Access) = (caller, request.opcode) {
-            mark_directory(tid, request.bytes);
+        if let (Some((tid, pid)), Opcode::Access) = (caller, request.opcode)
+            && mark_directory(tid, request.bytes)
+            && shared.guests.process(pid) == Some(false)
+        {
+            return begin_there(shared, pid, &mut request);
         }
         match shared.files.coherent.request(shared, &mut request)? {
             None => {}
             Some(Outcome::Instead(bytes)) => return self.send(shared, &request, &bytes),
+            Some(Outcome::Promised {
+                request: promised,
+                reply,
+            }) => {
+                self.send(shared, &request, &promised)?;
+                return Ok(Outcome::Reply(reply));
+            }
             Some(outcome) => return Ok(outcome),
         }
         let mut is_merged = false;
@@ -363,6 +373,7 @@ impl Home {
             match course? {
                 Some(Course::Answer(reply)) => answer = Some(reply),
                 course => {
+                    shared.files.coherent.written_at_home(request.header.node);
                     let settling = match course {
                         Some(Course::Wait(settling)) => Some(settling),
                         _ => None,
@@ -548,14 +559,33 @@ fn mark_description_lock(tid: i32, request: &mut [u8]) {
 
 /// Asking whether a directory may be searched is the last that `chdir` does before it changes the working directory, which
 /// is the deputy's, too.
-fn mark_directory(tid: i32, request: &mut [u8]) {
+fn mark_directory(tid: i32, request: &mut [u8]) -> bool {
     let changes = |call: CurrentCall| matches!(call.number as i64, libc::SYS_chdir | libc::SYS_fchdir);
     let body = request.get_mut(size_of::<RequestHeader>()..);
-    if let Some(Ok((access, _))) = body.map(AccessRequest::mut_from_prefix)
-        && current_call(tid).is_some_and(changes)
-    {
+    let Some(Ok((access, _))) = body.map(AccessRequest::mut_from_prefix) else {
+        return false;
+    };
+    let changes = current_call(tid).is_some_and(changes);
+    if changes {
         access.mask |= ACCESS_DIRECTORY;
     }
+    changes
+}
+
+/// A job begins where its deputy is. Home is told, and has nothing to answer.
+fn begin_there(shared: &Shared, pid: u32, request: &mut Request<'_>) -> Result<Outcome, i32> {
+    let unique = request.header.unique;
+    if let Ok((header, body)) = RequestHeader::mut_from_prefix(request.bytes)
+        && let Ok((access, _)) = AccessRequest::mut_from_prefix(body)
+    {
+        header.pid = pid;
+        access.mask |= ACCESS_BEGINS;
+    }
+    let sent = shared
+        .writer
+        .write_frame(Kind::File, unique | FILE_ID, &[request.bytes]);
+    sent.map_err(|_| libc::EIO)?;
+    Ok(Outcome::Reply(super::error_reply(unique, 0)))
 }
 
 /// Home's reply to a request that was remembered. What is to be done in place of passing it on is returned. With `passing`, it has

@@ -128,6 +128,13 @@ pub enum Outcome {
     Later,
     /// Home is to be asked this in its place; the answer comes later.
     Instead(Vec<u8>),
+    /// Home is to be told this, and then the reply is the answer.
+    Promised {
+        /// To home.
+        request: Vec<u8>,
+        /// To the kernel.
+        reply: Vec<u8>,
+    },
 }
 
 /// Serves the nodes of one region of ids.
@@ -577,7 +584,7 @@ fn answer(shared: &Arc<Shared>, request: Request<'_>) {
     let unique = request.header.unique;
     match serve_one(shared, request) {
         Ok(Outcome::Reply(reply)) => shared.files.reply(&reply),
-        Ok(Outcome::Later | Outcome::Instead(_)) => {}
+        Ok(Outcome::Later | Outcome::Instead(_) | Outcome::Promised { .. }) => {}
         Err(errno) => shared.files.reply(&error_reply(unique, errno)),
     }
 }

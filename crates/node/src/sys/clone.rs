@@ -1,6 +1,10 @@
 //! Making processes with properties that `fork` cannot give.
 
 use std::io;
+use std::time::{Duration, Instant};
+
+/// Longest wait for threads that have ended.
+const LEAVING_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// `struct clone_args` of clone3(2), version 2 (88 bytes).
 #[derive(Debug, Clone, Copy, Default, zerocopy::IntoBytes, zerocopy::FromBytes, zerocopy::Immutable)]
@@ -42,8 +46,13 @@ pub const CLONE_ARGUMENTS_BYTES: usize = size_of::<CloneArguments>();
 /// # References
 /// clone(2)
 pub fn fork_with(flags: u64, exit_signal: i32, pid: Option<u32>) -> io::Result<u32> {
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    // A thread that has been joined may still be on its way out of the kernel, where it holds nothing any more.
+    let deadline = Instant::now() + LEAVING_TIME_MAX;
+    while !is_alone() {
+        if Instant::now() >= deadline {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        std::thread::yield_now();
     }
     let wished = pid.unwrap_or(0) as libc::pid_t;
     let arguments = CloneArguments {
@@ -61,4 +70,13 @@ pub fn fork_with(flags: u64, exit_signal: i32, pid: Option<u32>) -> io::Result<u
     // of everything, its single thread continuing here.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, CLONE_ARGUMENTS_BYTES) };
     super::check(result).map(|pid| pid as u32)
+}
+
+/// Whether the calling thread is its process's only one. `/proc` is not asked: in a world that is home's, and far away.
+///
+/// # References
+/// unshare(2): with this flag it does nothing, but that it fails in a process of several threads.
+fn is_alone() -> bool {
+    // SAFETY: takes no pointers, and changes nothing.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
 }

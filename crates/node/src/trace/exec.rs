@@ -73,6 +73,7 @@ impl Tracer {
         process.executed = true;
         if let Some(process) = self.shared.guests.lock().process_mut(pid) {
             process.executed = true;
+            process.of_children.executed();
         }
         let early = std::mem::take(&mut process.early_signals);
         if first {

@@ -57,7 +57,7 @@ fn a_hostile_node_loses_its_session() {
     flood(node, stuck);
 
     type Attack = fn(&Node, u32);
-    let attacks: [(Attack, &str); 15] = [
+    let attacks: [(Attack, &str); 16] = [
         (
             |node, _| node.writer.write_frame(Kind::Welcome, 0, &[]).unwrap(),
             "Welcome",
@@ -120,6 +120,10 @@ fn a_hostile_node_loses_its_session() {
         (
             |node, pid| node.home.stop(pid, libc::SIGKILL as u32).unwrap(),
             "signal 9 stops nobody",
+        ),
+        (
+            |node, pid| node.home.ignores(pid, libc::SIGKILL as u32, true).unwrap(),
+            "signal 9 is of no account",
         ),
         (
             // The same message again, as somebody would who has heard it.

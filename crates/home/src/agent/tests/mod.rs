@@ -121,6 +121,7 @@ fn request(program: &str) -> RunRequest {
                 flags: 0,
                 stream: true,
                 terminal: false,
+                device: false,
                 offset: 0,
                 size: 0,
             },

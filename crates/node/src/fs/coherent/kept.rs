@@ -17,6 +17,9 @@ const NAMES_MAX: usize = 1 << 20;
 /// Most directories in which a node is known to have been found. With more of them, all of a node's places are doubtful.
 const PLACES_MAX: usize = 8;
 
+/// Most names of a directory that are searched for another one of the same node.
+const NAMES_SEARCHED_MAX: usize = 4096;
+
 /// Something that the kernel has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -160,6 +163,36 @@ impl Kept {
     /// The node that the kernel takes a name for, if it relies on it; zero if it takes it for nothing.
     pub fn meaning(&self, directory: u64, name: &[u8]) -> Option<u64> {
         self.directories.get(&directory)?.names.get(name).copied()
+    }
+
+    /// Whether a path leads to a node by names that are relied on, none of them being one of several for its node.
+    pub fn leads_to(&self, path: &[u8], node: u64) -> bool {
+        let Some(names) = path.strip_prefix(b"/") else {
+            return false;
+        };
+        let mut at = ROOT_NODE;
+        for name in names.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let Some(directory) = self.directories.get(&at) else {
+                return false;
+            };
+            let Some(meaning) = directory.names.get(name).copied().filter(|meaning| *meaning != 0) else {
+                return false;
+            };
+            let places = self.nodes.get(&meaning).map_or(0, |known| known.places.len());
+            let is_only = || {
+                directory
+                    .names
+                    .values()
+                    .filter(|other| **other == meaning)
+                    .count()
+                    == 1
+            };
+            if places != 1 || directory.names.len() > NAMES_SEARCHED_MAX || !is_only() {
+                return false;
+            }
+            at = meaning;
+        }
+        at == node
     }
 
     /// A directory and a name in it that the kernel takes for a node.

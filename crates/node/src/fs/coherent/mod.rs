@@ -13,6 +13,7 @@
 //! | [`opens`] | open files that home does not have to be asked for; pure |
 //! | [`answers`] | what home does not have to be asked again of a node; pure |
 //! | `attributes` | what home does not have to be asked for again after reading; pure |
+//! | `drafts` | what guests have written to small files; pure |
 //! | [`early`] | what home has answered before it was asked; pure |
 //! | `listing` | all names in a directory; pure |
 //! | `touched` | what of that a guest changes; pure |
@@ -26,6 +27,7 @@
 pub mod answers;
 mod attributes;
 pub mod barrier;
+mod drafts;
 pub mod early;
 pub mod kept;
 pub mod listing;
@@ -44,8 +46,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use afield_abi::fuse::{
-    AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest, Opcode,
-    OpenReply, OpenRequest, ReleaseRequest, RequestHeader, open_reply_flag, release_flag,
+    Attributes, AttributesReply, GET_HANDLE, GetAttributesRequest, LOCK_DESCRIPTION, LOCK_FLOCK, LockRequest,
+    OPEN_PROMISED, Opcode, OpenReply, OpenRequest, ReadRequest, ReleaseRequest, RequestHeader,
+    open_reply_flag, release_flag,
 };
 use afield_link::frame::{FILE_ID, Kind};
 use afield_link::invalidation::FOREVER_SECONDS;
@@ -62,7 +65,7 @@ use early::{Answer, Brought};
 use kept::Notice;
 use means::{Means, means};
 use notifier::Kernel;
-use numbers::{open_request, own_request, put_handle, translate};
+use numbers::{number_in, open_request, own_request, put_handle, translate};
 use opens::{Closing, LOCAL, Own, Way};
 use state::{Sent, State};
 use touched::Touched;
@@ -127,6 +130,15 @@ impl Coherent {
     /// A directory and a name in it that the kernel takes for a node.
     pub fn place_of(&self, node: u64) -> Option<(u64, Box<[u8]>)> {
         lock(&self.state).kept.place_of(node)
+    }
+
+    /// Whether this path, and no other one that is known, leads to this directory, and home says when it does not any more. Not while a guest is
+    /// moving or removing something, which may be on the way.
+    pub fn leads_to(&self, path: &[u8], node: u64) -> bool {
+        let state = lock(&self.state);
+        let moves =
+            |sent: &Sent| sent.opcode == Opcode::RemoveDirectory || matches!(sent.means, Means::Moved { .. });
+        state.kept.leads_to(path, node) && !state.sent.values().any(moves)
     }
 
     /// Where the kernel may know any of these nodes.
@@ -213,13 +225,25 @@ impl Coherent {
         closings: &mut Vec<Closing>,
     ) -> Result<Option<Outcome>, i32> {
         let RequestHeader { unique, node, .. } = request.header;
+        let is_known = match request.opcode {
+            Opcode::Read => state.drafts.has(node),
+            Opcode::GetAttributes => state.settled.of_pages(node, Instant::now()).is_some(),
+            _ => false,
+        };
+        if let Some(number) = number_in(request).filter(|_| !is_known)
+            && state.opens.is_promised(number)
+        {
+            let waiting = state.waiting.entry(number).or_default();
+            waiting.push((request.opcode, request.bytes.to_vec()));
+            return Ok(Some(Outcome::Later));
+        }
         match request.opcode {
             Opcode::Open | Opcode::OpenDirectory => {
                 let Some(way) = self.way(request) else {
                     return Ok(None);
                 };
                 let Some(handle) = state.opens.open(way) else {
-                    return Ok(None);
+                    return Ok(self.open_own(state, request, way));
                 };
                 let reply = OpenReply {
                     handle,
@@ -233,7 +257,7 @@ impl Coherent {
                 if release.handle & LOCAL == 0 {
                     return Ok(None);
                 }
-                state.locks.remove(&release.handle);
+                state.waiting.remove(&release.handle);
                 match state.opens.release(release.handle) {
                     Err(home) => put_handle(request, 0, home)?,
                     Ok(closing) => {
@@ -282,6 +306,12 @@ impl Coherent {
                 }
             }
             Opcode::Read | Opcode::ReadDirectory | Opcode::ReadDirectoryPlus => {
+                if let (Opcode::Read, Ok(ReadRequest { offset, size, .. })) =
+                    (request.opcode, request.record())
+                    && let Some(bytes) = state.drafts.read(node, offset, size as usize)
+                {
+                    return Ok(Some(Outcome::Reply(data_reply(unique, &[bytes]))));
+                }
                 state.settled.read(node);
                 translate(state, request)?;
             }
@@ -325,6 +355,39 @@ impl Coherent {
         Ok(None)
     }
 
+    /// Opens a file to read what guests have written, of which everything is known that is in it, and that its caller may read it: home is told, and not
+    /// waited for.
+    fn open_own(&self, state: &mut State, request: &Request<'_>, way: Way) -> Option<Outcome> {
+        let RequestHeader {
+            unique, node, uid, ..
+        } = request.header;
+        let Attributes { mode, uid: owner, .. } = state.settled.get(node, Instant::now())?;
+        let may = mode & libc::S_IFMT == libc::S_IFREG && mode & libc::S_IRUSR != 0 && uid == owner;
+        if !may || !state.drafts.has(node) || way.flags & EXECUTION != 0 {
+            return None;
+        }
+        let handle = state.opens.promise();
+        let own = OWN_REQUEST | self.next.fetch_add(1, Ordering::Relaxed);
+        let sent = Sent {
+            inner: 0,
+            opcode: Opcode::Open,
+            node,
+            means: Means::Own(handle, way),
+            touched: Touched::default(),
+            changes: state.changes,
+        };
+        state.sent.insert(own, sent);
+        let reply = OpenReply {
+            handle,
+            open_flags: kept_flags(false),
+            backing: 0,
+        };
+        Some(Outcome::Promised {
+            request: open_request(&request.header, own, way, OPEN_PROMISED),
+            reply: data_reply(unique, &[reply.as_bytes()]),
+        })
+    }
+
     /// Has home open the file once more, for a lock that nobody else shares.
     fn lock_later(
         &self,
@@ -333,7 +396,7 @@ impl Coherent {
         handle: u64,
         way: Way,
     ) -> Result<Option<Outcome>, i32> {
-        let waiting = state.locks.entry(handle).or_default();
+        let waiting = state.waiting.entry(handle).or_default();
         waiting.push((request.opcode, request.bytes.to_vec()));
         if waiting.len() > 1 {
             return Ok(Some(Outcome::Later));
@@ -349,7 +412,12 @@ impl Coherent {
         };
         state.sent.insert(unique, sent);
         // It is sent in the place of the lock.
-        Ok(Some(Outcome::Instead(open_request(&request.header, unique, way))))
+        Ok(Some(Outcome::Instead(open_request(
+            &request.header,
+            unique,
+            way,
+            0,
+        ))))
     }
 
     /// Closes open files of home's. Not for those who deliver what comes from there.
@@ -462,6 +530,7 @@ impl Coherent {
             state.answers.forget(node);
             state.early.forgotten(node);
             state.settled.forget(node);
+            state.drafts.forget(node);
             state.opens.doubt(node)
         };
         self.close(shared, closings);
@@ -480,9 +549,21 @@ impl Coherent {
         lock(&self.state).sent.drain().map(|(unique, _)| unique).collect()
     }
 
-    /// What is known of a node's attributes is not so.
+    /// A guest is going to watch what becomes of files: home's kernel tells it of what is done there.
+    pub fn watches(&self) {
+        lock(&self.state).drafts.end();
+    }
+
+    /// A guest writes to a file, and waits for home: in which order with others is not known.
+    pub fn written_at_home(&self, node: u64) {
+        lock(&self.state).drafts.forget(node);
+    }
+
+    /// What is known of a node's attributes is not so, nor what was written to it.
     pub fn forget_attributes(&self, node: u64) {
-        lock(&self.state).settled.forget(node);
+        let mut state = lock(&self.state);
+        state.settled.forget(node);
+        state.drafts.forget(node);
     }
 }
 

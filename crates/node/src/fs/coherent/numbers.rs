@@ -26,10 +26,10 @@ pub(super) fn own_request(
     [header.as_bytes(), record].concat()
 }
 
-pub(super) fn open_request(of: &RequestHeader, unique: u64, way: Way) -> Vec<u8> {
+pub(super) fn open_request(of: &RequestHeader, unique: u64, way: Way, open_flags: u32) -> Vec<u8> {
     let record = OpenRequest {
         flags: way.flags,
-        open_flags: 0,
+        open_flags,
     };
     let opcode = match way.directory {
         true => Opcode::OpenDirectory,
@@ -73,15 +73,20 @@ pub(super) fn put_handle(request: &mut Request<'_>, at: usize, handle: u64) -> R
     Ok(())
 }
 
+/// The session's own number of the open file that a request needs at home.
+pub(super) fn number_in(request: &Request<'_>) -> Option<u64> {
+    let at = match request.opcode {
+        Opcode::GetLock | Opcode::SetLock | Opcode::SetLockWait => 0,
+        _ => handle_at(request)?,
+    };
+    let number = u64::from_ne_bytes(*request.body().get(at..)?.first_chunk()?);
+    (number & LOCAL != 0).then_some(number)
+}
+
 /// Makes home's number of the session's own.
 pub(super) fn translate(state: &State, request: &mut Request<'_>) -> Result<(), i32> {
-    let Some(at) = handle_at(request) else {
+    let (Some(at), Some(number)) = (handle_at(request), number_in(request)) else {
         return Ok(());
     };
-    let number = request.body().get(at..).and_then(|rest| rest.first_chunk());
-    let number = u64::from_ne_bytes(*number.ok_or(libc::EINVAL)?);
-    if number & LOCAL == 0 {
-        return Ok(());
-    }
     put_handle(request, at, state.opens.home(number).ok_or(libc::EBADF)?)
 }

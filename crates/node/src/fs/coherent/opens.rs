@@ -13,6 +13,9 @@ use std::collections::{HashMap, HashSet};
 /// Bit of the numbers of open files that are the session's own.
 pub const LOCAL: u64 = 1 << 63;
 
+/// Stands for the number of a file that home has not opened yet.
+const PROMISED: u64 = u64::MAX;
+
 /// Most open files of home's that are held for whoever comes.
 const GRANTS_MAX: usize = 1 << 16;
 
@@ -120,14 +123,37 @@ impl Opens {
         Some(self.add(home, false))
     }
 
+    /// A file that home is going to open, for one guest that goes on already. It is [its own](Self::set_own) when home has.
+    pub fn promise(&mut self) -> u64 {
+        self.add(PROMISED, false)
+    }
+
+    /// Whether home has still to say that a file is open, which is waited for no longer once it has said that it is not.
+    pub fn is_promised(&self, number: u64) -> bool {
+        self.local
+            .get(&number)
+            .is_some_and(|local| local.home == PROMISED && !local.own)
+    }
+
+    /// Home could not open what was promised.
+    pub fn break_promise(&mut self, number: u64) {
+        if let Some(local) = self.local.get_mut(&number).filter(|local| local.home == PROMISED) {
+            local.own = true;
+        }
+    }
+
     /// Home's number of an open file.
     pub fn home(&self, number: u64) -> Option<u64> {
-        self.local.get(&number).map(|local| local.home)
+        let local = self.local.get(&number)?;
+        (local.home != PROMISED).then_some(local.home)
     }
 
     /// The open file of home's on which locks of this one can be made.
     pub fn own(&mut self, number: u64) -> Option<Own> {
         let local = self.local.get_mut(&number)?;
+        if local.home == PROMISED {
+            return None;
+        }
         if local.own {
             return Some(Own::Ready(local.home));
         }
@@ -179,6 +205,7 @@ impl Opens {
     /// An open file is closed: `Err` with home's number if that is to be told as it is, else what can be closed now.
     pub fn release(&mut self, number: u64) -> Result<Option<Closing>, u64> {
         match self.local.remove(&number) {
+            Some(local) if local.home == PROMISED => Ok(None),
             Some(local) if local.own => Err(local.home),
             Some(local) => Ok(self.leave(local.home)),
             None => Ok(None),
@@ -278,6 +305,27 @@ mod tests {
         assert_eq!(opens.release(second), Ok(Some((40, WAY))));
         assert_eq!(opens.release(second), Ok(None));
         assert!(opens.held.is_empty() && opens.ways.is_empty() && opens.local.is_empty());
+    }
+
+    #[test]
+    fn a_promise_is_kept_or_not() {
+        let mut opens = Opens::default();
+        let [kept, closed, broken] = [(); 3].map(|()| opens.promise());
+        assert!(opens.is_promised(kept) && opens.home(kept).is_none() && opens.own(kept).is_none());
+        assert_eq!(opens.set_own(kept, 40, WAY), None);
+        assert!(!opens.is_promised(kept));
+        assert_eq!(
+            (opens.home(kept), opens.own(kept)),
+            (Some(40), Some(Own::Ready(40)))
+        );
+        assert_eq!(opens.release(kept), Err(40));
+        // What has been closed before home has opened it is closed then.
+        assert_eq!(opens.release(closed), Ok(None));
+        assert_eq!(opens.set_own(closed, 41, WAY), Some((41, WAY)));
+        opens.break_promise(broken);
+        assert!(!opens.is_promised(broken) && opens.home(broken).is_none() && opens.own(broken).is_none());
+        assert_eq!(opens.release(broken), Ok(None));
+        assert!(opens.local.is_empty());
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::sync::{Arc, MutexGuard};
 
 use afield_abi::fuse::{
-    ATTRIBUTES_SETTLED, AttributesReply, EntryReply, Opcode, OpenReply, ReplyHeader, RequestHeader,
-    StatxReply,
+    ATTRIBUTES_SETTLED, Attributes, AttributesReply, EntryReply, Opcode, OpenReply, ReplyHeader,
+    RequestHeader, StatxReply, WriteRequest, write_flag,
 };
 use afield_link::aftermath::{After, NAMES};
-use afield_link::invalidation;
+use afield_link::invalidation::{self, FOREVER_SECONDS};
 use afield_link::stream::LinkError;
 use zerocopy::FromBytes;
 
@@ -20,6 +20,7 @@ use super::{Coherent, Delivery, OWN_REQUEST, early_answers};
 use crate::fs::connections::connection_of;
 use crate::fs::{Request, error_reply, lock};
 use crate::session::Shared;
+use crate::world::mounts::OWN_DEVICES;
 
 impl Coherent {
     /// Something has changed at home. What the kernel has to be told is returned.
@@ -45,6 +46,7 @@ impl Coherent {
                         closings.extend(state.opens.doubt_all());
                         state.answers.forget_all();
                         state.settled.forget_all();
+                        state.drafts.forget_all();
                         state.links.clear();
                         state.links_bytes = 0;
                     }
@@ -57,6 +59,7 @@ impl Coherent {
                         state.forget_link(node);
                         state.answers.forget(node);
                         state.settled.forget(node);
+                        state.drafts.forget(node);
                     }
                 }
                 state.kept.changed(change, &mut notices);
@@ -70,9 +73,14 @@ impl Coherent {
     /// A write of a guest, of which home's reply is not waited for, is in the stream: whatever home has said before does not know of it.
     pub fn sent_behind(&self, request: &Request<'_>) {
         let mut state = lock(&self.state);
+        let node = request.header.node;
         let touched = Touched::by(request, &Means::Nothing, &state.kept);
         let back = state.touch(&touched);
         debug_assert!(back.is_empty(), "nothing early is held of what guests write to");
+        match plainly_written(request) {
+            Some((offset, data)) => state.drafts.write(node, offset, data),
+            None => state.drafts.forget(node),
+        }
     }
 
     /// Home has answered, and said what it has left. The reply is made what the kernel is to get; with `passing` it is not to rely on it.
@@ -103,9 +111,10 @@ impl Coherent {
         if sent.opcode == Opcode::Write {
             // Not all may have been written.
             state.settled.forget(sent.node);
+            state.drafts.forget(sent.node);
         }
         if let Means::Own(handle, way) = sent.means {
-            self.locks_go_on(shared, state, (handle, way), header.error, body);
+            self.go_on(shared, state, (handle, way), header.error, body);
             return Delivery::Drop;
         }
         if let Means::Closed = sent.means {
@@ -153,12 +162,21 @@ impl Coherent {
                         state.learn(entry.node, &mut entry.attributes, lasting, sent.changes);
                     }
                     note_entry(&mut state.kept, directory, name.as_deref(), entry, passing);
+                    if let Some(name) = &name
+                        && shared.files.places.is_building()
+                        && is_own_device(name, entry)
+                        && state.kept.rely(directory, name, entry.node)
+                    {
+                        // The world's own is mounted there, as long as home does not say that the name means something else.
+                        entry.entry_valid = FOREVER_SECONDS;
+                    }
                     state.kept.reach(entry.node, connection_of(unique));
                     if shared.files.places.is_building() {
                         believe_for_now(entry);
                     }
                     if !rest.is_empty() {
                         state.kept.opened(entry.node, Contents::Pages);
+                        state.begin_draft(entry.node, rest, &fresh);
                     }
                 }
             }
@@ -201,7 +219,12 @@ impl Coherent {
                     (reply.valid, reply.valid_nanoseconds) = (0, 0);
                 }
             }
-            Means::Opened(contents) => state.kept.opened(sent.node, contents),
+            Means::Opened(contents) => {
+                state.kept.opened(sent.node, contents);
+                if contents == Contents::Pages {
+                    state.begin_draft(sent.node, body, &fresh);
+                }
+            }
             Means::Rights => {
                 if let (true, Opcode::SetAttributes, Ok((reply, _))) =
                     (passing, sent.opcode, AttributesReply::mut_from_prefix(body))
@@ -236,8 +259,8 @@ impl Coherent {
         }
     }
 
-    /// Home has opened a file for locks, or not.
-    fn locks_go_on(
+    /// Home has opened a file for one guest, or not: what has waited for that goes on.
+    fn go_on(
         &self,
         shared: &Arc<Shared>,
         mut state: MutexGuard<'_, State>,
@@ -245,7 +268,7 @@ impl Coherent {
         error: i32,
         body: &[u8],
     ) {
-        let waiting = state.locks.remove(&handle).unwrap_or_default();
+        let waiting = state.waiting.remove(&handle).unwrap_or_default();
         let open = OpenReply::read_from_prefix(body).ok();
         let errno = match open {
             Some((open, _)) if error == 0 => {
@@ -254,7 +277,10 @@ impl Coherent {
                 self.close_later(shared, closing.into_iter().collect());
                 None
             }
-            _ => Some(if error < 0 { -error } else { libc::EIO }),
+            _ => {
+                state.opens.break_promise(handle);
+                Some(if error < 0 { -error } else { libc::EIO })
+            }
         };
         shared.with_memory(Box::new(move |shared| {
             for (opcode, mut bytes) in waiting {
@@ -278,6 +304,21 @@ impl Coherent {
             }
         }));
     }
+}
+
+/// Where and what a guest writes, if that is in the request and is written just as it is.
+fn plainly_written<'a>(request: &'a Request<'_>) -> Option<(u64, &'a [u8])> {
+    let (write, data) = WriteRequest::ref_from_prefix(request.body()).ok()?;
+    let other = write_flag::CACHE | write_flag::SHARED;
+    let is_plain = write.write_flags & other == 0 && write.flags & libc::O_APPEND as u32 == 0;
+    (is_plain && data.len() == write.size as usize).then_some((write.offset, data))
+}
+
+/// True for a device that holds nothing of home, and of which the world has its own.
+fn is_own_device(name: &[u8], entry: &EntryReply) -> bool {
+    let Attributes { mode, device, .. } = entry.attributes;
+    let major = device >> 8 & 0xfff;
+    mode & libc::S_IFMT == libc::S_IFCHR && major == 1 && OWN_DEVICES.iter().any(|own| own.as_bytes() == name)
 }
 
 /// While the world is built the same names are looked up over and over, also where nothing is said to be valid. Those that something is mounted

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use afield_abi::fuse::{ATTRIBUTES_SETTLED, Attributes, EntryReply, Opcode};
+use afield_abi::fuse::{ATTRIBUTES_SETTLED, Attributes, EntryReply, Opcode, OpenReply, open_reply_flag};
 use afield_link::aftermath::{After, PLAIN};
 use afield_link::invalidation::FOREVER_SECONDS;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::answers::{Answers, Question};
 use super::attributes::Settled;
+use super::drafts::Drafts;
 use super::early::{self, Brought, Early};
 use super::kept::Kept;
 use super::means::Means;
@@ -46,6 +47,7 @@ pub(super) struct State {
     pub(super) answers: Answers,
     pub(super) early: Early,
     pub(super) settled: Settled,
+    pub(super) drafts: Drafts,
     /// Changes that guests have asked for, and those that home has made.
     pub(super) changes: u64,
     /// The last of them, by node; of all others it was before `changed_before`.
@@ -55,8 +57,8 @@ pub(super) struct State {
     pub(super) links: HashMap<u64, Box<[u8]>>,
     pub(super) links_bytes: usize,
     pub(super) sent: HashMap<u64, Sent>,
-    /// Lock requests that wait for an open file of their own.
-    pub(super) locks: HashMap<u64, Vec<(Opcode, Vec<u8>)>>,
+    /// Requests that wait until home has opened a file, by the session's number of that: for locks, and what was promised.
+    pub(super) waiting: HashMap<u64, Vec<(Opcode, Vec<u8>)>>,
 }
 
 impl State {
@@ -68,6 +70,12 @@ impl State {
         self.changes += 1;
         for node in touched.nodes() {
             self.changed.insert(node, self.changes);
+            if !touched.writes(node) {
+                self.drafts.forget(node);
+            }
+        }
+        if touched.is_all() {
+            self.drafts.forget_all();
         }
         if touched.is_all() || self.changed.len() > CHANGED_MAX {
             self.changed.clear();
@@ -102,6 +110,22 @@ impl State {
             let asked = self.answers.now();
             let question = Question::Extended(CAPABILITIES.into());
             self.answers.learn(after.node, question, libc::ENODATA, asked);
+        }
+    }
+
+    /// Home has opened a file; `reply` says how. If there is nothing in it, what guests write to it is all that there is, as long as home says that its
+    /// contents may be kept. `fresh`: what the file is, as home has just seen it.
+    pub(super) fn begin_draft(&mut self, node: u64, reply: &[u8], fresh: &[&After]) {
+        let Ok((open, _)) = OpenReply::read_from_prefix(reply) else {
+            return;
+        };
+        if open.open_flags & open_reply_flag::KEEP_CACHE == 0 {
+            self.drafts.forget(node);
+        } else if fresh.iter().any(|after| {
+            let Attributes { mode, size, .. } = after.attributes;
+            after.node == node && mode & libc::S_IFMT == libc::S_IFREG && size == 0
+        }) {
+            self.drafts.begin(node);
         }
     }
 

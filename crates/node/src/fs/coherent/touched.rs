@@ -107,6 +107,11 @@ impl Touched {
         directories.chain(&self.nodes).chain(&self.own).copied()
     }
 
+    /// Whether it is only written to, at a place that is known.
+    pub fn writes(&self, node: u64) -> bool {
+        self.written.is_some_and(|(written, _)| written == node)
+    }
+
     /// Whether anything may be changed.
     pub fn is_all(&self) -> bool {
         self.all

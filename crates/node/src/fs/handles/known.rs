@@ -147,6 +147,11 @@ impl Handles {
         self.change(handle, |known| known.terminal = true);
     }
 
+    /// An object is none, and will never be one.
+    pub fn mark_no_terminal(&self, handle: u64) {
+        self.change(handle, |known| known.no_terminal = true);
+    }
+
     /// What home has to know of a thread's signals for an operation on this object; see [`deaf`].
     pub fn deafness(&self, tid: i32, handle: u64) -> u32 {
         if !self.get(handle).is_some_and(|known| known.terminal) {

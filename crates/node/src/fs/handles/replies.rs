@@ -45,7 +45,7 @@ pub fn replied(
             .unwrap_or(libc::EIO);
         if errno == libc::ENOTTY && request.kind.asks_for_terminal() {
             let handle = request.handle;
-            files.handles.change(handle, |known| known.no_terminal = true);
+            files.handles.mark_no_terminal(handle);
         }
         let reply = error_reply(unique, errno);
         raise_signals(shared, (request.pid, request.tid), notes);

@@ -415,7 +415,7 @@ fn look_up_unfollowed(
                 };
                 match door.files.home.request(&door, request) {
                     Ok(Outcome::Reply(reply)) => reply,
-                    Ok(Outcome::Later | Outcome::Instead(_)) => return,
+                    Ok(Outcome::Later | Outcome::Instead(_) | Outcome::Promised { .. }) => return,
                     Err(errno) => error_reply(header.unique, errno),
                 }
             }
