@@ -34,8 +34,7 @@ impl Hatch {
     /// The kernel's.
     pub fn pair() -> io::Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (one, other) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok((Self(one), Self(other)))
     }
 
@@ -65,15 +64,11 @@ impl Hatch {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [0; 8];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = match rustix::net::recvmsg(
-            &self.0,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            flags,
-        ) {
-            Err(Errno::AGAIN) => return Ok(None),
-            received => received?,
-        };
+        let received =
+            match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+                Err(Errno::AGAIN) => return Ok(None),
+                received => received?,
+            };
         if received.bytes != bytes.len() {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -162,7 +157,9 @@ mod tests {
     fn what_does_not_fit_is_refused_and_what_makes_no_sense_too() {
         let (home, node) = Hatch::pair().unwrap();
         let any = std::io::stdin();
-        let given = (0..10_000).take_while(|&handle| home.give(handle, any.as_fd()).is_ok()).count();
+        let given = (0..10_000)
+            .take_while(|&handle| home.give(handle, any.as_fd()).is_ok())
+            .count();
         assert!(given > 0 && given < 10_000);
         for _ in 0..given {
             assert!(node.take().unwrap().is_some());

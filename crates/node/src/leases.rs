@@ -250,7 +250,10 @@ mod tests {
         assert_eq!(count(&leases), 1);
         assert!(matches!(behind(3 * LENGTH_MAX / 4), Behind::Place(_)));
         leases.answered(9);
-        assert_eq!((count(&leases), leases.behind_slots.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(
+            (count(&leases), leases.behind_slots.load(Ordering::Relaxed)),
+            (0, 0)
+        );
         leases.keep(7, all.into_iter().next().unwrap());
         assert!(leases.take(8).is_none());
         assert_eq!(leases.take(7).map(|lease| lease.place()), Some((0, LENGTH_MAX)));

@@ -221,7 +221,10 @@ impl Session {
                 return Ok(());
             }
             Some(HandleOp::Append) => {
-                let lent = (header.area_place.get() as usize, header.area_length.get() as usize);
+                let lent = (
+                    header.area_place.get() as usize,
+                    header.area_length.get() as usize,
+                );
                 let data = match lent {
                     (_, 0) => Some(data.into()),
                     (place, length) => self.streams.lent(place, length),

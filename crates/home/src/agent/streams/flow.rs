@@ -226,7 +226,9 @@ impl Flow {
         if news {
             if self.here == Here::Soon {
                 // Whoever is told of it takes it from there, and nobody else does.
-                let given = notes.hatch.is_some_and(|hatch| hatch.give(handle, self.file.as_fd()).is_ok());
+                let given = notes
+                    .hatch
+                    .is_some_and(|hatch| hatch.give(handle, self.file.as_fd()).is_ok());
                 self.here = if given { Here::Since(0) } else { Here::No };
                 return self.tell(handle, after, happened, notes);
             }

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use afield_link::streams::{EAGER_BYTES, EVENT, HERE, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode};
+use afield_link::streams::{
+    EAGER_BYTES, EVENT, HERE, MORE, News, UNKNOWN, WHOLE, WINDOW_BYTES, cost, decode,
+};
 
 use super::*;
 

@@ -20,8 +20,8 @@ use tracing::debug;
 
 use super::operations::Operation;
 use crate::leases::Lease;
-use crate::sys::sockets::{discard, peek};
 use crate::session::{MemoryTask, Shared};
+use crate::sys::sockets::{discard, peek};
 
 /// Most bytes of all streams of a session that wait to be read here.
 const AHEAD_BYTES_MAX: usize = 256 << 20;
@@ -643,7 +643,10 @@ mod tests {
         assert_eq!(lock(&flow.state).there(), 0);
         assert!(hear(&mut lock(&flow.state), &come(4, EVENT)));
         let take = |count, how: How, wanted: &[u8], result| {
-            let connection = lock(&flow.state).here.as_ref().map(|here| Arc::clone(&here.connection));
+            let connection = lock(&flow.state)
+                .here
+                .as_ref()
+                .map(|here| Arc::clone(&here.connection));
             streams.take(&flow, &connection.unwrap(), (count, how), |bytes| {
                 assert_eq!(bytes, wanted);
                 result
