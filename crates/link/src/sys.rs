@@ -61,15 +61,6 @@ impl Data<'_> {
         self.length
     }
 
-    /// A copy.
-    pub fn to_vec(self) -> Vec<u8> {
-        let mut bytes = vec![0; self.length];
-        // SAFETY: whoever made this has seen that so many bytes from there can be read for as long as it lives. What somebody else
-        // writes there at the same time changes nothing but what these bytes are.
-        unsafe { std::ptr::copy_nonoverlapping(self.start, bytes.as_mut_ptr(), self.length) };
-        bytes
-    }
-
     /// The first `count` bytes.
     #[must_use]
     pub fn cut(self, count: usize) -> Self {
@@ -254,7 +245,6 @@ mod tests {
         assert_eq!(&bytes, b"some");
         assert!(rustix::fs::ftruncate(&file, 1).is_err());
         let mut bytes = [0; 4];
-        assert_eq!(area.data(70_001, 2).map(Data::to_vec), Some(b"om".to_vec()));
         assert!(area.get(70_000, &mut bytes));
         assert_eq!(&bytes, b"some");
         let other = rustix::fs::memfd_create("other", MemfdFlags::CLOEXEC).unwrap();

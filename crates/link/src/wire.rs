@@ -336,8 +336,7 @@ pub enum HandleOp {
     PeerProcess = 21,
     /// The guest has read so many bytes (`argument`) of what the node was told of a stream ahead ([`streams`](crate::streams)). No reply.
     Consume = 22,
-    /// The guest has written the data to a stream for which the node knew of room. No reply: the memory in which they are lent may be used
-    /// again when something that was asked later is answered.
+    /// The guest has written the data to a stream for which the node knew of room. No reply.
     Append = 23,
 }
 

@@ -176,10 +176,7 @@ fn deliver(
     let shared = &server.shared;
     match frame.kind {
         Kind::Streams => shared.files.handles.streams.hear(shared, &frame.payload)?,
-        Kind::CallReply => {
-            shared.home_answered(frame.id);
-            return Ok(calls::reply(shared, frame.id, frame.payload)?);
-        }
+        Kind::CallReply => return Ok(calls::reply(shared, frame.id, frame.payload)?),
         Kind::FileReply => {
             let (unique, passing) = (frame.id & !FILE_ID, gate.is_closed());
             let notices = shared
@@ -194,7 +191,6 @@ fn deliver(
         }
         Kind::Early => fs::early::take_in(shared, &frame.payload)?,
         Kind::HandleReply if frame.id & FILE_ID == 0 => {
-            shared.home_answered(frame.id);
             return Ok(calls::handle_reply(shared, frame.id, frame.payload)?);
         }
         Kind::HandleReply => shared

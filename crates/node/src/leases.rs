@@ -2,10 +2,9 @@
 //!
 //! The place of an operation is lent until home has answered it, whatever has become of the guest: until then a deputy may use it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afield_link::sys::{AREA_BYTES, Area, Data, Room};
@@ -21,9 +20,6 @@ const SLOTS: usize = AREA_BYTES / SLOT_BYTES;
 /// Operations with less than that have their contents in their frames.
 pub const LENGTH_MIN: usize = 8 << 10;
 
-/// Most that is lent for operations that home does not answer.
-const BEHIND_SLOTS_MAX: usize = SLOTS / 4;
-
 /// Longest place.
 pub const LENGTH_MAX: usize = 16 * SLOT_BYTES;
 
@@ -35,20 +31,6 @@ pub struct Leases {
     lent: Mutex<[bool; SLOTS]>,
     /// By the frame that asked home.
     asked: Mutex<HashMap<u64, Lease>>,
-    /// Those of operations that home does not answer, with the id that the next request has that it does.
-    behind: Mutex<VecDeque<(u64, Lease)>>,
-    behind_slots: AtomicUsize,
-}
-
-/// A place for an operation that home does not answer.
-#[derive(Debug)]
-pub enum Behind {
-    /// This one.
-    Place(Lease),
-    /// Too much is lent so. Home is to be asked something, whereupon it comes back.
-    Ask,
-    /// None: the contents are to be sent.
-    Send,
 }
 
 /// A place that is lent; given back when it is dropped.
@@ -72,8 +54,6 @@ impl Leases {
             area: Area::map(file)?,
             lent: Mutex::new([false; SLOTS]),
             asked: Mutex::default(),
-            behind: Mutex::default(),
-            behind_slots: AtomicUsize::new(0),
         }))
     }
 
@@ -93,39 +73,6 @@ impl Leases {
             count,
             length,
         })
-    }
-
-    /// The same for an operation that home does not answer.
-    pub fn lend_behind(self: &Arc<Self>, length: usize) -> Behind {
-        if !(LENGTH_MIN..=LENGTH_MAX).contains(&length) {
-            return Behind::Send;
-        }
-        if self.behind_slots.load(Ordering::Relaxed) + length.div_ceil(SLOT_BYTES) > BEHIND_SLOTS_MAX {
-            return Behind::Ask;
-        }
-        self.lend(length).map_or(Behind::Send, Behind::Place)
-    }
-
-    /// An operation with such a place has been sent. `next` is the id of the first request that is sent later and answered.
-    pub fn keep_behind(&self, next: u64, lease: Lease) {
-        self.behind_slots.fetch_add(lease.count, Ordering::Relaxed);
-        lock(&self.behind).push_back((next, lease));
-    }
-
-    /// Home has answered a request with this id, and so done what was sent before.
-    pub fn answered(&self, id: u64) {
-        if self.behind_slots.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let mut behind = lock(&self.behind);
-        // They may have got here in another order than they were sent, but not before that.
-        behind.retain(|(next, lease)| {
-            let stays = *next > id;
-            if !stays {
-                self.behind_slots.fetch_sub(lease.count, Ordering::Relaxed);
-            }
-            stays
-        });
     }
 
     /// The operation under this frame id uses a place.
@@ -230,30 +177,6 @@ mod tests {
         assert_eq!(rest.place().0, last.place().0 + 2 * SLOT_BYTES);
         drop((last, rest));
         assert!(leases.lend(LENGTH_MAX).is_some());
-        let behind = |length| leases.lend_behind(length);
-        let last = leases.lend(LENGTH_MAX).unwrap();
-        assert!(matches!(behind(LENGTH_MIN), Behind::Send));
-        drop(last);
-        all.truncate(1);
-        for next in [5, 6, 6, 9] {
-            let Behind::Place(lease) = behind(LENGTH_MAX) else {
-                panic!("{next}");
-            };
-            leases.keep_behind(next, lease);
-        }
-        assert!(matches!(behind(LENGTH_MIN), Behind::Ask));
-        assert!(matches!(behind(LENGTH_MIN - 1), Behind::Send));
-        let count = |leases: &Leases| lock(&leases.behind).len();
-        leases.answered(4);
-        assert_eq!(count(&leases), 4);
-        leases.answered(8);
-        assert_eq!(count(&leases), 1);
-        assert!(matches!(behind(3 * LENGTH_MAX / 4), Behind::Place(_)));
-        leases.answered(9);
-        assert_eq!(
-            (count(&leases), leases.behind_slots.load(Ordering::Relaxed)),
-            (0, 0)
-        );
         leases.keep(7, all.into_iter().next().unwrap());
         assert!(leases.take(8).is_none());
         assert_eq!(leases.take(7).map(|lease| lease.place()), Some((0, LENGTH_MAX)));

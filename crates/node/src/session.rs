@@ -292,19 +292,7 @@ impl Shared {
 
     /// A new frame id. Requests of every kind share them.
     pub fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::SeqCst)
-    }
-
-    /// The least id that a request sent from now on can have.
-    pub fn id_to_come(&self) -> u64 {
-        self.next_id.load(Ordering::SeqCst)
-    }
-
-    /// Home has answered the request with this id.
-    pub fn home_answered(&self, id: u64) {
-        if let Some(leases) = &self.leases {
-            leases.answered(id);
-        }
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A call in which a guest waits for home: thread, listener and notification.

@@ -221,16 +221,7 @@ impl Session {
                 return Ok(());
             }
             Some(HandleOp::Append) => {
-                let lent = (
-                    header.area_place.get() as usize,
-                    header.area_length.get() as usize,
-                );
-                let data = match lent {
-                    (_, 0) => Some(data.into()),
-                    (place, length) => self.streams.lent(place, length),
-                };
-                let nowhere = || SessionError::Violation("what was written is nowhere".to_owned());
-                let appended = self.streams.append(handle, data.ok_or_else(nowhere)?);
+                let appended = self.streams.append(handle, data);
                 if appended.map_err(|error| SessionError::Violation(error.to_string()))? {
                     self.tell_streams()?;
                 }

@@ -31,7 +31,7 @@ use super::lock;
 use super::nodes::Connection;
 use super::record_locks::Waiting;
 use super::shared::SharedObjects;
-use super::streams::{Near, Streams, Teller};
+use super::streams::{Streams, Teller};
 use super::trips::Operation;
 use crate::channel::{ChannelError, Incoming};
 use crate::coherence::Coherence;
@@ -250,17 +250,11 @@ impl Session {
             .telling_contents(tells_contents)
             .answering_early(generosity);
         files.hear_of_mounts(told.told_apart(welcome.file_systems), told.names());
-        let (embedded_pid, area, near) = match embedded {
-            Some(Embedded { pid, area, hatch }) => {
-                let near = Near {
-                    hatch: Some(hatch),
-                    area: area.as_ref().map(|area| Area::map(area.as_fd())).transpose()?,
-                };
-                (Some(pid), area, Some(near))
-            }
+        let (embedded_pid, area, hatch) = match embedded {
+            Some(Embedded { pid, area, hatch }) => (Some(pid), area, Some(hatch)),
             None => (None, None, None),
         };
-        let streams = Arc::new(Streams::new(near)?);
+        let streams = Arc::new(Streams::new(hatch)?);
         epoll::add(
             &epoll,
             streams.as_fd(),

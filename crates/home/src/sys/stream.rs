@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use afield_link::sys::Data;
-
 /// Of `include/uapi/asm-generic/socket.h` and `linux/sock_diag.h`.
 const SO_MEMINFO: i32 = 55;
 const MEMINFO_COUNT: usize = 9;
@@ -175,8 +173,8 @@ pub fn consume(socket: BorrowedFd<'_>, count: usize) -> Result<usize, i32> {
 ///
 /// # Errors
 /// The errno.
-pub fn append(socket: BorrowedFd<'_>, data: Data<'_>) -> Result<usize, i32> {
+pub fn append(socket: BorrowedFd<'_>, data: &[u8]) -> Result<usize, i32> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: reads the data.
-    outcome(unsafe { libc::send(socket.as_raw_fd(), data.start().cast(), data.length(), flags) })
+    outcome(unsafe { libc::send(socket.as_raw_fd(), data.as_ptr().cast(), data.len(), flags) })
 }

@@ -12,7 +12,6 @@ use afield_link::hatch::{self, Hatch};
 use afield_link::streams::{
     self, EAGER_BYTES, EVENT, HELD, HERE, Head, MORE, UNKNOWN, WHOLE, WINDOW_BYTES, cost,
 };
-use afield_link::sys::Data;
 use rustix::event::PollFlags;
 
 use crate::deputy::ready_for;
@@ -376,23 +375,23 @@ impl Flow {
     ///
     /// # Errors
     /// It has written far more than the node knew of room for.
-    pub fn append(&mut self, data: Data<'_>) -> Result<bool, TooMuch> {
-        if self.backlog.len() + data.length() > KEPT_BYTES_MAX {
+    pub fn append(&mut self, data: &[u8]) -> Result<bool, TooMuch> {
+        if self.backlog.len() + data.len() > KEPT_BYTES_MAX {
             return Err(TooMuch);
         }
-        self.spent += cost(data.length());
+        self.spent += cost(data.len());
         if self.is_clear() {
             // What becomes of a write to a broken connection is for the next call to say, and it must not be said to this one.
             if ready_for(self.file.as_fd(), PollFlags::empty()).intersects(BROKEN) {
                 return Ok(false);
             }
             match stream::append(self.file.as_fd(), data) {
-                Ok(count) => self.backlog.extend(data.after(count).to_vec()),
-                Err(libc::EAGAIN) => self.backlog.extend(data.to_vec()),
+                Ok(count) => self.backlog.extend(&data[count..]),
+                Err(libc::EAGAIN) => self.backlog.extend(data),
                 Err(_) => {}
             }
         } else {
-            self.backlog.extend(data.to_vec());
+            self.backlog.extend(data);
         }
         let tells = |told: Told| !self.is_clear() || told.limit.saturating_sub(self.spent) < told.room / 2;
         Ok(self.told.is_some_and(tells))
@@ -406,7 +405,7 @@ impl Flow {
     /// Writes what was left over. True if nothing is left of it now.
     pub fn flush(&mut self) -> bool {
         while !self.backlog.is_empty() {
-            match stream::append(self.file.as_fd(), self.backlog.as_slices().0.into()) {
+            match stream::append(self.file.as_fd(), self.backlog.as_slices().0) {
                 Ok(count) => drop(self.backlog.drain(..count)),
                 Err(libc::EAGAIN) => return false,
                 Err(_) => self.backlog.clear(),

@@ -25,7 +25,6 @@ use afield_link::ahead::{Ahead, News};
 use afield_link::frame::Kind;
 use afield_link::hatch::Hatch;
 use afield_link::streams;
-use afield_link::sys::{Area, Data};
 use afield_link::wire::{CallHeader, HandleOp};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tracing::debug;
@@ -112,17 +111,8 @@ pub(super) struct Streams {
     telling: AtomicUsize,
     budget: usize,
     most_flows: usize,
-    /// What is shared with a node on this machine.
-    near: Option<Near>,
-}
-
-/// What is shared with a node on this machine.
-#[derive(Debug, Default)]
-pub(super) struct Near {
-    /// Where it gets connections themselves.
-    pub hatch: Option<Hatch>,
-    /// Where what it writes may be.
-    pub area: Option<Area>,
+    /// Where a node on this machine gets connections themselves.
+    hatch: Option<Hatch>,
 }
 
 /// What becomes of a request.
@@ -139,8 +129,8 @@ pub(super) enum Passing {
 }
 
 impl Streams {
-    /// For a node that is on this machine, or is not.
-    pub fn new(near: Option<Near>) -> std::io::Result<Self> {
+    /// For a node that is on this machine, and gets connections there, or is not.
+    pub fn new(hatch: Option<Hatch>) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -154,14 +144,14 @@ impl Streams {
             wake,
             unfinished: AtomicBool::new(false),
             telling: AtomicUsize::new(0),
-            budget: match near {
+            budget: match hatch {
                 Some(_) => AHEAD_BYTES_NEAR,
                 None => AHEAD_BYTES,
             },
             most_flows: descriptors.map_or(FLOWS_MAX, |most| {
                 FLOWS_MAX.min((most / DESCRIPTORS_PART) as usize)
             }),
-            near,
+            hatch,
         })
     }
 
@@ -462,7 +452,7 @@ impl Streams {
         if let Some(peer) = peer {
             known.peers.entry(peer).or_default().push(handle);
         }
-        let mut flow = Flow::new(file, peer, !guests, self.hatch().is_some());
+        let mut flow = Flow::new(file, peer, !guests, self.hatch.is_some());
         if !entry.own {
             flow.give_up();
         }
@@ -490,20 +480,11 @@ impl Streams {
         })
     }
 
-    fn hatch(&self) -> Option<&Hatch> {
-        self.near.as_ref()?.hatch.as_ref()
-    }
-
-    /// What is at a place in the memory that is shared; `None` if that is nowhere.
-    pub fn lent(&self, place: usize, length: usize) -> Option<Data<'_>> {
-        self.near.as_ref()?.area.as_ref()?.data(place, length)
-    }
-
     /// The guest has written. True if there may be something to tell.
     ///
     /// # Errors
     /// There cannot have been room.
-    pub fn append(&self, handle: u64, data: Data<'_>) -> Result<bool, TooMuch> {
+    pub fn append(&self, handle: u64, data: &[u8]) -> Result<bool, TooMuch> {
         let mut result = Ok(());
         let tells = self.with_flow(handle, |flow| {
             flow.append(data).unwrap_or_else(|error| {
@@ -541,7 +522,7 @@ impl Streams {
             payload,
             budget: self.budget,
             scratch: &mut known.scratch,
-            hatch: self.hatch(),
+            hatch: self.hatch.as_ref(),
         };
         let mut left = HashMap::new();
         for (handle, happened) in known.news.drain() {

@@ -132,7 +132,7 @@ fn what_is_written_arrives_and_counts() {
     let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     let before = only(&told(&streams)).head.limit.get();
-    streams.append(HANDLE, (&b"answer"[..]).into()).unwrap();
+    streams.append(HANDLE, b"answer").unwrap();
     let mut bytes = [0; 6];
     peer.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"answer");
@@ -157,7 +157,7 @@ fn what_finds_no_room_goes_before_all_that_follows() {
         .unwrap()
         .is_clear()
     {
-        streams.append(HANDLE, (&block[..]).into()).unwrap();
+        streams.append(HANDLE, &block).unwrap();
         written += block.len();
     }
     for id in [60, 61] {
@@ -227,7 +227,7 @@ fn a_connection_that_lingers_holds_up_nobody() {
     let (guest, peer) = pair();
     let time = std::time::Duration::from_secs(100);
     rustix::net::sockopt::set_socket_linger(&guest, Some(time)).unwrap();
-    let streams = Streams::new(Some(Near::default())).unwrap();
+    let streams = Streams::new(None).unwrap();
     begin(&streams, &guest);
     // More than the peer, who does not read, has room for.
     guest.set_nonblocking(true).unwrap();
@@ -244,11 +244,7 @@ fn a_connection_that_lingers_holds_up_nobody() {
 fn who_has_the_connection_is_told_how_much_has_come() {
     let (guest, mut peer) = pair();
     let (hatch, node) = Hatch::pair().unwrap();
-    let near = Near {
-        hatch: Some(hatch),
-        area: None,
-    };
-    let streams = Streams::new(Some(near)).unwrap();
+    let streams = Streams::new(Some(hatch)).unwrap();
     peer.write_all(b"ab").unwrap();
     begin(&streams, &guest);
     // Nothing keeps it open before the node hears of it.
@@ -291,37 +287,10 @@ fn who_has_no_room_for_a_connection_is_told_what_has_come() {
     let (guest, mut peer) = pair();
     let (hatch, node) = Hatch::pair().unwrap();
     drop(node);
-    let near = Near {
-        hatch: Some(hatch),
-        area: None,
-    };
-    let streams = Streams::new(Some(near)).unwrap();
+    let streams = Streams::new(Some(hatch)).unwrap();
     begin(&streams, &guest);
     peer.write_all(b"ab").unwrap();
     assert_eq!(only(&told(&streams)).data, b"ab");
-}
-
-#[test]
-fn what_is_written_may_be_in_shared_memory() {
-    let (guest, mut peer) = pair();
-    let area = Area::create().unwrap();
-    let node = Area::map(area.as_fd()).unwrap();
-    let near = Near {
-        hatch: None,
-        area: Some(Area::map(area.as_fd()).unwrap()),
-    };
-    let streams = Streams::new(Some(near)).unwrap();
-    begin(&streams, &guest);
-    told(&streams);
-    assert!(node.put(70_000, b"answer"));
-    let data = streams.lent(70_000, 6).unwrap();
-    streams.append(HANDLE, data).unwrap();
-    let mut bytes = [0; 6];
-    peer.read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes, b"answer");
-    assert!(streams.lent(usize::MAX, 6).is_none());
-    assert!(streams.lent(afield_link::sys::AREA_BYTES - 5, 6).is_none());
-    assert!(Streams::new(None).unwrap().lent(0, 1).is_none());
 }
 
 #[test]

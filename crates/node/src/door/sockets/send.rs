@@ -21,7 +21,6 @@ use crate::door::paths::socket_name;
 use crate::fs::OWN;
 use crate::fs::handles;
 use crate::installer::Gift;
-use crate::leases::Behind;
 use crate::session::{Call, Reply, Shared, Then, Unsent};
 use crate::sys::errno;
 use crate::sys::inodes::fuse_node;
@@ -175,18 +174,10 @@ impl Door {
         if !plain || !streams.may_write(handle, layout.total) {
             return None;
         }
-        let leases = self.shared.leases.as_ref();
-        let (data, lease) = match leases.map_or(Behind::Send, |leases| leases.lend_behind(layout.total)) {
-            Behind::Place(lease) => {
-                layout.gather_to(tid, 0, &lease).ok()?;
-                (Vec::new(), Some(lease))
-            }
-            Behind::Ask => return None,
-            Behind::Send => (layout.gather(tid, 0, layout.total).ok()?, None),
-        };
+        let data = layout.gather(tid, 0, layout.total).ok()?;
         streams
-            .write(&self.shared, (handle, pid), &data, lease)
-            .then_some(layout.total)
+            .write(&self.shared, (handle, pid), &data)
+            .then_some(data.len())
     }
 
     /// Puts indices of home objects into the places of descriptors in ancillary data.

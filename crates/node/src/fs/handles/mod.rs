@@ -250,11 +250,7 @@ fn object(shared: &Arc<Shared>, opcode: Opcode, header: &RequestHeader, body: &[
         Opcode::Write => {
             let request: WriteRequest = read(body)?;
             let data = body.get(size_of::<WriteRequest>()..).ok_or(libc::EINVAL)?;
-            if files
-                .handles
-                .streams
-                .write(shared, (request.handle, pid), data, None)
-            {
+            if files.handles.streams.write(shared, (request.handle, pid), data) {
                 let reply = WriteReply {
                     size: data.len() as u32,
                     padding: 0,

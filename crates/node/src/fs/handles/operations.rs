@@ -65,11 +65,8 @@ impl Operation<'_> {
             area_place: (place as u32).into(),
             area_length: (length as u32).into(),
         };
-        let mut behind = None;
-        match (self.lease, &shared.leases) {
-            (lease, _) if !self.op.is_answered() => behind = lease,
-            (Some(lease), Some(leases)) => leases.keep(id, lease),
-            _ => {}
+        if let (Some(lease), Some(leases)) = (self.lease, &shared.leases) {
+            leases.keep(id, lease);
         }
         let send = || {
             let parts = [header.as_bytes(), self.data];
@@ -81,14 +78,10 @@ impl Operation<'_> {
                     libc::EIO
                 })
         };
-        let sent = match self.op.is_answered() && id != 0 {
+        match self.op.is_answered() && id != 0 {
             true => shared.files.handles.streams.ask(shared, self.handle, id, send),
             false => send(),
-        };
-        if let (Some(lease), Some(leases)) = (behind, &shared.leases) {
-            leases.keep_behind(shared.id_to_come(), lease);
         }
-        sent
     }
 }
 

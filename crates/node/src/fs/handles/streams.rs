@@ -19,7 +19,6 @@ use afield_link::wire::HandleOp;
 use tracing::debug;
 
 use super::operations::Operation;
-use crate::leases::Lease;
 use crate::session::{MemoryTask, Shared};
 use crate::sys::sockets::{discard, peek};
 
@@ -460,28 +459,20 @@ impl Streams {
         }
     }
 
-    /// Writes without asking; false if home has to be asked. The data are what is lent, if that is.
-    pub fn write(
-        &self,
-        shared: &Shared,
-        (handle, pid): (u64, u32),
-        data: &[u8],
-        lease: Option<Lease>,
-    ) -> bool {
-        let length = lease.as_ref().map_or(data.len(), |lease| lease.place().1);
-        if !(1..=WRITE_BYTES_MAX).contains(&length) {
+    /// Writes without asking; false if home has to be asked.
+    pub fn write(&self, shared: &Shared, (handle, pid): (u64, u32), data: &[u8]) -> bool {
+        if data.is_empty() || data.len() > WRITE_BYTES_MAX {
             return false;
         }
         let Some(flow) = self.flow(handle) else {
             return false;
         };
         let _order = lock(&flow.order);
-        if !lock(&flow.state).spend(length) {
+        if !lock(&flow.state).spend(data.len()) {
             return false;
         }
         let operation = Operation {
             data,
-            lease,
             ..Operation::new(HandleOp::Append, handle)
         };
         let _ = operation.send(shared, pid, 0);
