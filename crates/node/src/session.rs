@@ -489,11 +489,14 @@ pub fn refuse(link: Socket, name: &str, why: &str, limit: Duration) -> Result<()
 
 /// Serves one home until it goes. The process must have one thread; afterwards it should end.
 pub fn serve(reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
-    let served = serve_until_end(reader, writer.clone(), name, terms);
+    let last = writer.clone();
+    serve_until_end(reader, writer, name, terms).inspect_err(|_| end_link(&last))
+}
+
+/// Home hears of everything before the process ends. For a thread that has the link's descriptors.
+fn end_link(writer: &Writer) {
     writer.shutdown();
-    // This process is about to end, and home has to hear of everything before.
     writer.finish();
-    served
 }
 
 fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms) -> Result<(), SessionError> {
@@ -527,7 +530,8 @@ fn serve_until_end(mut reader: Reader, writer: Writer, name: &str, terms: Terms)
     }
     let is_near = terms.hatch.is_some();
     let serve = move || {
-        let served = serve_world((reader, writer), name, terms, &hello, world);
+        let served = serve_world((reader, writer.clone()), name, terms, &hello, world);
+        end_link(&writer);
         drop(registration);
         served
     };
